@@ -1,0 +1,53 @@
+# Thin: each target is one tool call. Everything works on a clean clone with Python >= 3.11, pip, make and git.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+JOBS   ?= 2
+SEED   ?= 1
+SECONDS ?= 60
+export PYTHONWARNINGS ?= default
+
+.PHONY: help up down test test-long check generate bench simulate simulate-mutations chaos wheel clean
+
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 22
+
+$(VENV)/server.stamp: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/server.stamp
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,dev]'
+	@touch $@
+
+up: $(VENV)/server.stamp          ## the main job: a real 3+3 cluster here, a file stored, the leader killed, the file read back
+	@$(BIN)/dfsctl dev tour
+
+down:                             ## stop the cluster that `make up` left running
+	@test ! -x $(BIN)/dfsctl || $(BIN)/dfsctl dev down
+
+test: $(VENV)/dev.stamp           ## unit, property, simulation and cluster tests (under 12 minutes on 2 cores)
+	@$(BIN)/python -m pytest tests -m 'not long' -n $(JOBS) --dist loadfile -q
+
+test-long: $(VENV)/dev.stamp      ## the soaks as well
+	@$(BIN)/python -m pytest tests -m long -q
+
+check: $(VENV)/dev.stamp          ## format, lint, types, import rules, generated code, migrations, docs
+	@$(BIN)/ruff format --check --quiet . || { echo "run: ruff format ."; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary quorumfs common coordinator datanode sidecar dfsctl migrations
+	@$(BIN)/lint-imports --no-logo > $(VENV)/lint-imports.log 2>&1 || { cat $(VENV)/lint-imports.log; exit 1; }
+	@$(BIN)/python -m pytest tests/house -q
+
+generate: $(VENV)/dev.stamp       ## quorumfs/v1 from protos/
+	@$(BIN)/python -m tests.house.generate
+
+simulate: $(VENV)/dev.stamp       ## one seed of the deterministic simulation: SEED=n SECONDS=n
+	@$(BIN)/python -m tests.simulation --first $(SEED) --seconds $(SECONDS)
+
+wheel: $(VENV)/dev.stamp          ## dist/*.whl
+	@$(BIN)/python -m build --wheel --outdir dist .
+
+clean:                            ## remove what was built here (never a cluster's data)
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
