@@ -61,6 +61,23 @@ DEAD_SECONDS = 30.0
 STALL_SECONDS = 3.0
 CONNECT_SECONDS = 2.0
 
+# What a client waits for
+FIRST_CONTACT_SECONDS = 8.0  # for a leader, before any was ever reached
+RPC_SECONDS_FIRST = 1.5  # one try of a metadata call; the next are given more, up to RPC_DEADLINE_SECONDS
+READ_STALL_SECONDS = 2.0  # no frame of a chunk for so long: another replica
+WRITE_STALL_SECONDS = 2 * STALL_SECONDS  # no frame taken for so long: another chunk, other nodes
+SEAL_SECONDS = 5 * STALL_SECONDS  # from the last frame to the acknowledgements
+STORE_CHUNK_SECONDS = 60.0  # all tries to store one chunk
+READ_CHUNK_SECONDS = 20.0  # all tries to find a reachable replica
+SUSPECT_NODE_SECONDS = 15.0  # how long a client avoids a datanode that failed it
+KEEP_ALIVE_SECONDS = 5.0  # between two signs of life of open uploads
+
+# What a client has in flight
+CHUNKS_IN_FLIGHT = 2
+READ_AHEAD_FRAMES = 8  # per chunk being read ahead
+STREAM_CHUNK_BYTES = 32 * MIB  # of sources that cannot be read again: held in memory until they are durable
+CLIENT_SLOTS_MAX = 16
+
 # Raft
 RAFT_FRAME_BYTES_MAX = 4 * MIB
 RAFT_HEARTBEAT_SECONDS = 0.05
@@ -76,3 +93,9 @@ assert INLINE_BYTES_MAX < BATCH_BYTES_MAX
 assert MIN_REPLICAS_DEFAULT <= REPLICATION_DEFAULT <= REPLICATION_MAX
 assert HEARTBEAT_SECONDS < SUSPECT_SECONDS < DEAD_SECONDS
 assert RAFT_HEARTBEAT_SECONDS * 3 < RAFT_ELECTION_SECONDS_MIN < RAFT_ELECTION_SECONDS_MAX
+assert RPC_SECONDS_FIRST < RPC_DEADLINE_SECONDS < FIRST_CONTACT_SECONDS < CLIENT_DEADLINE_SECONDS
+assert READ_STALL_SECONDS < READ_CHUNK_SECONDS
+assert STALL_SECONDS < WRITE_STALL_SECONDS < SEAL_SECONDS < STORE_CHUNK_SECONDS
+assert STREAM_CHUNK_BYTES % FRAME_BYTES == 0
+assert STREAM_CHUNK_BYTES <= CHUNK_SIZE_BYTES
+assert CLIENT_SLOTS_MAX <= SESSION_SLOTS_MAX

@@ -1,0 +1,59 @@
+"""Is the local cluster ready? Asks its coordinators over gRPC and its sidecars over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Callable, Iterable
+
+import grpc
+
+from quorumfs.local.layout import HOST, Layout
+from quorumfs.rpc.channels import ChannelSource
+from quorumfs.v1 import admin_pb2, admin_pb2_grpc, types_pb2
+
+_ASK_SECONDS = 1.0
+
+
+def cluster_status(layout: Layout, channels: ChannelSource) -> admin_pb2.ClusterStatus | None:
+    """What the leader says of the cluster; None while nobody leads."""
+    for node in layout.coordinator_nodes:
+        stub = admin_pb2_grpc.ControlStub(channels.get(node.address("grpc")))
+        try:
+            status = stub.GetClusterStatus(admin_pb2.GetClusterStatusRequest(), timeout=_ASK_SECONDS)
+        except grpc.RpcError:  # not up yet, or not the leader: the next one is asked, then all again
+            continue
+        if status.view.authoritative and status.view.leader.node_id and not status.error.code:
+            return status
+    return None
+
+
+def lacking(layout: Layout, channels: ChannelSource) -> list[str]:
+    """What is not ready yet, as `c1: ...` lines; empty when all of it is."""
+    missing = [f"{node_id}'s sidecar: it does not answer on HTTP" for node_id in _silent_sidecars(layout)]
+    status = cluster_status(layout, channels)
+    if status is None:
+        return ["no leader", *missing]
+    alive = {node.info.node_id for node in status.view.nodes if node.state == types_pb2.NODE_STATE_ALIVE}
+    return [
+        f"{node.node_id}: not registered as alive" for node in layout.datanodes if node.node_id not in alive
+    ] + missing
+
+
+def _silent_sidecars(layout: Layout) -> Iterable[str]:
+    return [node.node_id for node in layout.nodes if http_get(node.ports["http"], "/health/live") is None]
+
+
+def http_get(port: int, path: str) -> tuple[int, bytes] | None:
+    """Status and body of a GET on the loopback address; None when nobody answers in a second."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=_ASK_SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(1 << 20)
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+Lacking = Callable[[Layout], list[str]]

@@ -1,0 +1,63 @@
+"""A local file that appears whole: written under a temporary name beside its target, renamed at the end."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+from quorumfs.checksum import Buffer
+from quorumfs.mint import RandomBytes, system_random
+
+
+class NewLocalFile:
+    """Use as a context manager; without `publish` nothing is left of it. One thread at a time.
+
+    A link at the target is replaced, never written through. Raises OSError.
+    """
+
+    def __init__(self, target: str | os.PathLike[str], random: RandomBytes = system_random) -> None:
+        self._target = os.fspath(target)
+        directory, name = os.path.split(self._target)
+        # Short names only: the suffix must not push a legal name over the file system's limit.
+        self._temporary = os.path.join(directory, f".{name[:40]}.{random(6).hex()}.quorumfs-tmp")  # noqa: PTH118
+        self._fd = -1
+
+    def __enter__(self) -> NewLocalFile:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd = os.open(self._temporary, flags, 0o600)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            os.unlink(self._temporary)  # noqa: PTH108
+
+    def write(self, data: Buffer) -> None:
+        """Append all of `data`."""
+        with memoryview(data) as view:
+            done = os.write(self._fd, view)
+            while done < len(view):
+                done += os.write(self._fd, view[done:])
+
+    def publish(self, mode: int, modified_ns: int, fsync: bool) -> None:
+        """Give it its name, with these permission bits and this time. Durable on return if `fsync`."""
+        os.fchmod(self._fd, mode & 0o7777)
+        os.utime(self._fd, ns=(modified_ns, modified_ns))
+        if fsync:
+            os.fsync(self._fd)
+        os.replace(self._temporary, self._target)  # noqa: PTH105
+        os.close(self._fd)
+        self._fd = -1
+        if fsync:
+            _sync_directory(os.path.dirname(self._target) or ".")  # noqa: PTH120
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,412 @@
+"""A stub that follows the leader. What callers see of a failover is time, not errors.
+
+1. Changes (`do`) are combined with those of other threads, sent in a session, and repeated as the same bytes
+   until they are answered or the deadline is over; then the outcome is unknown, or, when nothing ever left,
+   refused.
+2. Reads (`read`) are repeated freely. Linearizable by default: by the leader; stale on request: by anybody.
+3. One try has a short time limit, so that a stopped leader is left before its successor is elected.
+4. Until some leader was reached once, the patience is shorter: a wrong address is a mistake, not a failover.
+
+Any thread may call; the only shared state is who led last.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from quorumfs import limits
+from quorumfs.batch import Combiner
+from quorumfs.clock import Clock, SystemClock
+from quorumfs.errors import (
+    BusyError,
+    InternalError,
+    Leader,
+    NoLeaderError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    QuorumFSError,
+    Retry,
+    TimedOutError,
+    UnavailableError,
+)
+from quorumfs.rpc import methods
+from quorumfs.rpc.channels import Channels, ChannelSource
+from quorumfs.rpc.leader import Outcome, Route, Step
+from quorumfs.rpc.session import Refused, SessionSlots
+from quorumfs.rpc.status import from_rpc, leader_of, raise_for, status_of, was_never_sent
+from quorumfs.v1 import admin_pb2, membership_pb2, namespace_pb2, types_pb2
+
+Reply = TypeVar("Reply")
+
+_DO = "/quorumfs.v1.Namespace/Do"
+_READ = "/quorumfs.v1.Namespace/Read"
+_READ_BATCH_OPS_MAX = 256
+_BATCH_TTL_MS = int(limits.RPC_DEADLINE_SECONDS * 1000)
+_BATCH_OVERHEAD_BYTES = 64
+
+
+class Coordinator:
+    """The coordinators of one cluster, seen as one. See the module's rules.
+
+    `addresses`: host:port of some coordinators, the others are learnt. `channels` stays the caller's own when
+    it is given, and is closed with this object otherwise. `token` is sent as a bearer token.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        channels: ChannelSource | None = None,
+        *,
+        timeout: float = limits.CLIENT_DEADLINE_SECONDS,
+        token: str | None = None,
+        client_name: str = "",
+        batches_in_flight: int = 1,
+        clock: Clock | None = None,
+        chance: Callable[[], float] = random.random,
+        pause: Callable[[float], object] | None = None,
+    ) -> None:
+        if not addresses:
+            raise NoLeaderError("no coordinator is known", cause="the list of coordinators is empty")
+        self.timeout = timeout
+        self._known = list(dict.fromkeys(addresses))
+        self._owns_channels = channels is None
+        self._channels: ChannelSource = channels if channels is not None else Channels()
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._clock = clock or SystemClock()
+        self._chance = chance
+        self._closed = threading.Event()
+        self._pause = pause or self._closed.wait
+        self._leader: str | None = None
+        self._reached = False
+        self._lock = threading.Lock()
+        self._callables: dict[tuple[str, str], tuple[grpc.Channel, Any]] = {}
+        lanes = max(1, min(batches_in_flight, limits.CLIENT_SLOTS_MAX))
+        self._session = SessionSlots(self._send_batch, client_name or _client_name(), _BATCH_TTL_MS)
+        self._changes: Combiner[namespace_pb2.Op, namespace_pb2.Result] = Combiner(
+            self._session.send,
+            lanes=lanes,
+            ops_max=limits.BATCH_OPS_MAX,
+            size_max=limits.BATCH_BYTES_MAX - _BATCH_OVERHEAD_BYTES,
+        )
+        self._reads: Combiner[namespace_pb2.ReadOp, namespace_pb2.ReadResult] = Combiner(
+            lambda _, ops: self._read(ops, namespace_pb2.CONSISTENCY_LINEARIZABLE),
+            lanes=lanes,
+            ops_max=_READ_BATCH_OPS_MAX,
+            size_max=limits.BATCH_BYTES_MAX,
+        )
+
+    # ---- changes and reads -------------------------------------------------------------------------------
+
+    def do(self, ops: Sequence[namespace_pb2.Op]) -> list[namespace_pb2.Result]:
+        """Carry out `ops` in order, each exactly once; one Result each, in order. Durable on return.
+
+        Not atomic: each Result has its own code. More than one message holds is sent as several, one after
+        the other. Raises OutcomeUnknownError, NoLeaderError, TimedOutError for the message as a whole.
+        """
+        results: list[namespace_pb2.Result] = []
+        for part, size in _messages(ops):
+            results += self._changes.run(part, size, self.timeout)
+        return results
+
+    def read(
+        self,
+        ops: Sequence[namespace_pb2.ReadOp],
+        consistency: namespace_pb2.Consistency.ValueType = namespace_pb2.CONSISTENCY_LINEARIZABLE,
+    ) -> list[namespace_pb2.ReadResult]:
+        """Answers to `ops` as of one moment; one ReadResult each, with its own code.
+
+        Linearizable by default. CONSISTENCY_STALE asks any coordinator, needs no leader, and may be old.
+        """
+        if consistency != namespace_pb2.CONSISTENCY_LINEARIZABLE or len(ops) != 1:
+            return self._read(ops, consistency)
+        if ops[0].WhichOneof("op") != "stat":  # pages and layouts are large: alone in their message
+            return self._read(ops, consistency)
+        return self._reads.run(ops, ops[0].ByteSize(), self.timeout)
+
+    def keep_alive(self, uploads: Sequence[bytes]) -> list[bytes]:
+        """A sign of life for open uploads and the session; returns the uploads that are gone."""
+        request = namespace_pb2.KeepAliveRequest(uploads=uploads, session=self._session.number)
+        reply = self.call("Namespace.KeepAlive", request, limits.RPC_DEADLINE_SECONDS)
+        return list(reply.gone)
+
+    def report_replica(
+        self, chunk: bytes, node_id: str, state: types_pb2.ReplicaState.ValueType, detail: str
+    ) -> None:
+        """Tell the leader that a replica is corrupt or missing, so that it is verified and healed."""
+        request = namespace_pb2.ReportReplicaRequest(chunk=chunk, node_id=node_id, state=state, detail=detail)
+        self.call("Namespace.ReportReplica", request, limits.RPC_DEADLINE_SECONDS, repeatable=True)
+
+    # ---- everything else a coordinator serves ------------------------------------------------------------
+
+    def call(
+        self,
+        method: str,
+        request: Message,
+        deadline: float | None = None,
+        *,
+        leader: bool = True,
+        address: str | None = None,
+        repeatable: bool | None = None,
+    ) -> Any:
+        """The reply to a unary call such as "Control.GetRaft", whose `code` and `error` are checked.
+
+        `leader`: ask the leader, whoever it is by now; else the first coordinator that answers. `address`:
+        ask exactly this node, once. `deadline`: seconds. `repeatable`: whether it may be sent again when the
+        answer was lost; by default calls that only look are, others end as OutcomeUnknownError.
+        """
+        route = methods.find(method)
+        may_repeat = route.only_looks if repeatable is None else repeatable
+        raw = request.SerializeToString()
+        patience = self.timeout if deadline is None else deadline
+
+        def ask(node: str, timeout: float) -> Any:
+            reply = self._invoke(node, route.path, route.reply, raw, timeout)
+            methods.check(reply)
+            return reply
+
+        if address is not None:
+            try:
+                return ask(address, patience)
+            except grpc.RpcError as error:
+                raise from_rpc(error, f"{method} at {address}", sent=not may_repeat) from error
+        try:
+            return self._follow(
+                method, ask, patience, changes=not may_repeat, once=not may_repeat, anybody=not leader
+            )
+        except Refused as refused:
+            raise refused.error from refused.error.__cause__
+
+    def control(self, method: str, request: Message, leader: bool = True, **options: Any) -> Any:
+        """`call` under the name of operators' tools: "Control.GetGc", "Admin.GetStatus", ..."""
+        return self.call(method, request, leader=leader, **options)
+
+    def cluster_view(self, selector: str = "", *, leader: bool = True) -> membership_pb2.ClusterView:
+        """What the leader (else: any coordinator) knows of members and nodes."""
+        request = membership_pb2.GetClusterRequest(selector=selector)
+        view: membership_pb2.ClusterView = self.call("Membership.GetCluster", request, leader=leader)
+        return view
+
+    def leader_view(self) -> admin_pb2.LeaderView:
+        """The leader as it says itself: no answer of a follower that has not noticed a death.
+
+        Raises NoLeaderError when there is none within FIRST_CONTACT_SECONDS.
+        """
+        route = methods.find("Admin.GetLeader")
+
+        def ask(node: str, timeout: float) -> admin_pb2.LeaderView:
+            view: admin_pb2.LeaderView = self._invoke(node, route.path, route.reply, b"", timeout)
+            if view.leader.node_id and view.leader.node_id == view.observed_by:
+                return view
+            raise NotLeaderError(f"{node} does not lead", leader=leader_of(view.leader))
+
+        patience = min(self.timeout, limits.FIRST_CONTACT_SECONDS)
+        try:
+            return self._follow("ask who leads", ask, patience, changes=False)
+        except Refused as refused:
+            raise refused.error from refused.error.__cause__
+
+    def leader(self) -> Leader:
+        """Who leads now. Raises NoLeaderError."""
+        found = leader_of(self.leader_view().leader)
+        if found is None:
+            raise NoLeaderError("no leader has an address")
+        return found
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The coordinators' addresses known so far."""
+        with self._lock:
+            return tuple(self._known)
+
+    def close(self) -> None:
+        """End what waits, close the channels that were made here. May be called again."""
+        self._closed.set()
+        if self._owns_channels:
+            self._channels.close()
+
+    # ---- inside ------------------------------------------------------------------------------------------
+
+    def _send_batch(self, raw: bytes, what: str) -> namespace_pb2.BatchResult:
+        def ask(node: str, timeout: float) -> namespace_pb2.BatchResult:
+            reply: namespace_pb2.BatchResult = self._invoke(
+                node, _DO, namespace_pb2.BatchResult, raw, timeout
+            )
+            raise_for(reply.code, reply.error)
+            return reply
+
+        return self._follow(what, ask, self.timeout, changes=True)
+
+    def _read(
+        self, ops: Sequence[namespace_pb2.ReadOp], consistency: namespace_pb2.Consistency.ValueType
+    ) -> list[namespace_pb2.ReadResult]:
+        raw = namespace_pb2.ReadBatch(ops=ops, consistency=consistency).SerializeToString()
+
+        def ask(node: str, timeout: float) -> namespace_pb2.ReadBatchResult:
+            reply: namespace_pb2.ReadBatchResult = self._invoke(
+                node, _READ, namespace_pb2.ReadBatchResult, raw, timeout
+            )
+            raise_for(reply.code, reply.error)
+            if len(reply.results) != len(ops):
+                raise InternalError(f"{node} answered {len(reply.results)} of {len(ops)} questions")
+            return reply
+
+        stale = consistency == namespace_pb2.CONSISTENCY_STALE
+        what = f"read ({ops[0].WhichOneof('op') if ops else 'nothing'})"
+        try:
+            return list(self._follow(what, ask, self.timeout, changes=False, anybody=stale).results)
+        except Refused as refused:
+            raise refused.error from refused.error.__cause__
+
+    def _follow(
+        self,
+        what: str,
+        ask: Callable[[str, float], Reply],
+        patience: float,
+        *,
+        changes: bool,
+        once: bool = False,
+        anybody: bool = False,
+    ) -> Reply:
+        """The first good reply of `ask(address, timeout)` on the way to the leader. Raises Refused.
+
+        `changes`: a lost answer leaves doubt. `once`: and must then not be repeated.
+        """
+        route = Route(self.known, None if anybody else self._leader)
+        step = route.begin()
+        begun = self._clock.monotonic()
+        in_doubt = False
+        try_seconds = limits.RPC_SECONDS_FIRST
+        last: QuorumFSError | None = None
+        while True:
+            if step.wait_seconds:
+                self._pause(step.wait_seconds)
+            left = begun + self._patience(patience) - self._clock.monotonic()
+            if left <= 0 or self._closed.is_set():
+                raise Refused(self._gave_up(what, last, in_doubt), in_doubt)
+            try:
+                reply = ask(step.address, min(try_seconds, left))
+            except grpc.RpcError as rpc_error:
+                sent = changes and not was_never_sent(rpc_error)
+                last = from_rpc(rpc_error, f"{what} at {step.address}", sent)
+                outcome, hint = _outcome(last, transport=True)
+                if status_of(rpc_error) is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    try_seconds = min(try_seconds * 2, limits.RPC_DEADLINE_SECONDS)
+            except QuorumFSError as error:
+                last = error
+                outcome, hint = _outcome(error, transport=False)
+            else:
+                self._reached_at(step.address, anybody)
+                return reply
+            in_doubt = in_doubt or (changes and _leaves_doubt(last))
+            if outcome is None or (once and in_doubt):
+                raise Refused(last, in_doubt)
+            step = self._next_step(route, step, outcome, hint)
+
+    def _next_step(self, route: Route, step: Step, outcome: Outcome, hint: Leader | None) -> Step:
+        if outcome is Outcome.BUSY:
+            self._reached_at(step.address, anybody=False)
+        return route.after(step.address, outcome, hint.grpc if hint else None, self._chance())
+
+    def _patience(self, wanted: float) -> float:
+        return wanted if self._reached else min(wanted, limits.FIRST_CONTACT_SECONDS)
+
+    def _gave_up(self, what: str, last: QuorumFSError | None, in_doubt: bool) -> QuorumFSError:
+        cause = str(last) if last else "the connections were closed"
+        if in_doubt:
+            return OutcomeUnknownError(f"{what}: no answer within the time limit", cause=cause)
+        asked = ", ".join(self.known)
+        if isinstance(last, BusyError | TimedOutError) and self._reached:
+            return TimedOutError(f"{what}: the leader did not get to it in time", cause=cause)
+        return NoLeaderError(f"{what}: no leader was found among {asked}", cause=cause)
+
+    def _reached_at(self, address: str, anybody: bool) -> None:
+        with self._lock:
+            if address not in self._known:
+                self._known.append(address)
+            if not anybody:
+                self._leader = address
+            first, self._reached = not self._reached, True
+            alone = len(self._known) == 1
+        if first and alone:
+            self._learn(address)
+
+    def _learn(self, address: str) -> None:
+        """Ask the only coordinator we know for the others, so that its death is not the end."""
+        route = methods.find("Membership.GetCluster")
+        try:
+            view = self._invoke(address, route.path, route.reply, b"", limits.RPC_SECONDS_FIRST)
+        except (grpc.RpcError, QuorumFSError):
+            return  # it works without; the next new client tries again
+        found = [
+            node.info.grpc
+            for node in view.nodes
+            if node.info.role == types_pb2.NODE_ROLE_COORDINATOR and node.info.grpc
+        ]
+        with self._lock:
+            self._known = list(dict.fromkeys([*self._known, *found]))
+
+    def _invoke(self, address: str, path: str, reply: type[Message], raw: bytes, timeout: float) -> Any:
+        """One unary call of already serialized bytes. Raises grpc.RpcError, UnavailableError."""
+        channel = self._channels.get(address)
+        kept = self._callables.get((address, path))
+        if kept is None or kept[0] is not channel:
+            made: Any = channel.unary_unary(
+                path, request_serializer=None, response_deserializer=reply.FromString
+            )
+            kept = (channel, made)
+            self._callables[address, path] = kept
+        try:
+            return kept[1](raw, timeout=timeout, metadata=self._metadata)
+        except ValueError as error:  # gRPC's word for a channel that was closed
+            raise UnavailableError(f"no call to {address}", cause=str(error)) from error
+
+
+def _outcome(error: QuorumFSError, *, transport: bool) -> tuple[Outcome | None, Leader | None]:
+    """How the way goes on after `error`; None: it ends here."""
+    if isinstance(error, NotLeaderError | NoLeaderError):
+        return Outcome.NOT_LEADER, error.leader
+    if isinstance(error, BusyError):
+        return Outcome.BUSY, None
+    if isinstance(error, UnavailableError):
+        return Outcome.SILENT, error.leader
+    if isinstance(error, TimedOutError):
+        return (Outcome.SILENT if transport else Outcome.BUSY), None
+    if isinstance(error, OutcomeUnknownError) and error.retry is Retry.SAME_BYTES:
+        return (Outcome.SILENT, None) if transport else (Outcome.BUSY, None)
+    if transport and isinstance(error, InternalError):
+        return Outcome.SILENT, None
+    return None, None
+
+
+def _leaves_doubt(error: QuorumFSError) -> bool:
+    return isinstance(error, OutcomeUnknownError) and error.retry is Retry.SAME_BYTES
+
+
+def _messages(ops: Sequence[namespace_pb2.Op]) -> list[tuple[list[namespace_pb2.Op], int]]:
+    """`ops` cut into what one Batch may hold, with their sizes."""
+    room = limits.BATCH_BYTES_MAX - _BATCH_OVERHEAD_BYTES
+    parts: list[tuple[list[namespace_pb2.Op], int]] = []
+    part: list[namespace_pb2.Op] = []
+    size = 0
+    for op in ops:
+        op_size = op.ByteSize() + 4  # its tag and length
+        if part and (len(part) == limits.BATCH_OPS_MAX or size + op_size > room):
+            parts.append((part, size))
+            part, size = [], 0
+        part.append(op)
+        size += op_size
+    if part:
+        parts.append((part, size))
+    return parts
+
+
+def _client_name() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}"

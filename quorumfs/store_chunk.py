@@ -1,0 +1,236 @@
+"""Puts one chunk on its replicas: one pass of the bytes through the pipeline, watched.
+
+1. The chunk goes to the first replica, which forwards it to the next while it receives.
+2. It counts when `min_replicas` nodes say that it is durable; the others are named as failed, repair is not
+   this room's business.
+3. No progress is a failure too: a stopped node closes no connection. Reading the source is not waiting for
+   the node, so bodies never block on anything but a disk.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from quorumfs import limits
+from quorumfs.checksum import compose
+from quorumfs.errors import OutcomeUnknownError, QuorumFSError, TimedOutError, UnavailableError
+from quorumfs.frames import encode_end, encode_open
+from quorumfs.rpc.channels import ChannelSource
+from quorumfs.rpc.status import from_detail, from_rpc
+from quorumfs.sources import Body
+from quorumfs.v1 import chunks_pb2, namespace_pb2, types_pb2
+
+_WRITE = "/quorumfs.v1.Chunks/Write"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A sealed chunk, and the nodes of its pipeline that do not hold it."""
+
+    chunk: namespace_pb2.SealedChunk
+    failed: dict[str, str]  # node id -> why
+
+
+class ChunkFailed(Exception):  # noqa: N818  never leaves the library
+    """The chunk did not become durable on enough nodes. `failed`: node id -> why."""
+
+    def __init__(self, error: QuorumFSError, failed: dict[str, str]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.failed = failed
+
+
+class Tally:
+    """Bytes sent so far over all chunks under way; what was sent in vain is taken back. Any thread."""
+
+    def __init__(self, report: Callable[[int], object] | None) -> None:
+        self._report = report
+        self._total = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        if self._report is None:
+            return
+        with self._lock:
+            self._total += count
+            self._report(self._total)
+
+
+class ChunkStorer:
+    """Sends chunks to datanodes. Any thread may call `store`; `cancel` ends all that are under way."""
+
+    def __init__(
+        self, channels: ChannelSource, upload: bytes, min_replicas: int, cluster_id: str, tally: Tally
+    ) -> None:
+        self._channels = channels
+        self._upload = upload
+        self._min_replicas = min_replicas
+        self._cluster_id = cluster_id
+        self._tally = tally
+        self._calls: set[Any] = set()
+        self._cancelled = False
+        self._lock = threading.Lock()
+
+    def store(
+        self, target: namespace_pb2.AllocatedChunk, nodes: list[types_pb2.NodeAddress], body: Body
+    ) -> Stored:
+        """Send `body` as the chunk `target` to `nodes`. Raises ChunkFailed; OSError of the source."""
+        opening = chunks_pb2.WriteOpen(
+            chunk=target.chunk,
+            upload=self._upload,
+            birth=target.birth,
+            pipeline=nodes[1:],
+            cluster_id=self._cluster_id,
+            min_replicas=self._min_replicas,
+            size_hint=body.length,
+        )
+        sending = _Sending(encode_open(opening), body, self._tally)
+        try:
+            response = self._send(nodes[0], sending)
+            return self._judge(target, nodes, sending, response)
+        except ChunkFailed:
+            sending.void()
+            raise
+
+    def cancel(self) -> None:
+        """End what is under way, and refuse what comes."""
+        with self._lock:
+            self._cancelled = True
+            calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+
+    def _send(self, head: types_pb2.NodeAddress, sending: _Sending) -> chunks_pb2.WriteResponse:
+        what = f"store a chunk on {head.node_id} at {head.grpc}"
+        try:
+            channel = self._channels.get(head.grpc)
+            write: Any = channel.stream_unary(
+                _WRITE, request_serializer=None, response_deserializer=chunks_pb2.WriteResponse.FromString
+            )
+            call = write.future(iter(sending))
+        except (QuorumFSError, ValueError) as error:  # the channel was closed
+            raise _failed(head, UnavailableError(what, cause=str(error))) from error
+        sending.call = call
+        with self._lock:
+            self._calls.add(call)
+            cancelled = self._cancelled
+        if cancelled:
+            call.cancel()
+        try:
+            return _await(call, sending)
+        except grpc.FutureTimeoutError:
+            waited = limits.SEAL_SECONDS if sending.ended else limits.WRITE_STALL_SECONDS
+            raise _failed(head, TimedOutError(what, cause=f"no progress for {waited:g} s")) from None
+        except grpc.FutureCancelledError as error:
+            sending.check()
+            raise _failed(head, UnavailableError(what, cause="the call was cancelled")) from error
+        except grpc.RpcError as error:
+            sending.check()
+            raise _failed(head, from_rpc(error, what, sent=False)) from error
+        finally:
+            call.cancel()  # of no effect on a call that ended; an interrupted thread leaves none behind
+            with self._lock:
+                self._calls.discard(call)
+
+    def _judge(
+        self,
+        target: namespace_pb2.AllocatedChunk,
+        nodes: list[types_pb2.NodeAddress],
+        sending: _Sending,
+        response: chunks_pb2.WriteResponse,
+    ) -> Stored:
+        durable = [ack for ack in response.replicas if ack.durable]
+        holding = {ack.node_id for ack in durable}
+        reasons = {ack.node_id: _reason(ack) for ack in response.replicas}
+        failed = {
+            node.node_id: reasons.get(node.node_id, "it is not among those that answered")
+            for node in nodes
+            if node.node_id not in holding
+        }
+        if len(holding) < self._min_replicas:
+            told = "; ".join(f"{node}: {why}" for node, why in failed.items())
+            error = UnavailableError(
+                f"a chunk became durable on {len(holding)} of {len(nodes)} datanodes",
+                cause=told or f"{self._min_replicas} are asked for",
+            )
+            raise ChunkFailed(error, failed or {nodes[0].node_id: "too few answers"})
+        sealed = namespace_pb2.SealedChunk(
+            chunk=target.chunk, length=sending.length, checksum=sending.checksum, replicas=durable
+        )
+        return Stored(sealed, failed)
+
+
+class _Sending:
+    """The stream of one chunk, made while gRPC takes it. Its numbers say how far it has come."""
+
+    def __init__(self, opening: bytes, body: Body, tally: Tally) -> None:
+        self._opening = opening
+        self._body = body
+        self._tally = tally
+        self._voided = False
+        self.call: Any = None
+        self.error: OSError | QuorumFSError | None = None
+        self.taken = 0
+        self.length = 0
+        self.checksum = 0
+        self.ended = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._opening
+        table = bytearray()
+        try:
+            for frame in self._body.frames():
+                table += frame.table
+                yield frame.wire
+                self.taken += 1
+                self.length += frame.length
+                self._tally.add(frame.length)
+        except (OSError, QuorumFSError) as error:
+            # gRPC would only log it. Without the end frame no replica is sealed.
+            self.error = error
+            if self.call is not None:
+                self.call.cancel()
+            return
+        self.checksum = compose(table, self.length)
+        self.ended = True
+        yield encode_end(self.length, self.checksum)
+
+    def check(self) -> None:
+        """Raise the source's error, if that is what ended the stream."""
+        if self.error is not None:
+            raise self.error
+
+    def void(self) -> None:
+        """What was sent does not count."""
+        if not self._voided:
+            self._voided = True
+            self._tally.add(-self.length)
+
+
+def _await(call: Any, sending: _Sending) -> chunks_pb2.WriteResponse:
+    """The response. Raises grpc.FutureTimeoutError when nothing moves any more."""
+    while True:
+        taken, ended = sending.taken, sending.ended
+        try:
+            response: chunks_pb2.WriteResponse = call.result(
+                timeout=limits.SEAL_SECONDS if ended else limits.WRITE_STALL_SECONDS
+            )
+            return response
+        except grpc.FutureTimeoutError:
+            if (taken, ended) == (sending.taken, sending.ended):
+                raise
+
+
+def _failed(head: types_pb2.NodeAddress, error: QuorumFSError) -> ChunkFailed:
+    if isinstance(error, OutcomeUnknownError):  # of a chunk that is sent again under a new id: it failed
+        error = UnavailableError(error.message, cause=error.cause)
+    return ChunkFailed(error, {head.node_id: str(error)})
+
+
+def _reason(ack: types_pb2.ReplicaAck) -> str:
+    return str(from_detail(ack.error)) if ack.HasField("error") else "it is not durable there"

@@ -1,0 +1,393 @@
+"""The stub that follows the leader: what it sends to whom, again, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from quorumfs import limits
+from quorumfs.clock import ManualClock
+from quorumfs.errors import (
+    BusyError,
+    Code,
+    InvalidArgumentError,
+    NoLeaderError,
+    OutcomeUnknownError,
+    QuorumFSError,
+    SessionExpiredError,
+    UnavailableError,
+)
+from quorumfs.rpc.coordinator import Coordinator
+from quorumfs.v1 import admin_pb2
+from quorumfs.v1 import namespace_pb2 as pb
+from tests.unit.quorumfs.fakes import Cluster, broken, timed_out, with_trailer
+
+
+class World:
+    """A cluster in memory, a coordinator stub before it, and a clock that the pauses move."""
+
+    def __init__(self, addresses: tuple[str, ...] = ("c1:1", "c2:1", "c3:1"), **options: object) -> None:
+        self.cluster = Cluster()
+        self.net = self.cluster.net
+        self.clock = ManualClock()
+        self.stub = Coordinator(
+            addresses,
+            self.net,
+            clock=self.clock,
+            chance=lambda: 0.5,
+            pause=self.clock.advance,
+            **options,  # type: ignore[arg-type]  what a test wants different
+        )
+
+    def mkdir(self, path: str) -> pb.Result:
+        return self.stub.do([mkdir(path)])[0]
+
+    def sent(self, method: str) -> list[tuple[str, bytes]]:
+        return [(address, raw) for address, name, raw in self.net.calls if name == method]
+
+
+def mkdir(path: str) -> pb.Op:
+    return pb.Op(mkdir=pb.MkdirRequest(ref=pb.Ref(path=path.encode())))
+
+
+def stat(path: str) -> pb.ReadOp:
+    return pb.ReadOp(stat=pb.StatRequest(ref=pb.Ref(path=path.encode())))
+
+
+def fails_once(world: World, method: str, error: Exception, address: str | None = None) -> None:
+    """The next call of `method` arrives nowhere."""
+    pending = [error]
+
+    def before(where: str, path: str, raw: bytes) -> None:
+        if path.endswith("/" + method) and address in (None, where) and pending and is_change(raw, method):
+            raise pending.pop()
+
+    world.net.before = before
+
+
+def is_change(raw: bytes, method: str) -> bool:
+    return method != "Do" or pb.Batch.FromString(raw).session != 0
+
+
+def loses_reply_once(world: World, error: Exception) -> None:
+    """The next change happens, but nobody hears of it."""
+    pending = [error]
+
+    def after(where: str, path: str, raw: bytes) -> None:
+        if path.endswith("/Do") and pending and is_change(raw, "Do"):
+            raise pending.pop()
+
+    world.net.after = after
+
+
+def test_a_change_happens_in_a_session_that_is_opened_once() -> None:
+    world = World()
+    assert world.mkdir("/a").code == Code.OK
+    assert world.mkdir("/b").code == Code.OK
+    assert world.cluster.applied == ["open_session", "mkdir", "mkdir"]
+    batches = [pb.Batch.FromString(raw) for _, raw in world.sent("Do")]
+    assert [batch.seq for batch in batches] == [0, 1, 2]
+    assert len({batch.session for batch in batches[1:]}) == 1
+
+
+def test_a_follower_s_hint_leads_to_the_leader_which_is_then_asked_first() -> None:
+    world = World()
+    world.cluster.leader = "c3:1"
+    world.mkdir("/a")
+    assert [address for address, _ in world.sent("Do")] == ["c1:1", "c3:1", "c3:1"]
+
+
+def test_a_lost_reply_is_asked_for_with_the_same_bytes_and_happens_once() -> None:
+    world = World()
+    world.mkdir("/a")
+    loses_reply_once(world, broken())
+    assert world.mkdir("/b").code == Code.OK
+    assert world.cluster.applied.count("mkdir") == 2
+    sent = [raw for _, raw in world.sent("Do")]
+    assert sent[-1] == sent[-2]
+
+
+def test_a_failover_after_the_change_was_decided_gives_the_stored_answer_of_the_next_leader() -> None:
+    world = World()
+    world.mkdir("/a")
+
+    def die(where: str, path: str, raw: bytes) -> None:
+        if where == "c1:1" and path.endswith("/Do"):
+            world.net.down.add("c1:1")
+            world.cluster.leader = "c2:1"
+            raise broken()
+
+    world.net.after = die
+    assert world.mkdir("/b").code == Code.OK
+    assert world.cluster.applied.count("mkdir") == 2
+
+
+def test_a_stopped_leader_is_left_after_one_short_try() -> None:
+    world = World()
+    world.mkdir("/a")
+
+    def stopped(where: str, path: str, raw: bytes) -> None:
+        if where == "c1:1":
+            world.clock.advance(limits.RPC_SECONDS_FIRST)
+            world.cluster.leader = "c2:1"
+            raise timed_out()
+
+    world.net.before = stopped
+    begun = world.clock.now
+    assert world.mkdir("/b").code == Code.OK
+    assert world.clock.now - begun < limits.RPC_SECONDS_FIRST + 0.5
+
+
+def test_while_nobody_leads_it_waits_and_goes_on() -> None:
+    world = World()
+    world.mkdir("/a")
+    world.cluster.leader = ""
+    asked = []
+
+    def elect(where: str, path: str, raw: bytes) -> None:
+        asked.append(where)
+        if len(asked) == 10:
+            world.cluster.leader = "c2:1"
+
+    world.net.before = elect
+    assert world.mkdir("/b").code == Code.OK
+
+
+def test_no_coordinator_at_all_is_told_within_eight_seconds() -> None:
+    world = World()
+    world.net.down.update(world.cluster.coordinators)
+    begun = world.clock.now
+    with pytest.raises(NoLeaderError, match="c2:1"):
+        world.mkdir("/a")
+    assert world.clock.now - begun <= limits.FIRST_CONTACT_SECONDS + 0.5
+    with pytest.raises(NoLeaderError):
+        world.stub.read([stat("/a")])
+
+
+def test_once_reached_a_lost_cluster_is_waited_for_until_the_deadline() -> None:
+    world = World(timeout=30.0)
+    world.mkdir("/a")
+    world.net.down.update(world.cluster.coordinators)
+    begun = world.clock.now
+    with pytest.raises(NoLeaderError):
+        world.mkdir("/b")
+    assert 29 < world.clock.now - begun < 32
+
+
+def test_a_change_whose_answer_never_comes_is_unknown_and_its_session_is_not_used_again() -> None:
+    world = World(timeout=5.0)
+    world.mkdir("/a")
+    first = pb.Batch.FromString(world.sent("Do")[-1][1]).session
+
+    def lost(where: str, path: str, raw: bytes) -> None:
+        if path.endswith("/Do"):
+            world.clock.advance(1.0)
+            raise broken()
+
+    world.net.after = lost
+    with pytest.raises(OutcomeUnknownError) as caught:
+        world.mkdir("/b")
+    assert caught.value.code is Code.OUTCOME_UNKNOWN
+    world.net.after = lambda *_: None
+    assert world.mkdir("/c").code == Code.OK
+    assert pb.Batch.FromString(world.sent("Do")[-1][1]).session != first
+
+
+def test_an_expired_session_with_nothing_in_flight_is_replaced_without_a_word() -> None:
+    world = World()
+    world.mkdir("/a")
+    world.cluster.sessions.clear()
+    assert world.mkdir("/b").code == Code.OK
+    assert world.cluster.applied == ["open_session", "mkdir", "open_session", "mkdir"]
+
+
+def test_an_expired_session_with_a_change_in_doubt_is_unknown_and_never_sent_again() -> None:
+    world = World()
+    world.mkdir("/a")
+
+    def lose_and_expire(where: str, path: str, raw: bytes) -> None:
+        if path.endswith("/Do") and is_change(raw, "Do") and world.cluster.sessions:
+            world.cluster.sessions.clear()
+            raise broken()
+
+    world.net.after = lose_and_expire
+    with pytest.raises(SessionExpiredError):
+        world.mkdir("/b")
+    assert world.cluster.applied.count("mkdir") == 2
+    world.net.after = lambda *_: None
+    assert world.mkdir("/c").code == Code.OK
+
+
+def test_a_refused_message_uses_no_sequence_number() -> None:
+    world = World()
+    world.mkdir("/a")
+    fails_once(world, "Do", with_trailer(InvalidArgumentError("an unknown field")))
+    with pytest.raises(InvalidArgumentError):
+        world.mkdir("/b")
+    assert world.mkdir("/c").code == Code.OK
+
+
+def test_a_busy_leader_is_asked_again() -> None:
+    world = World()
+    world.mkdir("/a")
+    fails_once(world, "Do", with_trailer(BusyError("the queue is full")))
+    assert world.mkdir("/b").code == Code.OK
+    assert {address for address, _ in world.sent("Do")} == {"c1:1"}
+
+
+def test_a_refusal_of_one_operation_is_its_result_and_not_an_error() -> None:
+    world = World()
+    results = world.stub.do([mkdir("/a"), mkdir("/a"), mkdir("/b")])
+    assert [result.code for result in results] == [0, Code.ALREADY_EXISTS, 0]
+
+
+def test_many_operations_are_cut_into_messages_and_stay_in_order() -> None:
+    world = World()
+    results = world.stub.do([mkdir(f"/{n}") for n in range(600)])
+    assert [result.info.path for result in results] == [f"/{n}".encode() for n in range(600)]
+    sizes = [len(pb.Batch.FromString(raw).ops) for _, raw in world.sent("Do")][1:]
+    assert sizes == [256, 256, 88]
+
+
+def test_large_operations_fill_a_message_by_bytes() -> None:
+    world = World()
+    body = bytes(16000)
+    from quorumfs.checksum import crc32c
+
+    ops = [
+        pb.Op(put_file=pb.PutFileRequest(ref=pb.Ref(path=b"/%d" % n), body=body, checksum=crc32c(body)))
+        for n in range(50)
+    ]
+    assert len(world.stub.do(ops)) == 50
+    assert all(len(raw) <= limits.BATCH_BYTES_MAX for _, raw in world.sent("Do"))
+
+
+def test_reads_are_repeated_freely() -> None:
+    world = World()
+    world.mkdir("/a")
+    fails_once(world, "Read", broken())
+    assert world.stub.read([stat("/a")])[0].info.path == b"/a"
+
+
+def test_a_stale_read_is_answered_by_anybody() -> None:
+    world = World()
+    world.mkdir("/a")
+    world.net.down.update(["c1:1", "c2:1"])
+    assert world.stub.read([stat("/a")], pb.CONSISTENCY_STALE)[0].info.path == b"/a"
+    assert world.sent("Read")[-1][0] == "c3:1"
+
+
+def test_the_only_known_coordinator_tells_the_others() -> None:
+    world = World(("c1:1",))
+    world.mkdir("/a")
+    assert set(world.stub.known) == {"c1:1", "c2:1", "c3:1"}
+    world.net.down.add("c1:1")
+    world.cluster.leader = "c3:1"
+    assert world.mkdir("/b").code == Code.OK
+
+
+def test_the_leader_is_whom_it_says_itself() -> None:
+    world = World()
+    world.cluster.leader = "c2:1"
+    leader = world.stub.leader()
+    assert (leader.node_id, leader.grpc) == ("c2", "c2:1")
+    world.net.down.add("c2:1")
+    with pytest.raises(NoLeaderError):
+        world.stub.leader()
+
+
+def test_a_call_by_name_follows_the_leader_through_its_reply() -> None:
+    world = World()
+    world.cluster.leader = "c3:1"
+    reply = world.stub.control("Control.TransferLeadership", admin_pb2.TransferLeadershipRequest())
+    assert reply.detail == "done"
+
+
+def test_a_call_that_changes_something_is_not_repeated_when_its_answer_was_lost() -> None:
+    world = World()
+
+    def lost(where: str, path: str, raw: bytes) -> None:
+        raise broken()
+
+    world.net.after = lost
+    with pytest.raises(OutcomeUnknownError):
+        world.stub.control("Control.TransferLeadership", admin_pb2.TransferLeadershipRequest())
+    assert world.cluster.applied == ["transfer"]
+
+
+def test_a_call_to_one_node_asks_that_node_only() -> None:
+    world = World()
+    view = world.stub.call("Admin.GetLeader", admin_pb2.GetLeaderRequest(), address="c2:1")
+    assert view.observed_by == "c2"
+    with pytest.raises(UnavailableError):
+        world.stub.call("Admin.GetLeader", admin_pb2.GetLeaderRequest(), address="nowhere:1")
+
+
+def test_a_call_nobody_serves_and_one_that_does_not_exist_are_told_apart() -> None:
+    world = World()
+    with pytest.raises(QuorumFSError):
+        world.stub.control("Control.GetGc", admin_pb2.GetGcRequest())
+    with pytest.raises(InvalidArgumentError, match="no call"):
+        world.stub.control("Control.Nothing", admin_pb2.GetGcRequest())
+
+
+def test_the_token_travels_with_every_call() -> None:
+    world = World(token="secret")
+    world.mkdir("/a")
+    assert all(metadata == (("authorization", "Bearer secret"),) for metadata in world.net.metadata)
+
+
+def test_signs_of_life_and_reports_reach_the_leader() -> None:
+    world = World()
+    world.cluster.leader = "c2:1"
+    assert world.stub.keep_alive([b"u" * 16]) == []
+    world.stub.report_replica(b"c" * 16, "d1", 3, "block 7")
+    assert world.cluster.reports[0].node_id == "d1"
+
+
+def test_nobody_known_is_no_leader() -> None:
+    with pytest.raises(NoLeaderError):
+        Coordinator([])
+
+
+def test_a_closed_stub_does_not_wait() -> None:
+    world = World()
+    world.net.down.update(world.cluster.coordinators)
+    world.stub.close()
+    begun = world.clock.now
+    with pytest.raises(UnavailableError):
+        world.mkdir("/a")
+    assert world.clock.now == begun
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_many_threads_with_lost_replies_change_everything_exactly_once(lanes: int) -> None:
+    world = World(batches_in_flight=lanes)
+    calls = 0
+    lock = threading.Lock()
+
+    def sometimes(where: str, path: str, raw: bytes) -> None:
+        nonlocal calls
+        with lock:
+            calls += 1
+            lost = calls % 5 == 0
+        if lost and path.endswith("/Do") and is_change(raw, "Do"):
+            raise broken()
+
+    world.net.after = sometimes
+    wrong: list[str] = []
+
+    def work(base: int) -> None:
+        for n in range(30):
+            path = f"/{base}-{n}"
+            if world.mkdir(path).info.path != path.encode():
+                wrong.append(path)
+
+    threads = [threading.Thread(target=work, args=(k,), daemon=True) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not wrong
+    assert world.cluster.applied.count("mkdir") == 240
