@@ -1,0 +1,126 @@
+"""The life of a daemon's process: signals as events, systemd's notifications, exit codes.
+
+One `Lifecycle` per process, made in its main thread. Nothing here knows what the daemon does.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from enum import IntEnum
+from types import FrameType
+from typing import NoReturn
+
+from common import log
+
+_log = log.get(__name__)
+
+
+class ExitCode(IntEnum):
+    """How a daemon ends; units name 74 in RestartPreventExitStatus."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    SICK_DISK = 74
+
+
+class Lifecycle:
+    """Signals, notifications and the end of the process. `stopping` is set once the process shall end."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self.stopping = threading.Event()
+        self.reason = ""
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        self._watchdog_seconds = _watchdog_seconds(environ)
+        self._interrupts = 0
+
+    def install(self) -> None:
+        """Take SIGTERM and SIGINT (set `stopping`) and SIGUSR2 (all threads' stacks on stderr). Main thread.
+
+        A second SIGINT ends the process at once.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        faulthandler.register(signal.SIGUSR2, all_threads=True)
+
+    def stop(self, reason: str) -> None:
+        """Ask the process to end in order; the first reason is kept."""
+        if not self.stopping.is_set():
+            self.reason = reason
+            self.stopping.set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the process shall end; False when `seconds` went by first."""
+        return self.stopping.wait(seconds)
+
+    @property
+    def watchdog_seconds(self) -> float | None:
+        """How often to call `notify_watchdog` (half of what systemd allows); None when it is not watched."""
+        return self._watchdog_seconds
+
+    def notify_ready(self, status: str = "") -> None:
+        self.notify("READY=1", *([f"STATUS={status}"] if status else []))
+
+    def notify_status(self, status: str) -> None:
+        self.notify(f"STATUS={status}")
+
+    def notify_watchdog(self) -> None:
+        """Only after real progress: a stuck process must not pet its watchdog."""
+        self.notify("WATCHDOG=1")
+
+    def notify_stopping(self, status: str = "") -> None:
+        self.notify("STOPPING=1", *([f"STATUS={status}"] if status else []))
+
+    def notify(self, *assignments: str) -> bool:
+        """Send `NAME=value` lines to $NOTIFY_SOCKET (a path, or `@name` for an abstract socket).
+
+        False when there is none or the supervisor does not listen, which is never this process's problem.
+        """
+        if not self._address:
+            return False
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        text = "\n".join(one.replace("\n", " ") for one in assignments)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.settimeout(1.0)
+                sender.connect(address)
+                sender.send(text.encode())
+        except OSError as error:
+            _log.debug("lifecycle.notify_failed", cause=str(error))
+            return False
+        return True
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                os._exit(128 + number)
+        # No logging here: a signal may arrive while this very thread holds a logging lock.
+        self.stop(signal.Signals(number).name)
+
+
+def fatal(message: str, code: int = ExitCode.FAILURE) -> NoReturn:
+    """Log `message` and end the process now, from any thread: no cleanup, no flush of half-done work.
+
+    For what must not go on: a failed fsync, an entry that cannot be applied, a thread without which the
+    node would only look alive.
+    """
+    _log.error("process.fatal", reason=message, exit_code=int(code))
+    try:
+        sys.stderr.flush()
+    finally:
+        os._exit(int(code))
+
+
+def _watchdog_seconds(environ: Mapping[str, str]) -> float | None:
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    if not microseconds.isdecimal() or int(microseconds) == 0 or not for_us:
+        return None
+    return int(microseconds) / 2e6

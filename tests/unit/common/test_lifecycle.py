@@ -1,0 +1,82 @@
+"""Signals, exit codes and what a supervisor is told; the notify socket itself is in tests/cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from common.lifecycle import ExitCode, Lifecycle
+
+
+def test_a_stop_keeps_its_first_reason() -> None:
+    life = Lifecycle({})
+    assert not life.wait(0)
+    life.stop("SIGTERM")
+    life.stop("another")
+    assert life.wait(0)
+    assert life.reason == "SIGTERM"
+
+
+def test_a_process_that_nobody_supervises_tells_nobody() -> None:
+    life = Lifecycle({})
+    assert life.notify("READY=1") is False
+    assert life.watchdog_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"WATCHDOG_USEC": "10000000"}, 5.0),
+        ({"WATCHDOG_USEC": "10000000", "WATCHDOG_PID": str(os.getpid())}, 5.0),
+        ({"WATCHDOG_USEC": "10000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdog_is_fed_twice_per_period(environ: dict[str, str], expected: float | None) -> None:
+    assert Lifecycle(environ).watchdog_seconds == expected
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+
+def test_fatal_ends_the_process_with_its_code_from_any_thread() -> None:
+    done = run(
+        "import threading\n"
+        "from common import log\n"
+        "from common.lifecycle import fatal\n"
+        "log.setup('info', 'json')\n"
+        "thread = threading.Thread(target=fatal, args=('fsync failed', 74))\n"
+        "thread.start(); thread.join(); print('not reached')\n"
+    )
+    assert done.returncode == ExitCode.SICK_DISK
+    assert '"process.fatal"' in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_the_process_to_stop(number: int) -> None:
+    done = run(
+        "import os\n"
+        "from common.lifecycle import Lifecycle\n"
+        "life = Lifecycle({}); life.install()\n"
+        f"os.kill(os.getpid(), {int(number)})\n"
+        "print(life.wait(10), life.reason)\n"
+    )
+    assert done.stdout.split() == ["True", signal.Signals(number).name]
+
+
+def test_a_second_interrupt_ends_it_at_once() -> None:
+    done = run(
+        "import os, signal\n"
+        "from common.lifecycle import Lifecycle\n"
+        "life = Lifecycle({}); life.install()\n"
+        "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)\n"
+        "life.stopping.wait(10); print('not reached')\n"
+    )
+    assert done.returncode == 128 + signal.SIGINT
