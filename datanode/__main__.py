@@ -1,0 +1,36 @@
+"""`quorumfs-datanode --config FILE [--set SECTION.KEY=VALUE] [--check-config]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from common import log
+from common.config import from_command_line
+from common.lifecycle import ExitCode, Lifecycle
+from datanode.node import Datanode
+from quorumfs.errors import QuorumFSError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The process's exit status: 0 ended in order, 1 could not start, 2 refused configuration (raised)."""
+    config = from_command_line("quorumfs-datanode", "datanode", sys.argv[1:] if argv is None else argv)
+    buffer = log.setup(config.log.level, config.log.format, node_id=config.node.id, role="datanode")
+    lifecycle = Lifecycle()
+    lifecycle.install()
+    try:
+        node = Datanode(config, lifecycle, buffer)
+        try:
+            node.start()
+            node.run()
+        finally:
+            node.stop()
+    except QuorumFSError as error:
+        log.get(__name__).error("node.not_started", cause=str(error), next=error.next)
+        sys.stderr.write(f"quorumfs-datanode: {error}" + (f"; {error.next}" if error.next else "") + "\n")
+        return ExitCode.FAILURE
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a datanode does by itself: commands, scrubbing, inventories, measuring."""

@@ -1,0 +1,237 @@
+"""Carries out what the leader ordered in answers to heartbeats, and keeps what came of it until it is told.
+
+1. Two lanes: `orders` for what is quick (delete, restore, verify, scrub), `copies` for what moves bytes. A
+   long copy never holds up a delete. Both are bounded; what does not fit is answered as busy.
+2. A command is known by its epoch and number. One that waits or runs is not taken twice; one that was done
+   and told is harmless to do again.
+3. The epoch is obeyed anew when a command's turn comes: a leader deposed meanwhile commands nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from common import log
+from datanode.duties.upkeep import ScrubDuty
+from datanode.store.chunks import ChunkStore
+from datanode.store.fence import EpochStore
+from datanode.store.orders import Orders, Outcome
+from datanode.transfer.pull import Puller
+from quorumfs.errors import BusyError, IntegrityError, InternalError, InvalidArgumentError, QuorumFSError
+from quorumfs.ids import ChunkId, chunk_id
+from quorumfs.rpc.status import to_detail
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
+
+WAITING_MAX = 1024
+OUTCOMES_MAX = 4096
+OUTCOMES_PER_HEARTBEAT = 512
+IDLE_SECONDS = 3600.0  # woken when a command comes
+_log = log.get(__name__)
+
+Key = tuple[int, int, int]
+
+
+class Lane:
+    """Commands that wait, in order. Thread-safe."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        self._waiting: deque[m.Command] = deque()
+
+    def put(self, command: m.Command) -> bool:
+        """False when it is full."""
+        with self._lock:
+            if len(self._waiting) >= WAITING_MAX:
+                return False
+            self._waiting.append(command)
+            return True
+
+    def take(self) -> m.Command | None:
+        with self._lock:
+            return self._waiting.popleft() if self._waiting else None
+
+
+class Outcomes:
+    """What came of commands, kept until a heartbeat that told it was acknowledged. Thread-safe, bounded."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._serial = 0
+        self._kept: dict[int, m.CommandOutcome] = {}
+
+    def add(self, outcome: m.CommandOutcome) -> None:
+        with self._lock:
+            self._serial += 1
+            self._kept[self._serial] = outcome
+            if len(self._kept) > OUTCOMES_MAX:  # the leader repeats what it has heard nothing of
+                del self._kept[next(iter(self._kept))]
+
+    def pending(self) -> tuple[list[m.CommandOutcome], int]:
+        """The oldest, and the mark to acknowledge them with."""
+        with self._lock:
+            chosen = list(islice(self._kept.items(), OUTCOMES_PER_HEARTBEAT))
+        return [outcome for _, outcome in chosen], chosen[-1][0] if chosen else 0
+
+    def acknowledge(self, mark: int) -> None:
+        with self._lock:
+            for serial in [one for one in self._kept if one <= mark]:
+                del self._kept[serial]
+
+
+class Executor(Protocol):
+    """Carries out one command; its acknowledgement, or None. Raises QuorumFSError."""
+
+    def __call__(self, command: m.Command) -> t.ReplicaAck | None: ...
+
+
+class Commands:
+    """The two lanes and what came of them. `accept` from the heartbeat thread; it never waits."""
+
+    def __init__(self, execute: Executor, outcomes: Outcomes) -> None:
+        self.orders = Lane("orders")
+        self.copies = Lane("copies")
+        self.outcomes = outcomes
+        self.wake: Callable[[], None] = lambda: None  # there is something to do
+        self.tell: Callable[[], None] = lambda: None  # there is something to tell the leader
+        self._execute = execute
+        self._lock = threading.Lock()
+        self._known: set[Key] = set()
+
+    def accept(self, commands: Sequence[m.Command]) -> None:
+        """Queue what is new; the rest is waiting or under way already."""
+        for command in commands:
+            with self._lock:
+                if _key(command) in self._known:
+                    continue
+                self._known.add(_key(command))
+            lane = self.copies if command.WhichOneof("command") == "replicate" else self.orders
+            if not lane.put(command):
+                busy = BusyError("the command was not taken", cause=f"{WAITING_MAX} wait in {lane.name}")
+                self._finish(
+                    command, m.CommandOutcome(id=command.id, code=error_code(busy), error=to_detail(busy))
+                )
+        if commands:
+            self.wake()
+
+    def carry_out(self, command: m.Command) -> m.CommandOutcome:
+        """Do it, and keep what came of it."""
+        kind = command.WhichOneof("command") or "nothing"
+        try:
+            ack = self._execute(command)
+            outcome = m.CommandOutcome(id=command.id, code=t.ERROR_CODE_OK, ack=ack)
+            _log.info("command.done", command=kind, id=command.id)
+        except QuorumFSError as error:
+            outcome = m.CommandOutcome(id=command.id, code=error_code(error), error=to_detail(error))
+            _log.warning("command.failed", command=kind, id=command.id, cause=str(error))
+        except Exception as error:
+            failure = InternalError(f"the command {kind} failed", cause=repr(error))
+            self._finish(
+                command,
+                m.CommandOutcome(id=command.id, code=error_code(failure), error=to_detail(failure)),
+            )
+            raise
+        self._finish(command, outcome)
+        return outcome
+
+    def _finish(self, command: m.Command, outcome: m.CommandOutcome) -> None:
+        self.outcomes.add(outcome)
+        with self._lock:
+            self._known.discard(_key(command))
+        self.tell()
+
+
+class LaneDuty:
+    """One thread that works a lane off."""
+
+    def __init__(self, name: str, lane: Lane, commands: Commands) -> None:
+        self.name = name
+        self._lane = lane
+        self._commands = commands
+        self._idle = True
+
+    def work(self) -> str:
+        command = self._lane.take()
+        self._idle = command is None
+        if command is None:
+            return "nothing was ordered"
+        outcome = self._commands.carry_out(command)
+        kind = command.WhichOneof("command")
+        return f"{kind} {command.id}: {t.ErrorCode.Name(outcome.code).removeprefix('ERROR_CODE_').lower()}"
+
+    def wait(self) -> float:
+        return IDLE_SECONDS if self._idle else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """Carries commands out with the store, the puller and the scrubber."""
+
+    node_id: str
+    store: ChunkStore
+    fence: EpochStore
+    orders: Orders
+    puller: Puller
+    scrub: ScrubDuty
+    change_labels: Callable[[Mapping[str, str], Sequence[str]], None]
+
+    def __call__(self, command: m.Command) -> t.ReplicaAck | None:
+        """Raises FencedError when the command's leader has been deposed, and what the work itself raises."""
+        self.fence.obey(command.epoch)
+        match command.WhichOneof("command"):
+            case "replicate":
+                return self._replicate(command.replicate)
+            case "delete":
+                chunk = chunk_id(command.delete.chunk)
+                told = self.fence.told_commit_index
+                return self._ack(
+                    chunk,
+                    self.orders.delete(command.epoch, [(chunk, command.delete.condemn_index)], told),
+                )
+            case "restore":
+                chunk = chunk_id(command.restore.chunk)
+                return self._ack(
+                    chunk,
+                    self.orders.restore(command.epoch, [chunk], command.restore.void_below_index),
+                )
+            case "verify":
+                return self._verify(chunk_id(command.verify.chunk))
+            case "scrub":
+                self.scrub.control(stop=command.scrub.stop, bytes_per_second=command.scrub.bytes_per_second)
+                return None
+            case "set_labels":
+                self.change_labels(command.set_labels.labels, command.set_labels.remove)
+                return None
+            case other:
+                raise InvalidArgumentError(f"this node does not know the command {other}")
+
+    def _replicate(self, order: m.ReplicateCommand) -> t.ReplicaAck:
+        info = self.puller.pull(chunk_id(order.chunk), order.sources, order.length, order.checksum)
+        return t.ReplicaAck(node_id=self.node_id, disk_id=info.disk_id, durable=True)
+
+    def _verify(self, chunk: ChunkId) -> t.ReplicaAck:
+        verdict = self.store.verify(chunk)
+        if not verdict.ok:
+            self.store.mark_corrupt(chunk)
+            raise IntegrityError(f"chunk {chunk.hex()} is damaged", cause=verdict.detail)
+        return t.ReplicaAck(node_id=self.node_id, disk_id=self.store.where(chunk)[0], durable=True)
+
+    def _ack(self, chunk: ChunkId, outcome: Outcome) -> t.ReplicaAck:
+        """Done and absent are both what was wanted of a delete; a refusal says why."""
+        if outcome.error is not None:
+            raise outcome.error
+        return t.ReplicaAck(node_id=self.node_id, durable=chunk in outcome.done)
+
+
+def error_code(error: QuorumFSError) -> t.ErrorCode.ValueType:
+    return t.ErrorCode.ValueType(error.code)
+
+
+def _key(command: m.Command) -> Key:
+    return command.epoch.history, command.epoch.term, command.id

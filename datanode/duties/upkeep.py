@@ -1,0 +1,132 @@
+"""Quiet duties over the store: scrub everything, verify suspects, learn file sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from common import log
+from datanode.store.chunks import ChunkStore
+from datanode.store.scrub import Scrubber, Step, verify_suspect
+
+SAVE_EVERY_BYTES = 1 << 30
+SUSPECT_PAUSE_SECONDS = 1.0
+REST_SECONDS_MAX = 3600.0  # what is used may grow meanwhile, and the pace with it
+MEASURE_PAUSE_SECONDS = 3600.0
+_log = log.get(__name__)
+
+
+class ScrubDuty:
+    """Reads and verifies one chunk per unit, then rests so long that the bound on bytes per second holds.
+
+    The pace is what the period asks for, at most the bound; a bound too low for the period is told once a
+    round. A round that ends early waits for the period to pass.
+    """
+
+    name = "scrub"
+
+    def __init__(
+        self,
+        scrubber: Scrubber,
+        used_bytes: Callable[[], int],
+        period_seconds: float,
+        bytes_per_second_max: int,
+    ) -> None:
+        self._scrubber = scrubber
+        self._used_bytes = used_bytes
+        self._period_seconds = period_seconds
+        self._most = bytes_per_second_max
+        self._asked: int | None = None  # an operator's or leader's pace; 0: stopped
+        self._rest_seconds = 0.0
+        self._unsaved_bytes = 0
+        self.wake: Callable[[], None] = lambda: None
+
+    def control(self, *, stop: bool, bytes_per_second: int = 0) -> None:
+        """Stop, or go on at a pace of one's own choice (0: the configured one)."""
+        self._asked = 0 if stop else (bytes_per_second or None)
+        self.wake()
+
+    def work(self) -> str:
+        if self._asked == 0:
+            self._rest_seconds = SUSPECT_PAUSE_SECONDS
+            return "stopped by order"
+        step = self._scrubber.step()
+        self._rest_seconds = self._pause_after(step)
+        if not step.ok and step.chunk is not None:
+            _log.error("chunk.corrupt", chunk=step.chunk.hex(), found_by="scrub")
+        self._remember(step.bytes, round_over=step.chunk is None)
+        if step.chunk is None:
+            return f"round {self._scrubber.position.round} is over"
+        verdict = "is good" if step.ok else "is damaged and was put aside"
+        return f"chunk {step.chunk.hex()} {verdict}"
+
+    def wait(self) -> float:
+        return self._rest_seconds
+
+    def _pace(self) -> float:
+        """Bytes per second."""
+        if self._asked:
+            return float(self._asked)
+        wanted = self._used_bytes() / self._period_seconds
+        return min(float(self._most), max(wanted, 1.0))
+
+    def _pause_after(self, step: Step) -> float:
+        if step.chunk is None:
+            return self._pause_after_round()
+        return min(REST_SECONDS_MAX, step.bytes / self._pace())
+
+    def _pause_after_round(self) -> float:
+        if self._used_bytes() / self._period_seconds > self._most:
+            _log.warning(
+                "scrub.behind",
+                period_seconds=self._period_seconds,
+                bytes_per_second=self._most,
+                used_bytes=self._used_bytes(),
+            )
+        return min(60.0, self._period_seconds)
+
+    def _remember(self, read_bytes: int, *, round_over: bool) -> None:
+        self._unsaved_bytes += read_bytes
+        if round_over or self._unsaved_bytes >= SAVE_EVERY_BYTES:
+            self._scrubber.save()
+            self._unsaved_bytes = 0
+
+
+class VerifyDuty:
+    """Reads whole what somebody could not read, and puts it aside if it is damaged."""
+
+    name = "verify"
+
+    def __init__(self, store: ChunkStore) -> None:
+        self._store = store
+        self._idle = True
+
+    def work(self) -> str:
+        found = verify_suspect(self._store)
+        self._idle = found is None
+        if found is None:
+            return "no chunk is suspected"
+        chunk, ok = found
+        if not ok:
+            _log.error("chunk.corrupt", chunk=chunk.hex(), found_by="verify")
+        return f"chunk {chunk.hex()} {'is good' if ok else 'is damaged and was put aside'}"
+
+    def wait(self) -> float:
+        return SUSPECT_PAUSE_SECONDS if self._idle else 0.0
+
+
+class MeasureDuty:
+    """Learns the sizes of the files that the start took from their names alone, one directory per unit."""
+
+    name = "measure"
+
+    def __init__(self, store: ChunkStore) -> None:
+        self._store = store
+        self._shard = 0
+
+    def work(self) -> str:
+        measured = self._store.measure(self._shard)
+        self._shard = (self._shard + 1) % 256
+        return f"{measured} sizes learned"
+
+    def wait(self) -> float:
+        return 0.02 if self._shard else MEASURE_PAUSE_SECONDS

@@ -1,0 +1,283 @@
+"""The composition root of a datanode, to be read as a story: who it is, what it holds, whom it serves, what
+it does by itself, how it ends. Everything is made here and handed on; nothing below reaches up.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import grpc
+
+import quorumfs
+from common import credentials, log
+from common.admin import AdminService
+from common.cluster import Agenda, ClusterNode, GrpcTransport
+from common.config import NodeConfig
+from common.lifecycle import Lifecycle
+from common.log_buffer import LogBuffer
+from common.metrics import Metrics
+from common.server import ThreadedServer
+from common.workers import Worker, Workers
+from datanode.duties.commands import Commands, Hands, LaneDuty, Outcomes
+from datanode.duties.content import Content
+from datanode.duties.upkeep import MeasureDuty, ScrubDuty, VerifyDuty
+from datanode.metrics import DatanodeMetrics
+from datanode.services.chunks import ChunksService
+from datanode.services.face import DRAIN_SECONDS_DEFAULT, DatanodeFace, Drain, Labels
+from datanode.store import layout
+from datanode.store.chunks import ChunkStore
+from datanode.store.fence import EpochStore
+from datanode.store.opening import open_disks
+from datanode.store.orders import Orders
+from datanode.store.scrub import Scrubber
+from datanode.transfer.admission import DATA_THREADS, READS_MAX, WRITES_MAX, Gate
+from datanode.transfer.meter import Meter
+from datanode.transfer.pull import Puller
+from datanode.transfer.receive import Receiver
+from datanode.transfer.send import Sender
+from datanode.transfer.watch import StreamWatch
+from quorumfs.errors import UnavailableError
+from quorumfs.rpc.channels import Channels
+from quorumfs.rpc.trust import TrustedChannels, read_secret
+from quorumfs.v1 import membership_pb2
+from quorumfs.v1.types_pb2 import NODE_ROLE_DATANODE
+
+STOP_SECONDS = 2.0
+ALIVE_SECONDS = 5.0
+_log = log.get(__name__)
+
+
+class Datanode:
+    """One datanode in this process. `start`, then `run` until it shall end, then `stop`; one thread."""
+
+    def __init__(self, config: NodeConfig, lifecycle: Lifecycle, buffer: LogBuffer) -> None:
+        """Takes the disks. Raises QuorumFSError when it cannot be the node that it is configured to be."""
+        self._config = config
+        self._lifecycle = lifecycle
+        self._started_at, self._started_wall_ms = time.monotonic(), time.time_ns() // 1_000_000
+        self._check_secret()
+
+        # Who it is and what it holds.
+        self._disks = open_disks(config.storage.data_dirs, config.storage.reserve_bytes)
+        self._store = ChunkStore(self._disks.disks)
+        self._store.load()
+        self._fence = EpochStore(self._disks.disks)
+        self._fence.load()
+        self._labels = Labels(config.node.labels)
+
+        # Whom it calls: other datanodes for bytes, coordinators with a proof of the secret.
+        self._channels = Channels(credentials.channel_credentials(config))
+        self._trusted = SecretChannels(
+            config.cluster.secret_file, config.node.id, credentials.channel_credentials(config)
+        )
+
+        # Bytes in and out.
+        self._writes, self._reads = Gate("writes", WRITES_MAX), Gate("reads", READS_MAX)
+        self._watch, self._meter = StreamWatch(), Meter()
+        puller = Puller(self._store, self._channels)
+
+        # What it does by itself, and for the leader.
+        scrubber = Scrubber(self._store)
+        scrubber.load()
+        scrub = ScrubDuty(
+            scrubber, self._used_bytes, config.scrub.period_seconds, config.scrub.bytes_per_second
+        )
+        hands = Hands(
+            config.node.id,
+            self._store,
+            self._fence,
+            Orders(self._store, self._fence),
+            puller,
+            scrub,
+            self._labels.change,
+        )
+        commands = Commands(hands, Outcomes())
+        content = Content(self._store, commands.outcomes, self._writes, self._reads)
+        lanes: list[Worker] = [LaneDuty("orders", commands.orders, commands)]
+        lanes += [LaneDuty(f"copies-{k}", commands.copies, commands) for k in range(config.repair.parallel)]
+        self._workers = Workers([*lanes, scrub, VerifyDuty(self._store), MeasureDuty(self._store)])
+        commands.wake = self._workers_waker([lane.name for lane in lanes])
+        scrub.wake = lambda: self._workers.wake(scrub.name)
+
+        # Its place in the cluster.
+        self._cluster = ClusterNode.for_datanode(
+            self.describe,
+            config.cluster.coordinators,
+            GrpcTransport(self._trusted),
+            Agenda(
+                content,
+                self._fence,
+                commands.accept,
+                self._disks.join,
+                self._labels.replace,
+                config.membership.heartbeat_seconds,
+            ),
+            self._disks.cluster_id,
+        )
+        commands.tell = self._cluster.hurry
+        self._drain = Drain([self._writes, self._reads], self._cluster, lifecycle)
+
+        # What it serves.
+        metrics = Metrics(quorumfs.__version__, "datanode")
+        DatanodeMetrics(metrics.registry, self._store, self._fence, self._meter, self._writes, self._reads)
+        face = DatanodeFace(
+            describe=self.describe,
+            cluster=self._cluster,
+            store=self._store,
+            fence=self._fence,
+            load=content.load,
+            node_labels=self._labels,
+            workers=self._workers,
+            drain=self._drain,
+            lifecycle=lifecycle,
+            channels=self._trusted,
+            security_mode=config.security.mode,
+            warnings=credentials.warnings(config),
+            started_at=self._started_at,
+        )
+        chunks = ChunksService(
+            config.node.id,
+            self._store,
+            self._fence,
+            self._receiver(),
+            Sender(self._store, self._reads, self._watch, self._meter),
+            puller,
+            self._reads,
+        )
+        self._server = ThreadedServer(
+            config.grpc.host,
+            config.grpc.port,
+            [chunks.as_service(), AdminService(face, metrics, buffer).as_service()],
+            node_id=config.node.id,
+            secret=lambda: read_secret(config.cluster.secret_file),
+            metrics=metrics,
+            security_mode=config.security.mode,
+            credentials=credentials.server_credentials(config),
+            data_threads=DATA_THREADS,
+        )
+
+    def _workers_waker(self, names: Sequence[str]) -> Callable[[], None]:
+        def wake() -> None:
+            for name in names:
+                self._workers.wake(name)
+
+        return wake
+
+    def _receiver(self) -> Receiver:
+        return Receiver(
+            self._config.node.id,
+            lambda: self._disks.cluster_id,
+            self._store,
+            self._channels,
+            self._writes,
+            self._watch,
+            self._meter,
+        )
+
+    def start(self) -> None:
+        """Serve, then report for duty. Raises UnavailableError when the port is in use."""
+        self._server.start()
+        self._watch.start()
+        self._workers.start()
+        self._cluster.start()
+        self._server.set_serving(True)
+        self._lifecycle.notify_ready(f"{self._config.node.id} serves {len(self._store)} chunks")
+        _log.info(
+            "node.started",
+            chunks=len(self._store),
+            node_uuid=self._disks.node_uuid,
+            cluster_id=self._disks.cluster_id,
+            disks=[f"{disk.path}: {disk.state} {disk.error}".strip() for disk in self._store.usage()],
+        )
+
+    def run(self) -> None:
+        """Return when the process shall end."""
+        every = min(self._lifecycle.watchdog_seconds or ALIVE_SECONDS, ALIVE_SECONDS)
+        while not self._lifecycle.wait(every):
+            if all(check.ok for check in self._cluster.checks() if check.liveness):
+                self._lifecycle.notify_watchdog()
+
+    def stop(self) -> None:
+        """Let streams end (bounded), stop serving, stop telling, give the disks back. Again is harmless."""
+        self._lifecycle.notify_stopping(self._lifecycle.reason)
+        self._server.set_serving(False)
+        self._cluster.begin_stopping()
+        drained = self._drain.wait(DRAIN_SECONDS_DEFAULT)
+        self._server.stop(STOP_SECONDS)
+        self._cluster.stop()
+        self._workers.stop()
+        self._watch.stop()
+        self._trusted.close()
+        self._channels.close()
+        self._disks.close()
+        _log.info("node.stopped", reason=self._lifecycle.reason, drained=drained)
+
+    def describe(self) -> membership_pb2.NodeInfo:
+        """Who this node is, now."""
+        config = self._config
+        return membership_pb2.NodeInfo(
+            node_id=config.node.id,
+            node_uuid=self._disks.node_uuid,
+            role=NODE_ROLE_DATANODE,
+            grpc=config.grpc.advertise,
+            http=config.http.advertise,
+            version=quorumfs.__version__,
+            labels=self._labels.get(),
+            disks=self._store.usage(),
+            host=socket.gethostname(),
+            started_wall_ms=self._started_wall_ms,
+            format=layout.FORMAT,
+            incarnation=self._fence.incarnation,
+        )
+
+    def _used_bytes(self) -> int:
+        return sum(disk.used_bytes for disk in self._store.usage())
+
+    def _check_secret(self) -> None:
+        """A secret that others can read is refused at once; a missing one may still come."""
+        if self._config.cluster.secret_file.exists():
+            read_secret(self._config.cluster.secret_file)
+        else:
+            _log.warning("secret.missing", file=str(self._config.cluster.secret_file))
+
+
+class SecretChannels:
+    """TrustedChannels whose secret may come after the process has started (genesis writes it)."""
+
+    def __init__(
+        self,
+        path: Path,
+        node_id: str,
+        channel_credentials: grpc.ChannelCredentials | None,
+        read: Callable[[Path], bytes] = read_secret,
+    ) -> None:
+        self._path = path
+        self._node_id = node_id
+        self._credentials = channel_credentials
+        self._read = read
+        self._channels: TrustedChannels | None = None
+
+    def get(self, address: str) -> grpc.Channel:
+        """Raises UnavailableError while there is no secret, PermissionDeniedError if others can read it."""
+        if self._channels is None:
+            if not self._path.exists():
+                raise UnavailableError(
+                    "this node cannot prove itself",
+                    cause=f"the cluster's secret {self._path} is missing",
+                    next="dfsctl cluster init makes it; copy it to every node with mode 0600",
+                )
+            self._channels = TrustedChannels(
+                self._read(self._path), self._node_id, credentials=self._credentials
+            )
+        return self._channels.get(address)
+
+    def drop(self, address: str) -> None:
+        if self._channels is not None:
+            self._channels.drop(address)
+
+    def close(self) -> None:
+        if self._channels is not None:
+            self._channels.close()

@@ -1,0 +1,1 @@
+"""gRPC faces of the datanode: decode, ask, encode."""

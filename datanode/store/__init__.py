@@ -1,0 +1,1 @@
+"""Chunks on disks: format, identity, fencing, durability. Knows no network; `DESIGN.md` has the argument."""

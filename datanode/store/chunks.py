@@ -1,0 +1,440 @@
+"""The chunk store of one node, over all its disks. Theory of operation:
+
+1. A chunk is sealed or it does not exist. Sealing: data under a temporary name, trailer, header, fdatasync,
+   rename, fsync of the directory, then the index. What is in the index is durable.
+2. A name is claimed while it is published, so that two writers of one chunk cannot both rename. A second copy
+   with the same content is success (the first answer was lost), with other content an error.
+3. Reads open the file by the index's word and believe nothing before its checksum holds. A file that cannot
+   be believed becomes a *suspect*; the verifying duty reads it whole and puts it aside if it is bad.
+4. Deleting is a rename into quarantine, refused for a chunk born after its condemnation, or under a hold.
+5. The index lock guards memory only; files are touched outside it, except by the renames of point 4, which
+   are short and must not cross a reader's look-up of the same chunk.
+6. At start names are listed, temporaries removed, directories synced once: a rename that a killed process had
+   not yet made durable must not be counted before it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from datanode.store import reader, rules
+from datanode.store.delta import Change, Delta, ReplicaChange
+from datanode.store.disk import TEMPORARY, Disk
+from datanode.store.holds import Holds
+from datanode.store.index import Index, Quarantined
+from datanode.store.layout import Birth, Header, file_size
+from datanode.store.reader import ChunkReader, Verdict
+from datanode.store.writer import ChunkInfo, ChunkWriter
+from quorumfs import limits
+from quorumfs.errors import (
+    BusyError,
+    ChunkNotFoundError,
+    IntegrityError,
+    NoSpaceError,
+    PreconditionFailedError,
+    QuorumFSError,
+    UnavailableError,
+)
+from quorumfs.ids import ChunkId, UploadId
+from quorumfs.v1.types_pb2 import DiskInfo
+
+SUSPECTS_MAX = 10_000
+
+
+class ChunkStore:
+    """Everything this node holds. Thread-safe. `load` before use."""
+
+    def __init__(self, disks: Sequence[Disk]) -> None:
+        self.disks = list(disks)
+        self.delta = Delta()
+        self._holds = [Holds(disk) for disk in self.disks]
+        self._index = Index()
+        self._lock = threading.RLock()
+        self._publishing: set[ChunkId] = set()
+        self._suspects: dict[ChunkId, None] = {}
+        self._serial = itertools.count(1)
+
+    # Starting
+
+    def load(self) -> None:
+        """Build the index from names; remove what a crash left. A disk that cannot be listed is failed."""
+        for number, disk in enumerate(self.disks):
+            if not disk.usable:
+                continue
+            try:
+                self._load_chunks(number, disk)
+                self._load_quarantine(number, disk)
+                self._holds[number].load()
+            except OSError as error:
+                disk.fail(f"its chunks cannot be listed: {error}")
+
+    def _load_chunks(self, number: int, disk: Disk) -> None:
+        for shard in range(256):
+            directory = disk.chunks / f"{shard:02x}"
+            prefix = directory.name
+            for name in list(disk.files.names(directory)):
+                if name.endswith(TEMPORARY):
+                    if disk.writable:
+                        disk.files.remove(directory / name)
+                    continue
+                chunk = _parse(name) if name.startswith(prefix) else None
+                if chunk is not None and chunk not in self._index:
+                    self._index.add(chunk, number)
+            if disk.writable:
+                disk.sync_directory(directory)
+
+    def _load_quarantine(self, number: int, disk: Disk) -> None:
+        for name in disk.files.names(disk.quarantine):
+            stem, _, index = name.partition(".")
+            chunk = _parse(stem)
+            if chunk is not None and index.isdecimal():
+                self._index.set_aside(chunk, Quarantined(number, int(index)))
+        for name in disk.files.names(disk.corrupt):
+            chunk = _parse(name)
+            if chunk is not None and self._index.aside(chunk) is None:
+                self._index.set_aside(chunk, Quarantined(number, None))
+
+    # Writing
+
+    def begin(self, chunk: ChunkId, upload: UploadId, birth: Birth, size_hint: int = 0) -> ChunkWriter:
+        """A writer on the disk with most room. `size_hint` (bytes) is promised until it ends.
+
+        Raises NoSpaceError, UnavailableError (no disk can be written), BusyError, PreconditionFailedError
+        (the id has been condemned here: ids are never used again).
+        """
+        aside = self._index.aside(chunk)
+        if aside is not None and aside.condemn_index is not None:
+            raise PreconditionFailedError(
+                f"chunk {chunk.hex()} was deleted here",
+                cause=f"it was condemned at index {aside.condemn_index}",
+                next="write the bytes under a new chunk id",
+            )
+        needed = file_size(min(max(size_hint, 1), limits.CHUNK_SIZE_BYTES_MAX))
+        disk = self._choose_disk(needed)
+        path = disk.shard(chunk) / f"{chunk.hex()}.{next(self._serial)}{TEMPORARY}"
+        return ChunkWriter(disk, path, (chunk, upload, birth), needed, self._publish)
+
+    def _choose_disk(self, needed: int) -> Disk:
+        writable = [(disk.space()[1], -number) for number, disk in enumerate(self.disks) if disk.writable]
+        if not writable:
+            reasons = "; ".join(f"{disk.path}: {disk.health()[1]}" for disk in self.disks)
+            raise UnavailableError(
+                "no disk of this node can be written", cause=reasons, next="write to another node"
+            )
+        free, number = max(writable)
+        if free < needed:
+            raise NoSpaceError(
+                "no disk of this node has room", cause=f"{needed} bytes are needed, {free} are free at most"
+            )
+        return self.disks[-number]
+
+    def _publish(self, disk: Disk, temporary: Path, header: Header) -> ChunkInfo:
+        """Give the synced file its name, durably, then count it."""
+        chunk, number = header.chunk, self.disks.index(disk)
+        with self._lock:
+            if chunk in self._publishing:
+                raise BusyError(f"chunk {chunk.hex()} is being sealed by another stream")
+            self._publishing.add(chunk)
+        try:
+            if chunk in self._index:
+                info = self._same_content(header)
+                disk.files.remove(temporary)
+                return info
+            final = disk.chunk_path(chunk)
+            disk.files.rename(temporary, final)
+            disk.sync_directory(final.parent)
+            with self._lock:
+                self._index.add(chunk, number, file_size(header.length))
+        except OSError as error:
+            raise disk.translate(error, f"naming chunk {chunk.hex()}") from error
+        finally:
+            with self._lock:
+                self._publishing.discard(chunk)
+        self._announce(header, disk)
+        return ChunkInfo(header, disk.disk_id, str(final))
+
+    def _same_content(self, header: Header) -> ChunkInfo:
+        info = self.info(header.chunk)
+        if (info.header.length, info.header.checksum) != (header.length, header.checksum):
+            raise PreconditionFailedError(
+                f"chunk {header.chunk.hex()} is sealed here with other content",
+                cause=f"{info.header.length} bytes with checksum {info.header.checksum:08x} are here",
+                next="write the bytes under a new chunk id",
+            )
+        return info
+
+    # Reading
+
+    def __contains__(self, chunk: ChunkId) -> bool:
+        return chunk in self._index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def open_reader(self, chunk: ChunkId) -> ChunkReader:
+        """Raises ChunkNotFoundError, IntegrityError (the chunk is then a suspect), BusyError."""
+        with self._lock:
+            disk = self._disk_of(chunk)
+        try:
+            fd = disk.files.open(disk.chunk_path(chunk))
+        except FileNotFoundError:
+            self._vanished(chunk)
+            raise self._not_found(chunk) from None
+        except OSError as error:
+            raise self._suspected(chunk, disk.translate_read(error, chunk)) from error
+        try:
+            return reader.open_chunk(disk, fd, chunk)
+        except IntegrityError as error:
+            raise self._suspected(chunk, error)
+
+    def info(self, chunk: ChunkId) -> ChunkInfo:
+        """What a sealed or quarantined chunk says of itself. Raises as `open_reader`."""
+        with self._lock:
+            aside = None if chunk in self._index else self._index.aside(chunk)
+        if aside is None:
+            with self.open_reader(chunk) as opened:
+                with self._lock:
+                    disk = self._disk_of(chunk)
+                return ChunkInfo(opened.header, disk.disk_id, str(disk.chunk_path(chunk)))
+        disk, path = self.disks[aside.disk], self._aside_path(chunk, aside)
+        try:
+            with reader.open_chunk(disk, disk.files.open(path), chunk) as opened:
+                return ChunkInfo(opened.header, disk.disk_id, str(path), quarantined=True)
+        except OSError as error:
+            raise disk.translate_read(error, chunk) from error
+
+    def where(self, chunk: ChunkId) -> tuple[str, str, bool]:
+        """(disk id, file, quarantined) without opening anything. Raises ChunkNotFoundError."""
+        with self._lock:
+            aside = None if chunk in self._index else self._index.aside(chunk)
+            if aside is not None:
+                return self.disks[aside.disk].disk_id, str(self._aside_path(chunk, aside)), True
+            disk = self._disk_of(chunk)
+            return disk.disk_id, str(disk.chunk_path(chunk)), False
+
+    def ids(self, after: bytes, limit: int, quarantined: bool = False) -> list[ChunkId]:
+        """Up to `limit` ids that come after `after` (empty: from the first), in order. From memory."""
+        with self._lock:
+            return (self._index.quarantined_after if quarantined else self._index.after)(after, limit)
+
+    def verify(self, chunk: ChunkId) -> Verdict:
+        """Read every block and check it. Changes nothing. Raises ChunkNotFoundError, BusyError."""
+        try:
+            with self.open_reader(chunk) as opened:
+                return opened.verify()
+        except ChunkNotFoundError:
+            raise
+        except IntegrityError as error:
+            return Verdict(False, detail=str(error))
+
+    # Suspects and corruption
+
+    @property
+    def suspects(self) -> int:
+        """How many chunks wait to be verified."""
+        return len(self._suspects)
+
+    def suspect(self, chunk: ChunkId) -> None:
+        """Have it verified soon, as it could not be read or says so. Bounded: scrubbing finds the rest."""
+        with self._lock:
+            if chunk in self._index and len(self._suspects) < SUSPECTS_MAX:
+                self._suspects[chunk] = None
+
+    def take_suspect(self) -> ChunkId | None:
+        with self._lock:
+            chunk = next(iter(self._suspects), None)
+            if chunk is not None:
+                del self._suspects[chunk]
+            return chunk
+
+    def mark_corrupt(self, chunk: ChunkId) -> None:
+        """Put a replica with wrong bytes aside; the leader hears of it. Nothing happens if it is not here."""
+        with self._lock:
+            number = self._index.disk_of(chunk)
+            if number is None:
+                return
+            disk = self.disks[number]
+            try:
+                disk.files.rename(disk.chunk_path(chunk), disk.corrupt_path(chunk))
+            except OSError as error:
+                disk.translate_read(error, chunk)  # it stays where it is, but is not served or counted
+            self._index.remove(chunk)
+            self._index.set_aside(chunk, Quarantined(number, None))
+        self.delta.add(Change(chunk, ReplicaChange.CORRUPT, disk.disk_id))
+
+    # Deleting
+
+    def quarantine(self, chunk: ChunkId, condemn_index: int, history: int) -> bool:
+        """Put a condemned chunk aside, durably. False if it is not here (or already aside).
+
+        The caller has obeyed the epoch of the order; `history` is that of the epoch. Raises SafetyGuardError
+        for a chunk that must not go, UnavailableError when the disk refuses.
+        """
+        birth = self._birth_of(chunk)
+        with self._lock:
+            number = self._index.disk_of(chunk)
+            if number is None:
+                return False
+            disk = self.disks[number]
+            rules.check_quarantine(
+                chunk, birth, condemn_index, history, self._holds[number].void_below(chunk)
+            )
+            old, new = disk.chunk_path(chunk), disk.quarantine_path(chunk, condemn_index)
+            try:
+                size = disk.files.size_of(old)
+                disk.files.rename(old, new)
+            except FileNotFoundError:
+                self._vanished(chunk)
+                return False
+            except OSError as error:
+                raise disk.translate(error, f"quarantining chunk {chunk.hex()}") from error
+            self._index.remove(chunk)
+            self._index.set_aside(chunk, Quarantined(number, condemn_index, size))
+        self._sync_names(disk, new.parent, old.parent)
+        self.delta.add(Change(chunk, ReplicaChange.MISSING, disk.disk_id))
+        return True
+
+    def restore(self, chunk: ChunkId, void_below_index: int) -> bool:
+        """Void condemnations at or below the index and bring the chunk back, durably; False: not here.
+
+        A chunk that was not quarantined gets the hold alone: the order to delete it may be on its way.
+        """
+        with self._lock:
+            number = self._index.disk_of(chunk)
+            aside = self._index.aside(chunk) if number is None else None
+            if aside is not None and aside.condemn_index is None:
+                return False  # wrong bytes do not come back
+            if aside is None and number is None:
+                return False
+            number = aside.disk if aside is not None else number
+            assert number is not None
+            disk = self.disks[number]
+            try:
+                self._holds[number].add(chunk, void_below_index)
+                if aside is None:
+                    return True
+                old, new = self._aside_path(chunk, aside), disk.chunk_path(chunk)
+                disk.files.rename(old, new)
+            except OSError as error:
+                raise disk.translate(error, f"restoring chunk {chunk.hex()}") from error
+        self._sync_names(disk, new.parent, old.parent)
+        with self._lock:
+            self._index.take_back(chunk)
+            self._index.add(chunk, number)
+        try:
+            self._announce(self.info(chunk).header, disk)
+        except IntegrityError:
+            pass  # it is a suspect now; what verifying finds is reported
+        return True
+
+    def _birth_of(self, chunk: ChunkId) -> Birth | None:
+        """None when its header cannot be read: then nothing it says can be believed or needs keeping."""
+        try:
+            with self.open_reader(chunk) as opened:
+                return opened.header.birth
+        except (ChunkNotFoundError, IntegrityError):
+            return None
+
+    # Room
+
+    def usage(self) -> list[DiskInfo]:
+        """Every configured disk as the leader sees it, failed ones too."""
+        return [self._usage_of(number, disk) for number, disk in enumerate(self.disks)]
+
+    def _usage_of(self, number: int, disk: Disk) -> DiskInfo:
+        total, free = disk.space() if disk.usable else (0, 0)
+        state, error = disk.health()
+        if state == "ok" and free < limits.FRAME_BYTES:
+            state, error = "full", "no room above the reserve"
+        return DiskInfo(
+            disk_id=disk.disk_id,
+            path=str(disk.path),
+            total_bytes=total,
+            used_bytes=self._index.used_bytes(number),
+            free_bytes=free if state == "ok" else 0,
+            state=state,
+            error=error,
+            chunks=self._index.count(number),
+            quarantined_bytes=self._index.quarantined_bytes(number),
+        )
+
+    def measure(self, shard: int) -> int:
+        """Learn the sizes of the files of one shard (0..255) that are not known; how many were learned."""
+        with self._lock:
+            unknown = self._index.unmeasured(shard)
+        for chunk, number in unknown:
+            disk = self.disks[number]
+            try:
+                size = disk.files.size_of(disk.chunk_path(chunk))
+            except OSError:
+                self.suspect(chunk)  # gone or unreadable: verifying finds out which
+                continue
+            with self._lock:
+                self._index.measured(chunk, number, size)
+        return len(unknown)
+
+    # Small things
+
+    def _disk_of(self, chunk: ChunkId) -> Disk:
+        number = self._index.disk_of(chunk)
+        if number is None:
+            raise self._not_found(chunk)
+        return self.disks[number]
+
+    def _aside_path(self, chunk: ChunkId, aside: Quarantined) -> Path:
+        disk = self.disks[aside.disk]
+        if aside.condemn_index is None:
+            return disk.corrupt_path(chunk)
+        return disk.quarantine_path(chunk, aside.condemn_index)
+
+    def _announce(self, header: Header, disk: Disk) -> None:
+        self.delta.add(
+            Change(
+                header.chunk,
+                ReplicaChange.SEALED,
+                disk.disk_id,
+                header.length,
+                header.checksum,
+                header.birth,
+            )
+        )
+
+    def _sync_names(self, disk: Disk, *directories: Path) -> None:
+        try:
+            for directory in directories:
+                disk.sync_directory(directory)
+        except OSError as error:
+            raise disk.translate(error, "making a rename durable") from error
+
+    def _vanished(self, chunk: ChunkId) -> None:
+        """Its file is gone, and none of ours removed it: that would have been under the lock."""
+        with self._lock:
+            number = self._index.disk_of(chunk)
+            if number is None or self.disks[number].chunk_path(chunk).exists():
+                return
+            self._index.remove(chunk)
+        self.delta.add(Change(chunk, ReplicaChange.MISSING, self.disks[number].disk_id))
+
+    def _suspected(self, chunk: ChunkId, error: QuorumFSError) -> QuorumFSError:
+        if isinstance(error, IntegrityError):
+            self.suspect(chunk)
+        return error
+
+    @staticmethod
+    def _not_found(chunk: ChunkId) -> ChunkNotFoundError:
+        return ChunkNotFoundError(
+            f"chunk {chunk.hex()} is not on this node",
+            next="ask for the file's layout again and read another replica",
+            ids={"chunk": chunk.hex()},
+        )
+
+
+def _parse(name: str) -> ChunkId | None:
+    try:
+        raw = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return ChunkId(raw) if len(raw) == 16 else None

@@ -1,0 +1,119 @@
+"""Which chunks lie on which disk, in memory: built from file names alone, so that a start reads no chunk.
+
+1. 256 dictionaries, by the first byte of the id, like the directories: a page of a listing sorts one of them.
+2. A value is one int: `size << 8 | disk number`. The size is that of the file, 0 until it has been measured;
+   a sealed file is never empty. About 150 bytes of memory per chunk.
+3. Quarantined replicas are kept apart: (disk number, condemn index, size); index None means corrupt.
+
+Not thread-safe: the store calls under its lock.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quorumfs.ids import ChunkId
+
+DISKS_MAX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A replica put aside. `condemn_index` is None for one with wrong bytes."""
+
+    disk: int
+    condemn_index: int | None
+    size: int = 0
+
+
+class Index:
+    def __init__(self) -> None:
+        self._shards: list[dict[ChunkId, int]] = [{} for _ in range(256)]
+        self._quarantined: dict[ChunkId, Quarantined] = {}
+        self._quarantined_bytes = [0] * DISKS_MAX
+        self._used = [0] * DISKS_MAX
+        self._counts = [0] * DISKS_MAX
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def __contains__(self, chunk: ChunkId) -> bool:
+        return chunk in self._shards[chunk[0]]
+
+    def disk_of(self, chunk: ChunkId) -> int | None:
+        value = self._shards[chunk[0]].get(chunk)
+        return None if value is None else value & 0xFF
+
+    def add(self, chunk: ChunkId, disk: int, size: int = 0) -> None:
+        """A sealed chunk. Known again on the same disk: only its size is learned."""
+        shard = self._shards[chunk[0]]
+        old = shard.get(chunk)
+        if old is not None:
+            self._drop(old)
+        shard[chunk] = size << 8 | disk
+        self._counts[disk] += 1
+        self._used[disk] += size
+
+    def remove(self, chunk: ChunkId) -> None:
+        value = self._shards[chunk[0]].pop(chunk, None)
+        if value is not None:
+            self._drop(value)
+
+    def measured(self, chunk: ChunkId, disk: int, size: int) -> None:
+        """The file's size is now known; nothing happens if the chunk has gone or moved meanwhile."""
+        if self._shards[chunk[0]].get(chunk) == disk:
+            self.add(chunk, disk, size)
+
+    def unmeasured(self, shard: int) -> list[tuple[ChunkId, int]]:
+        """(chunk, disk) of those in a shard (0..255) whose size is not known."""
+        return [(chunk, value) for chunk, value in self._shards[shard].items() if value < 256]
+
+    def used_bytes(self, disk: int) -> int:
+        return self._used[disk]
+
+    def count(self, disk: int) -> int:
+        return self._counts[disk]
+
+    def set_aside(self, chunk: ChunkId, found: Quarantined) -> None:
+        """A quarantined replica; replaces what was known of it."""
+        self.take_back(chunk)
+        self._quarantined[chunk] = found
+        self._quarantined_bytes[found.disk] += found.size
+
+    def take_back(self, chunk: ChunkId) -> Quarantined | None:
+        """Forget a quarantined replica; what was known of it."""
+        found = self._quarantined.pop(chunk, None)
+        if found is not None:
+            self._quarantined_bytes[found.disk] -= found.size
+        return found
+
+    def aside(self, chunk: ChunkId) -> Quarantined | None:
+        return self._quarantined.get(chunk)
+
+    def quarantined_bytes(self, disk: int) -> int:
+        return self._quarantined_bytes[disk]
+
+    def after(self, chunk: bytes, limit: int) -> list[ChunkId]:
+        """Up to `limit` sealed chunks whose ids come after `chunk` (empty: from the first), in order."""
+        found: list[ChunkId] = []
+        for shard in range(chunk[0] if chunk else 0, 256):
+            ids = sorted(self._shards[shard])
+            start = bisect_right(ids, chunk) if chunk and shard == chunk[0] else 0
+            found.extend(ids[start : start + limit - len(found)])
+            if len(found) >= limit:
+                break
+        return found
+
+    def quarantined_after(self, chunk: bytes, limit: int) -> list[ChunkId]:
+        return sorted(found for found in self._quarantined if not chunk or found > chunk)[:limit]
+
+    def __iter__(self) -> Iterator[ChunkId]:
+        for shard in self._shards:
+            yield from shard
+
+    def _drop(self, value: int) -> None:
+        disk = value & 0xFF
+        self._counts[disk] -= 1
+        self._used[disk] -= value >> 8

@@ -1,0 +1,84 @@
+"""Orders of a leader that destroy or bring back, carried out behind the fence.
+
+The epoch is obeyed durably before anything else; then every chunk is judged on its own (`rules.py`), so that
+one refusal does not hold up the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from datanode.store.chunks import ChunkStore
+from datanode.store.fence import EpochLike, EpochStore
+from quorumfs.errors import (
+    BusyError,
+    HistoryBehindError,
+    QuorumFSError,
+    SafetyGuardError,
+    UnavailableError,
+)
+from quorumfs.ids import ChunkId
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of each chunk. `error` is the last reason why one was refused."""
+
+    done: list[ChunkId] = field(default_factory=list)
+    absent: list[ChunkId] = field(default_factory=list)
+    refused: list[ChunkId] = field(default_factory=list)
+    error: QuorumFSError | None = None
+
+
+class Orders:
+    """Deletes and restores. Any thread."""
+
+    def __init__(self, store: ChunkStore, fence: EpochStore) -> None:
+        self._store = store
+        self._fence = fence
+
+    def delete(
+        self,
+        epoch: EpochLike,
+        condemned: Sequence[tuple[ChunkId, int]],
+        commit_index: int | None = None,
+    ) -> Outcome:
+        """Quarantine (chunk, condemn index) each. `commit_index`: the leader's, where it told it.
+
+        Raises FencedError for a lower epoch, HistoryBehindError for a leader that knows less of the log than
+        this node has heard of: its metadata may be a backup, and what it takes for garbage may be new.
+        """
+        self._fence.obey(epoch)
+        if commit_index is not None and commit_index < self._fence.commit_index:
+            raise HistoryBehindError(
+                "a delete was refused: the leader's log is behind",
+                cause=f"it is at index {commit_index}, this node has heard of {self._fence.commit_index}",
+                next="wait for the leader to catch up; if it was restored from a backup, begin a new history",
+            )
+        self._fence.settle()
+        outcome = Outcome()
+        for chunk, condemn_index in condemned:
+            try:
+                gone = self._store.quarantine(chunk, condemn_index, epoch.history)
+                (outcome.done if gone else outcome.absent).append(chunk)
+            except (SafetyGuardError, UnavailableError, BusyError) as error:
+                outcome.refused.append(chunk)
+                outcome.error = error
+        return outcome
+
+    def restore(self, epoch: EpochLike, chunks: Sequence[ChunkId], void_below_index: int) -> Outcome:
+        """Bring chunks back from quarantine; deletes condemned at or below the index are void from now on.
+
+        Raises FencedError.
+        """
+        self._fence.obey(epoch)
+        outcome = Outcome()
+        for chunk in chunks:
+            try:
+                back = self._store.restore(chunk, void_below_index)
+                (outcome.done if back else outcome.absent).append(chunk)
+            except (UnavailableError, BusyError) as error:
+                outcome.refused.append(chunk)
+                outcome.error = error
+        return outcome

@@ -1,0 +1,1 @@
+"""Bytes between nodes: the replicated write pipeline, range reads, pulls for repair."""

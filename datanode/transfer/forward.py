@@ -1,0 +1,152 @@
+"""The stream to the next node of a pipeline: bytes go out as they came in, from a short bounded queue.
+
+1. `push` hands over a message and waits at most STALL_SECONDS for room. A next node that fails, or takes
+   nothing for so long, is *lost*: its call is cancelled, the messages are let go, this node goes on alone.
+2. gRPC sends from a thread of its own, which takes messages from the queue. It ends with the call.
+3. A lost row is never joined again within the same chunk: what it has is not whole.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grpc
+
+from datanode.transfer import pipeline
+from quorumfs import limits
+from quorumfs.errors import QuorumFSError, TimedOutError, UnavailableError
+from quorumfs.rpc.channels import ChannelSource
+from quorumfs.rpc.status import from_rpc
+from quorumfs.v1.chunks_pb2 import WriteResponse
+from quorumfs.v1.types_pb2 import NodeAddress, ReplicaAck
+
+QUEUED_MESSAGES = 4
+STREAM_SECONDS_MAX = 900.0  # a chunk that takes longer has no patient client any more
+WRITE_METHOD = "/quorumfs.v1.Chunks/Write"
+
+_POLL_SECONDS = 0.25
+
+
+class Forward:
+    """One chunk's stream to the row behind. Used by one thread; never raises for what the row does."""
+
+    def __init__(
+        self,
+        channels: ChannelSource,
+        behind: Sequence[NodeAddress],
+        opening: bytes,
+        seconds: float | None,
+        stall_seconds: float = limits.STALL_SECONDS,
+    ) -> None:
+        """Begins the call; `opening` is the first message, `seconds` the rest of the caller's deadline."""
+        self._behind = tuple(behind)
+        self._stall_seconds = stall_seconds
+        self._queue: queue.Queue[bytes | None] = queue.Queue(QUEUED_MESSAGES)
+        self._queue.put_nowait(opening)
+        self._lost: QuorumFSError | None = None
+        self._call: Any = None
+        try:
+            write: Any = channels.get(behind[0].grpc).stream_unary(
+                WRITE_METHOD, request_serializer=None, response_deserializer=WriteResponse.FromString
+            )
+            self._call = write.future(
+                self._messages(), timeout=min(seconds or STREAM_SECONDS_MAX, STREAM_SECONDS_MAX)
+            )
+        except (grpc.RpcError, QuorumFSError, ValueError) as error:
+            self._lose(
+                UnavailableError(f"{behind[0].node_id} cannot be reached", cause=str(error) or repr(error))
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether the row may still end up with the chunk."""
+        return self._lost is None
+
+    def push(self, message: bytes) -> None:
+        """Pass `message` on, unchanged. Waits for room; loses the row when there is none for too long."""
+        if self._lost is not None:
+            return
+        give_up_at = time.monotonic() + self._stall_seconds
+        while not self._call.done():
+            try:
+                self._queue.put(message, timeout=_POLL_SECONDS)
+                return
+            except queue.Full:
+                if time.monotonic() >= give_up_at:
+                    self._lose(self._stalled(f"it took nothing for {self._stall_seconds:g} s"))
+                    return
+        self._lose(self._ended_early())
+
+    def acks(self, patience_seconds: float) -> list[ReplicaAck]:
+        """One line for each node of the row, after the last message; waits at most `patience_seconds`."""
+        if self._lost is None:
+            self._end_messages()
+            try:
+                answer: WriteResponse = self._call.result(timeout=patience_seconds)
+                return pipeline.complete_acks(self._behind, answer.replicas)
+            except grpc.FutureTimeoutError:
+                self._lose(self._stalled(f"it did not answer within {patience_seconds:g} s"))
+            except grpc.FutureCancelledError:
+                self._lose(self._stalled("the call was cancelled"))
+            except grpc.RpcError as error:
+                self._lose(from_rpc(error, f"writing to {self._behind[0].node_id}", sent=False))
+        assert self._lost is not None
+        return pipeline.lost_acks(self._behind, self._lost)
+
+    def given_up(self) -> list[ReplicaAck]:
+        """One line for each node of the row when the chunk is not to be ended."""
+        self.cancel()
+        assert self._lost is not None
+        return pipeline.lost_acks(self._behind, self._lost)
+
+    def cancel(self) -> None:
+        """Let go of the row: it forgets the chunk. After `acks` there is nothing left to do."""
+        if self._lost is None:
+            self._lose(self._stalled("the write was given up"))
+
+    def _messages(self) -> Iterator[bytes]:
+        while True:
+            message = self._queue.get()
+            if message is None:
+                return
+            yield message
+
+    def _end_messages(self) -> None:
+        """Tell the sending thread that nothing follows."""
+        while True:
+            try:
+                self._queue.put(None, timeout=_POLL_SECONDS)
+                return
+            except queue.Full:
+                if self._call.done():
+                    return
+
+    def _lose(self, error: QuorumFSError) -> None:
+        self._lost = error
+        if self._call is not None:
+            self._call.cancel()
+        while True:  # free the messages, and wake the sending thread if it waits for one
+            try:
+                self._queue.get_nowait()
+            except queue.Empty:
+                break
+        self._queue.put_nowait(None)
+
+    def _ended_early(self) -> QuorumFSError:
+        """Why the call ended before the last message: its error, or what the row says in its answer."""
+        try:
+            answer: WriteResponse = self._call.result(timeout=0)
+        except grpc.RpcError as error:
+            return from_rpc(error, f"writing to {self._behind[0].node_id}", sent=False)
+        except (grpc.FutureTimeoutError, grpc.FutureCancelledError):
+            return self._stalled("the call was cancelled")
+        reasons = "; ".join(
+            f"{ack.node_id}: {ack.error.message}" for ack in answer.replicas if not ack.durable
+        )
+        return UnavailableError(f"{self._behind[0].node_id} gave the chunk up", cause=reasons)
+
+    def _stalled(self, cause: str) -> QuorumFSError:
+        return TimedOutError(f"{self._behind[0].node_id} was dropped from the write", cause=cause)

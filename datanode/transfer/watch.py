@@ -1,0 +1,75 @@
+"""Ends streams that make no progress: a sender that fell silent, a reader that does not read.
+
+gRPC's threads wait without a limit for the next message; one thread here looks at all streams once a second
+and cancels those that have stood still for too long, which wakes their handlers with an error.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from quorumfs.clock import Clock, SystemClock
+
+SCAN_SECONDS = 1.0
+
+
+class Watched:
+    """One stream; its handler calls `progress` whenever a message came or went."""
+
+    __slots__ = ("_clock", "allowed_seconds", "cancel", "moved_at")
+
+    def __init__(self, clock: Clock, allowed_seconds: float, cancel: Callable[[], object]) -> None:
+        self._clock = clock
+        self.allowed_seconds = allowed_seconds
+        self.cancel = cancel
+        self.moved_at = clock.monotonic()
+
+    def progress(self) -> None:
+        self.moved_at = self._clock.monotonic()
+
+
+class StreamWatch:
+    """The streams under way and the thread that looks after them."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._streams: set[Watched] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stream-watch", daemon=True)
+
+    @contextmanager
+    def track(self, cancel: Callable[[], object], allowed_seconds: float) -> Iterator[Watched]:
+        """Within the block, `cancel` is called once if the stream stands still for `allowed_seconds`."""
+        stream = Watched(self._clock, allowed_seconds, cancel)
+        with self._lock:
+            self._streams.add(stream)
+        try:
+            yield stream
+        finally:
+            with self._lock:
+                self._streams.discard(stream)
+
+    def scan(self) -> int:
+        """Cancel what stands still; how many that were."""
+        now = self._clock.monotonic()
+        with self._lock:
+            stale = [one for one in self._streams if now - one.moved_at > one.allowed_seconds]
+            self._streams.difference_update(stale)
+        for one in stale:
+            one.cancel()
+        return len(stale)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(SCAN_SECONDS * 2)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(SCAN_SECONDS):
+            self.scan()

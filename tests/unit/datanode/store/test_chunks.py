@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from datanode.store.delta import ReplicaChange
+from datanode.store.layout import Birth, file_size
+from quorumfs.checksum import block_checksums, crc32c
+from quorumfs.errors import (
+    BusyError,
+    ChunkNotFoundError,
+    IntegrityError,
+    InvalidArgumentError,
+    NoSpaceError,
+    PreconditionFailedError,
+    SafetyGuardError,
+    UnavailableError,
+)
+from quorumfs.ids import ChunkId
+from quorumfs.limits import BLOCK_BYTES, MIB
+from tests.unit.datanode.store.fakes import (
+    BIRTH,
+    UPLOAD,
+    FlakyFiles,
+    content,
+    flip,
+    opened,
+    put,
+    temporaries,
+)
+
+CHUNK = ChunkId(bytes(range(16)))
+DATA = os.urandom(300_000)
+
+
+def test_a_sealed_chunk_is_there_after_a_restart(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        info = put(store, CHUNK, DATA)
+        assert Path(info.file) == tmp_path / "chunks" / "00" / CHUNK.hex()
+        assert content(store, CHUNK) == DATA
+    with opened(tmp_path) as (store, _):
+        assert content(store, CHUNK) == DATA
+        assert store.info(CHUNK) == info
+        assert info.header.birth == BIRTH
+        assert len(store) == 1
+
+
+def test_an_empty_chunk_can_be_sealed(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, b"")
+        assert content(store, CHUNK) == b""
+        assert store.verify(CHUNK).ok
+
+
+def test_sealing_syncs_the_file_before_it_gets_its_name_and_the_directory_after(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    with opened(tmp_path, files=files) as (store, _):
+        files.steps.clear()
+        put(store, CHUNK, DATA)
+        assert files.steps == ["create", "write", "write", "write", "sync_data", "rename", "sync_directory"]
+        assert files.synced_directories[-1] == tmp_path / "chunks" / "00"
+
+
+def test_a_block_that_does_not_match_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        writer = store.begin(CHUNK, UPLOAD, BIRTH)
+        table = bytearray(block_checksums(DATA))
+        table[5] ^= 1
+        with pytest.raises(IntegrityError, match="block at 65536"):
+            writer.append(0, DATA, bytes(table))
+        writer.abort()
+        assert temporaries(tmp_path) == []
+
+
+def test_bytes_come_in_order_or_not_at_all(tmp_path: Path) -> None:
+    part = DATA[:BLOCK_BYTES]
+    with opened(tmp_path) as (store, _):
+        writer = store.begin(CHUNK, UPLOAD, BIRTH)
+        with pytest.raises(InvalidArgumentError):
+            writer.append(BLOCK_BYTES, part, block_checksums(part))
+        writer.append(0, part[:100], block_checksums(part[:100]))
+        with pytest.raises(InvalidArgumentError):
+            writer.append(100, part, block_checksums(part))
+        writer.abort()
+        with pytest.raises(InvalidArgumentError):
+            writer.append(0, part, block_checksums(part))
+
+
+@pytest.mark.parametrize(("length", "checksum"), [(len(DATA), 1), (len(DATA) - 1, crc32c(DATA))])
+def test_an_end_that_does_not_fit_seals_nothing(tmp_path: Path, length: int, checksum: int) -> None:
+    with opened(tmp_path) as (store, _):
+        writer = store.begin(CHUNK, UPLOAD, BIRTH)
+        writer.append(0, DATA, block_checksums(DATA))
+        with pytest.raises(IntegrityError):
+            writer.seal(length, checksum)
+        assert CHUNK not in store
+        assert temporaries(tmp_path) == []
+
+
+def test_the_same_content_again_is_success_and_other_content_an_error(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        first = put(store, CHUNK, DATA)
+        assert put(store, CHUNK, DATA) == first
+        with pytest.raises(PreconditionFailedError, match="other content"):
+            put(store, CHUNK, DATA[:-1])
+        assert content(store, CHUNK) == DATA
+        assert temporaries(tmp_path) == []
+
+
+def test_two_writers_of_one_chunk_end_up_with_one_file(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        failures: list[BusyError] = []
+
+        def write() -> None:
+            try:
+                put(store, CHUNK, DATA)
+            except BusyError as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=write) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert content(store, CHUNK) == DATA
+        assert len(failures) < 8
+        assert temporaries(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["header", "data", "trailer"])
+def test_a_flipped_byte_anywhere_never_passes_for_good(tmp_path: Path, where: str) -> None:
+    with opened(tmp_path) as (store, _):
+        path = Path(put(store, CHUNK, DATA).file)
+        offset = {"header": 30, "data": 4096 + 150_000, "trailer": 4096 + len(DATA) + 30}[where]
+        flip(path, offset)
+        verdict = store.verify(CHUNK)
+        assert not verdict.ok
+        if where == "data":
+            assert verdict.first_bad_offset == 150_000 // BLOCK_BYTES * BLOCK_BYTES
+            with store.open_reader(CHUNK) as reader:
+                assert reader.first_bad(0, BLOCK_BYTES) is None
+                assert reader.first_bad(131072, BLOCK_BYTES) == 131072
+        else:
+            with pytest.raises(IntegrityError):
+                store.open_reader(CHUNK)
+            assert store.take_suspect() == CHUNK
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 4096 + 100_000, file_size(len(DATA)) - 1])
+def test_a_file_that_was_cut_off_is_never_served(tmp_path: Path, size: int) -> None:
+    with opened(tmp_path) as (store, _):
+        path = Path(put(store, CHUNK, DATA).file)
+        os.truncate(path, size)
+        with pytest.raises(IntegrityError):
+            store.open_reader(CHUNK)
+
+
+def test_another_chunks_file_under_this_name_is_never_served(tmp_path: Path) -> None:
+    other = ChunkId(b"\x00" + b"x" * 15)
+    with opened(tmp_path) as (store, _):
+        here, there = Path(put(store, CHUNK, DATA).file), Path(put(store, other, DATA).file)
+        here.write_bytes(there.read_bytes())
+        with pytest.raises(IntegrityError, match="holds chunk"):
+            store.open_reader(CHUNK)
+
+
+def test_a_corrupt_replica_is_put_aside_and_reported_and_may_come_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        path = Path(put(store, CHUNK, DATA).file)
+        flip(path, 5000)
+        store.mark_corrupt(CHUNK)
+        assert not path.exists()
+        assert (tmp_path / "quarantine" / "corrupt" / CHUNK.hex()).exists()
+        assert [change.state for change in store.delta.pending(9)[0]] == [ReplicaChange.CORRUPT]
+        with pytest.raises(ChunkNotFoundError):
+            store.open_reader(CHUNK)
+        assert not store.restore(CHUNK, 100)
+        put(store, CHUNK, DATA)
+        assert content(store, CHUNK) == DATA
+
+
+def test_a_file_that_vanished_is_reported_missing(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        Path(put(store, CHUNK, DATA).file).unlink()
+        with pytest.raises(ChunkNotFoundError):
+            store.open_reader(CHUNK)
+        assert CHUNK not in store
+        assert [change.state for change in store.delta.pending(9)[0]] == [ReplicaChange.MISSING]
+
+
+def test_a_condemned_chunk_goes_to_quarantine_and_comes_back(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        assert store.quarantine(CHUNK, condemn_index=50, history=1)
+        assert not store.quarantine(CHUNK, condemn_index=50, history=1)
+        assert (tmp_path / "quarantine" / f"{CHUNK.hex()}.50").exists()
+    with opened(tmp_path) as (store, _):
+        assert CHUNK not in store
+        assert store.ids(b"", 10, quarantined=True) == [CHUNK]
+        assert store.info(CHUNK).quarantined
+        with pytest.raises(PreconditionFailedError, match="condemned at index 50"):
+            store.begin(CHUNK, UPLOAD, BIRTH)
+        assert store.restore(CHUNK, void_below_index=60)
+        assert content(store, CHUNK) == DATA
+        assert store.delta.pending(9)[0][-1].state is ReplicaChange.SEALED
+    with opened(tmp_path) as (store, _):
+        assert content(store, CHUNK) == DATA
+
+
+def test_a_restored_chunk_outlives_the_delete_that_was_on_its_way(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        assert store.restore(CHUNK, void_below_index=60)
+        with pytest.raises(SafetyGuardError, match="voided"):
+            store.quarantine(CHUNK, 60, 1)
+    with opened(tmp_path) as (store, _):
+        with pytest.raises(SafetyGuardError, match="voided"):
+            store.quarantine(CHUNK, 55, 1)
+        assert store.quarantine(CHUNK, 61, 1)
+
+
+@pytest.mark.parametrize(
+    ("birth", "history"), [(Birth(1, 50, 0), 1), (Birth(1, 51, 0), 1), (Birth(2, 1, 0), 1)]
+)
+def test_a_chunk_younger_than_its_condemnation_stays(tmp_path: Path, birth: Birth, history: int) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA, birth)
+        with pytest.raises(SafetyGuardError, match="born"):
+            store.quarantine(CHUNK, 50, history)
+        assert content(store, CHUNK) == DATA
+
+
+def test_a_full_disk_is_an_answer_and_leaves_nothing(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    with opened(tmp_path, files=files) as (store, _):
+        writer = store.begin(CHUNK, UPLOAD, BIRTH)
+        files.fail["write"] = 28
+        with pytest.raises(NoSpaceError):
+            writer.append(0, DATA, block_checksums(DATA))
+        writer.abort()
+        assert temporaries(tmp_path) == []
+        assert store.usage()[0].state == "ok"
+        del files.fail["write"]
+        put(store, CHUNK, DATA)
+
+
+def test_the_reserve_and_what_was_promised_are_not_given_away(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    files.available = 10 * MIB
+    with opened(tmp_path, files=files, reserve_bytes=4 * MIB) as (store, _):
+        first = store.begin(CHUNK, UPLOAD, BIRTH, 5 * MIB)
+        with pytest.raises(NoSpaceError):
+            store.begin(ChunkId(b"2" * 16), UPLOAD, BIRTH, 2 * MIB)
+        first.abort()
+        store.begin(ChunkId(b"2" * 16), UPLOAD, BIRTH, 2 * MIB).abort()
+        files.available = 4 * MIB
+        assert store.usage()[0].state == "full"
+        assert store.usage()[0].free_bytes == 0
+
+
+@pytest.mark.parametrize("step", ["sync_data", "sync_directory", "rename"])
+def test_a_disk_that_fails_to_sync_acknowledges_nothing_and_is_given_up(tmp_path: Path, step: str) -> None:
+    files = FlakyFiles()
+    with opened(tmp_path, files=files) as (store, _):
+        files.fail[step] = 5
+        with pytest.raises(UnavailableError):
+            put(store, CHUNK, DATA)
+        files.fail.clear()
+        assert CHUNK not in store
+        assert store.usage()[0].state == "failed"
+        with pytest.raises(UnavailableError, match="no disk"):
+            store.begin(CHUNK, UPLOAD, BIRTH)
+
+
+def test_one_bad_sector_costs_a_chunk_and_several_the_disk(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    with opened(tmp_path, files=files) as (store, _):
+        put(store, CHUNK, DATA)
+        files.fail["read"] = 5
+        with pytest.raises(IntegrityError):
+            store.open_reader(CHUNK)
+        assert store.usage()[0].state == "ok"
+        for _ in range(2):
+            with pytest.raises(IntegrityError):
+                store.open_reader(CHUNK)
+        assert store.usage()[0].state == "failed"
+
+
+def test_a_process_short_of_descriptors_does_not_blame_the_disk(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    with opened(tmp_path, files=files) as (store, _):
+        files.fail["create"] = 24
+        with pytest.raises(BusyError):
+            store.begin(CHUNK, UPLOAD, BIRTH)
+        assert store.usage()[0].state == "ok"
+
+
+def test_lists_come_in_order_and_in_pages(tmp_path: Path) -> None:
+    ids = sorted(ChunkId(os.urandom(16)) for _ in range(50))
+    with opened(tmp_path) as (store, _):
+        for chunk in ids:
+            put(store, chunk, b"x")
+        found: list[ChunkId] = []
+        while page := store.ids(found[-1] if found else b"", 7):
+            found += page
+        assert found == ids
+
+
+def test_sizes_are_learned_after_a_start(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        assert store.usage()[0].used_bytes == file_size(len(DATA))
+    with opened(tmp_path) as (store, _):
+        assert (store.usage()[0].chunks, store.usage()[0].used_bytes) == (1, 0)
+        assert sum(store.measure(shard) for shard in range(256)) == 1
+        assert store.usage()[0].used_bytes == file_size(len(DATA))
+        assert sum(store.measure(shard) for shard in range(256)) == 0

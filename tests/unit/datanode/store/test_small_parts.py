@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datanode.store import holds
+from datanode.store.delta import Change, Delta, ReplicaChange
+from datanode.store.disk import GroupSync
+from datanode.store.files import Files
+from datanode.store.index import Index, Quarantined
+from datanode.store.scrub import Scrubber, verify_suspect
+from quorumfs.ids import ChunkId
+from tests.unit.datanode.store.fakes import flip, opened, put
+
+A, B = ChunkId(b"a" * 16), ChunkId(b"b" * 16)
+
+
+def test_a_change_is_told_until_it_is_acknowledged() -> None:
+    delta = Delta()
+    delta.add(Change(A, ReplicaChange.SEALED, "disk"))
+    delta.add(Change(B, ReplicaChange.SEALED, "disk"))
+    told, mark = delta.pending(10)
+    assert [change.chunk for change in told] == [A, B]
+    delta.add(Change(A, ReplicaChange.CORRUPT, "disk"))
+    delta.acknowledge(mark)
+    told, mark = delta.pending(10)
+    assert [(change.chunk, change.state) for change in told] == [(A, ReplicaChange.CORRUPT)]
+    delta.acknowledge(mark)
+    assert delta.pending(10) == ([], 0)
+
+
+def test_what_did_not_fit_into_a_heartbeat_is_not_acknowledged_with_it() -> None:
+    delta = Delta()
+    for k in range(5):
+        delta.add(Change(ChunkId(bytes([k]) * 16), ReplicaChange.SEALED, "disk"))
+    told, mark = delta.pending(3)
+    delta.acknowledge(mark)
+    assert len(told) == 3
+    assert len(delta) == 2
+
+
+def test_the_feed_is_bounded() -> None:
+    delta = Delta(entries_max=3)
+    for k in range(10):
+        delta.add(Change(ChunkId(bytes([k]) * 16), ReplicaChange.SEALED, "disk"))
+    assert [change.chunk[0] for change in delta.pending(10)[0]] == [7, 8, 9]
+
+
+@given(st.binary(max_size=200))
+def test_hostile_holds_are_cut_off_where_they_go_wrong(tail: bytes) -> None:
+    good = holds.encode(A, 5) + holds.encode(B, 7) + holds.encode(A, 9)
+    found, end = holds.decode(good + tail)
+    assert found.items() >= {A: 9, B: 7}.items()
+    assert end >= len(good)
+
+
+def test_a_torn_hold_is_overwritten_by_the_next(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, A, b"x")
+        put(store, B, b"x")
+        store.restore(A, 5)
+    with (tmp_path / holds.FILE).open("ab") as file:
+        file.write(b"torn")
+    with opened(tmp_path) as (store, _):
+        store.restore(B, 7)
+    with opened(tmp_path) as (_, disks):
+        kept = holds.Holds(disks.disks[0])
+        kept.load()
+        assert (kept.void_below(A), kept.void_below(B)) == (5, 7)
+
+
+def test_the_index_counts_what_it_holds() -> None:
+    index = Index()
+    index.add(A, 0)
+    index.add(B, 1, 500)
+    index.measured(A, 0, 300)
+    index.measured(A, 0, 300)
+    assert [index.used_bytes(disk) for disk in (0, 1)] == [300, 500]
+    assert [index.count(disk) for disk in (0, 1)] == [1, 1]
+    index.remove(A)
+    index.measured(A, 0, 300)
+    assert (A in index, len(index), index.used_bytes(0)) == (False, 1, 0)
+    index.set_aside(A, Quarantined(0, 5, 300))
+    index.set_aside(A, Quarantined(0, 6, 300))
+    assert index.quarantined_bytes(0) == 300
+    index.take_back(A)
+    assert index.quarantined_bytes(0) == 0
+
+
+def test_waiting_threads_share_one_directory_sync(tmp_path: Path) -> None:
+    first_runs, may_end = threading.Event(), threading.Event()
+
+    class SlowFiles(Files):
+        syncs = 0
+
+        def sync_directory(self, path: Path) -> None:
+            SlowFiles.syncs += 1
+            first_runs.set()
+            may_end.wait(10)
+
+    group = GroupSync(SlowFiles())
+    threads = [threading.Thread(target=group.sync, args=(tmp_path,)) for _ in range(9)]
+    threads[0].start()
+    first_runs.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    # The eight that came later wait for a second one: the first began before they asked.
+    while not group._gathering or sum(thread.is_alive() for thread in threads) < 9:
+        threading.Event().wait(0.001)
+    may_end.set()
+    for thread in threads:
+        thread.join(10)
+    assert 2 <= SlowFiles.syncs <= 3
+
+
+def test_the_scrubber_reads_everything_and_knows_its_place_after_a_restart(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        ids = [ChunkId(bytes([k]) * 16) for k in range(4)]
+        for chunk in ids:
+            put(store, chunk, b"data" * 1000)
+        flip(Path(store.where(ids[2])[1]), 5000)
+        scrubber = Scrubber(store)
+        scrubber.load()
+        assert [scrubber.step().ok for _ in range(2)] == [True, True]
+        scrubber.save()
+        scrubber = Scrubber(store)
+        scrubber.load()
+        step = scrubber.step()
+        assert (step.chunk, step.ok) == (ids[2], False)
+        assert ids[2] not in store
+        assert scrubber.step().chunk == ids[3]
+        assert scrubber.step().chunk is None
+        assert scrubber.position.round == 1
+        assert scrubber.step().chunk == ids[0]
+
+
+def test_a_suspect_is_verified_and_only_a_damaged_one_goes(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, A, b"good" * 100)
+        put(store, B, b"bad" * 100)
+        flip(Path(store.where(B)[1]), 4100)
+        store.suspect(A)
+        store.suspect(B)
+        assert verify_suspect(store) == (A, True)
+        assert verify_suspect(store) == (B, False)
+        assert verify_suspect(store) is None
+        assert (A in store, B in store) == (True, False)
