@@ -1,0 +1,32 @@
+"""`quorumfs-coordinator --config FILE [--check-config] [--config-origin] [--set section.key=value]`."""
+
+from __future__ import annotations
+
+import sys
+
+from common import config as configuration
+from common import log
+from common.lifecycle import ExitCode, Lifecycle
+from quorumfs.errors import QuorumFSError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a coordinator until it is asked to end. 0: in order; 1: it could not start; 2: usage; 74: disk."""
+    arguments = sys.argv[1:] if argv is None else argv
+    config = configuration.from_command_line("quorumfs-coordinator", "coordinator", arguments)
+    lifecycle = Lifecycle()
+    lifecycle.install()
+    buffer = log.setup(config.log.level, config.log.format, node_id=config.node.id, role="coordinator")
+    # Imported late: a refused configuration is told without the second that gRPC and SQLAlchemy take.
+    from coordinator.node import CoordinatorNode
+
+    try:
+        return CoordinatorNode(config, lifecycle, buffer).run()
+    except QuorumFSError as error:
+        log.get(__name__).error("node.not_started", reason=error.message, cause=error.cause, next=error.next)
+        sys.stderr.write(f"quorumfs-coordinator: {error}\n" + (f"{error.next}\n" if error.next else ""))
+        return ExitCode.FAILURE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

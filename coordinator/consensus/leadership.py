@@ -1,0 +1,75 @@
+"""What it means to lead, as values: a leadership, its clock, and whom the group still listens to."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Leadership:
+    """A term that this member leads. `since`: clock.monotonic() when its own no-op was applied."""
+
+    term: int
+    history: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderClock:
+    """Replicated time while this member leads: the last applied value, going on by the monotonic clock."""
+
+    from_ms: int
+    at: float
+
+    def now_ms(self, monotonic: float) -> int:
+        return self.from_ms + max(0, int((monotonic - self.at) * 1000))
+
+
+class Beats:
+    """Rounds of messages to all peers, numbered, and the latest round that each peer has echoed.
+
+    A peer echoes a round only after it has accepted this member as leader of the present term. So a
+    round that a majority echoed proves that nobody else led when it was sent. Numbers, not times: of two
+    messages at one instant only the one that was sent after a question proves anything for it.
+    """
+
+    def __init__(self, peers: Iterable[str]) -> None:
+        self._peers = tuple(peers)
+        self._echoed: dict[str, int] = {}
+        self._sent: deque[tuple[int, float]] = deque()
+        self._proven_at = 0.0
+        self.last = 0
+
+    def restart(self, now: float) -> None:
+        """A new leadership: no echo counts any more; the election itself proves contact at `now`."""
+        self._echoed.clear()
+        self._sent.clear()
+        self._proven_at = now
+
+    def send(self, now: float) -> int:
+        """The number of the round that is sent now."""
+        self.last += 1
+        self._sent.append((self.last, now))
+        return self.last
+
+    def echo(self, peer: str, beat: int) -> None:
+        if beat <= self.last:
+            self._echoed[peer] = max(self._echoed.get(peer, 0), beat)
+
+    def quorum_beat(self) -> int:
+        """The latest round that a majority, this member included, is known to have accepted."""
+        needed = (len(self._peers) + 1) // 2  # besides this member
+        if needed == 0:
+            return self.last
+        return sorted((self._echoed.get(peer, 0) for peer in self._peers), reverse=True)[needed - 1]
+
+    def quorum_sent_at(self, now: float) -> float:
+        """When the round of `quorum_beat` was sent; `now` when this member is a majority by itself."""
+        if not self._peers:
+            return now
+        beat = self.quorum_beat()
+        while self._sent and self._sent[0][0] <= beat:
+            self._proven_at = self._sent.popleft()[1]
+        return self._proven_at

@@ -1,0 +1,132 @@
+"""Which chunks to copy, from where, to where: fewest copies first, bounded per node. Pure.
+
+Theory of operation
+1. A source is a verified LIVE replica on a node that answers (alive, or suspect when nothing better is
+   left). A corrupt, missing, pending or unverified replica is never a source.
+2. A chunk needs copies when fewer LIVE replicas than wanted lie on nodes that are not dead. Chunks with
+   one copy come before chunks with two.
+3. Copies that are on their way count, so that nothing is copied twice; a node takes at most `per_node` of
+   them at once, as destination or as source.
+4. The destination comes from placement among nodes that are alive, away from every node that has a replica in
+   any state, in a zone without a replica when there is one.
+5. A chunk with no source left is named in `lost`, never dropped silently.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from coordinator.decisions.liveness import Liveness
+from coordinator.decisions.placement import Candidate, Chance, Wanted, place
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A committed chunk that may lack replicas. `live`: nodes with a verified replica; `others`: nodes
+    with any other."""
+
+    chunk: bytes
+    length: int
+    checksum: int
+    replication: int
+    live: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    chunk: bytes
+    length: int
+    checksum: int
+    sources: tuple[str, ...]
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A copy that was ordered and has no outcome yet."""
+
+    chunk: bytes
+    destination: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    copies: tuple[Copy, ...]
+    lost: tuple[bytes, ...]
+    waiting: int  # chunks that need a copy and get none in this round
+
+
+def plan(
+    damaged: Iterable[Damaged],
+    candidates: Mapping[str, Candidate],
+    running: Collection[Running],
+    *,
+    per_node: int,
+    at_once: int,
+    chance: Chance,
+) -> Plan:
+    """The next copies to order; at most `at_once` together with those that run."""
+    under_way = Counter(one.chunk for one in running)
+    busy = Counter(one.destination for one in running) + Counter(one.source for one in running)
+    heading = {(one.chunk, one.destination) for one in running}
+    room = at_once - len(running)
+    copies: list[Copy] = []
+    lost: list[bytes] = []
+    waiting = 0
+    for one in sorted(damaged, key=lambda one: (len(_reachable(one.live, candidates)), one.chunk)):
+        sources = _reachable(one.live, candidates)
+        if not sources:
+            lost.append(one.chunk)
+            continue
+        lacking = one.replication - len(sources) - under_way[one.chunk]
+        if lacking <= 0:
+            continue
+        copy = None if room <= 0 else _copy(one, sources, candidates, busy, heading, per_node, chance)
+        if copy is None:
+            waiting += 1
+            continue
+        copies.append(copy)
+        room -= 1
+        busy[copy.destination] += 1
+        busy[copy.sources[0]] += 1
+    return Plan(tuple(copies), tuple(lost), waiting)
+
+
+def _reachable(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> list[str]:
+    """The nodes that can serve as a source, the healthiest first."""
+    known = [candidates[node] for node in nodes if node in candidates]
+    rank = {Liveness.ALIVE: 0, Liveness.RETURNING: 1, Liveness.SUSPECT: 2}
+    usable = [one for one in known if one.liveness in rank]
+    return [one.node_id for one in sorted(usable, key=lambda one: (rank[one.liveness], one.node_id))]
+
+
+def _copy(
+    one: Damaged,
+    sources: Sequence[str],
+    candidates: Mapping[str, Candidate],
+    busy: Mapping[str, int],
+    heading: Collection[tuple[bytes, str]],
+    per_node: int,
+    chance: Chance,
+) -> Copy | None:
+    """One more replica of one chunk, or None when no node has room for the work now."""
+    idle = sorted((source for source in sources if busy[source] < per_node), key=lambda node: busy[node])
+    if not idle:
+        return None
+    holders = {*one.live, *one.others} | {node for chunk, node in heading if chunk == one.chunk}
+    full = {node for node, number in busy.items() if number >= per_node}
+    wanted = Wanted(1, 1, one.length, frozenset(holders | full))
+    zones = {candidates[node].zone for node in sources} - {""}
+    alive = [candidate for candidate in candidates.values() if candidate.liveness is Liveness.ALIVE]
+    fresh = [candidate for candidate in alive if candidate.zone not in zones]
+    decision = place(fresh, wanted, chance)
+    if not decision.node_ids:
+        decision = place(alive, wanted, chance)
+    if not decision.node_ids:
+        return None
+    order = [*idle, *(source for source in sources if source not in idle)]
+    return Copy(one.chunk, one.length, one.checksum, tuple(order), decision.node_ids[0])

@@ -1,0 +1,185 @@
+"""Gives chunks that lack replicas new ones: datanodes copy from each other, ordered by heartbeat answers.
+
+Nothing counts before the destination has verified and sealed its copy and said so: then an entry adds the
+replica. A copy that failed is planned anew; a source that turned out corrupt is told to verify itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from common import log
+from coordinator.decisions.liveness import Liveness
+from coordinator.decisions.placement import Candidate, Chance
+from coordinator.decisions.repair import Copy, Plan, Running, plan
+from coordinator.duties.desk import Desk
+from coordinator.soft_state import Done, SoftState
+from quorumfs.clock import Clock
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
+
+AT_ONCE_MAX = 256
+DAMAGED_PER_ROUND = 1000
+BUSY_SECONDS = 0.25
+IDLE_SECONDS = 1.0
+LOST_ALARM = "chunks_missing"
+
+_log = log.get(__name__)
+
+
+@dataclass(slots=True)
+class Figures:
+    """What repair did in this leadership; read by any thread."""
+
+    pending: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    bytes_copied: int = 0
+
+
+class Budget:
+    """A token bucket of bytes: `per_second`, at most a second's worth saved; may go into debt by one
+    chunk."""
+
+    def __init__(self, per_second: float, clock: Clock) -> None:
+        self._per_second = per_second
+        self._clock = clock
+        self._left = per_second
+        self._at = clock.monotonic()
+
+    def may_spend(self) -> bool:
+        now = self._clock.monotonic()
+        self._left = min(self._per_second, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        return self._left > 0
+
+    def spend(self, number: int) -> None:
+        self._left -= number
+
+
+class Repair:
+    name = "repair"
+
+    def __init__(
+        self,
+        desk: Desk,
+        soft: SoftState,
+        chance: Chance,
+        budget: Budget,
+        per_node: int,
+        count: Callable[[str, int], None] = lambda what, number: None,
+    ) -> None:
+        self._desk = desk
+        self._soft = soft
+        self._chance = chance
+        self._budget = budget
+        self._per_node = per_node
+        self._count = count
+        self._lengths: dict[bytes, int] = {}
+        self.figures = Figures()
+
+    def work(self) -> str:
+        self._take_outcomes()
+        candidates = self._soft.candidates()
+        gone = {one.node_id for one in candidates.values() if one.liveness is Liveness.DEAD}
+        damaged = self._desk.look(lambda tx: damaged_chunks(tx, gone))
+        running = [Running(one.chunk, one.node_id, one.source) for one in self._soft.running("replicate")]
+        decided = plan(
+            damaged,
+            candidates,
+            running,
+            per_node=self._per_node,
+            at_once=AT_ONCE_MAX,
+            chance=self._chance,
+        )
+        ordered = self._order(decided, candidates)
+        self._tell_lost(decided)
+        self.figures.pending = decided.waiting + len(decided.copies) - ordered
+        self.figures.running = len(running) + ordered
+        if not damaged:
+            return "every chunk has its replicas"
+        return f"{len(damaged)} chunks lack replicas: ordered {ordered}, running {len(running)}"
+
+    def pause_seconds(self) -> float:
+        return BUSY_SECONDS if self.figures.running else IDLE_SECONDS
+
+    def _order(self, decided: Plan, candidates: Mapping[str, Candidate]) -> int:
+        known = self._soft.known()
+        ordered = 0
+        for copy in decided.copies:
+            if not self._budget.may_spend():
+                break
+            sources = [known[node].info for node in copy.sources if node in known]
+            command = m.Command(
+                replicate=m.ReplicateCommand(
+                    chunk=copy.chunk,
+                    length=copy.length,
+                    checksum=copy.checksum,
+                    sources=[
+                        t.NodeAddress(node_id=one.node_id, grpc=one.grpc, http=one.http) for one in sources
+                    ],
+                )
+            )
+            if self._soft.order(copy.destination, "replicate", command, copy.chunk, copy.sources[0]):
+                self._note(copy)
+                ordered += 1
+        return ordered
+
+    def _note(self, copy: Copy) -> None:
+        self._budget.spend(copy.length)
+        self._soft.promise([copy.destination], copy.length)
+        self._lengths[copy.chunk] = copy.length
+        _log.info(
+            "repair.ordered", chunk=copy.chunk.hex(), source=copy.sources[0], destination=copy.destination
+        )
+
+    def _tell_lost(self, decided: Plan) -> None:
+        if not decided.lost:
+            self._soft.clear_alarm(LOST_ALARM)
+            return
+        first = decided.lost[0].hex()
+        message = f"{len(decided.lost)} chunks have no readable replica, {first} among them"
+        if self._soft.raise_alarm(LOST_ALARM, message):
+            _log.error("repair.no_source", chunks=len(decided.lost), first=first)
+
+    def _take_outcomes(self) -> None:
+        updates = []
+        for done in self._soft.take_done(("replicate",)):
+            length = self._lengths.pop(done.order.chunk, 0)
+            if done.outcome is not None and done.outcome.code == t.ERROR_CODE_OK:
+                updates.append(_added(done, done.outcome))
+                self.figures.done += 1
+                self.figures.bytes_copied += length
+                self._count("done", 1)
+                self._count("bytes", length)
+                continue
+            self.figures.failed += 1
+            self._count("failed", 1)
+            self._tell_failed(done)
+        if updates:
+            self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates))])
+            _log.info("repair.done", replicas=len(updates))
+
+    def _tell_failed(self, done: Done) -> None:
+        cause = "no outcome came" if done.outcome is None else done.outcome.error.message
+        _log.warning(
+            "repair.failed", chunk=done.order.chunk.hex(), destination=done.order.node_id, cause=cause
+        )
+        if done.outcome is not None and done.outcome.code in (
+            t.ERROR_CODE_CORRUPT,
+            t.ERROR_CODE_CHUNK_NOT_FOUND,
+        ):
+            command = m.Command(verify=m.VerifyCommand(chunk=done.order.chunk))
+            self._soft.order(done.order.source, "verify", command, done.order.chunk)
+
+
+def _added(done: Done, outcome: m.CommandOutcome) -> e.ReplicaUpdate:
+    return e.ReplicaUpdate(
+        chunk=done.order.chunk,
+        node_id=done.order.node_id,
+        disk_id=outcome.ack.disk_id,
+        state=t.REPLICA_STATE_LIVE,
+    )

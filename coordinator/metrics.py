@@ -1,0 +1,63 @@
+"""A coordinator's own metrics: Raft, queues, nodes, duties. Gauges are read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+Sample = tuple[tuple[str, ...], float]
+Read = Callable[[], Sequence[Sample]]
+
+
+class Gauges(Collector):
+    """Gauges whose values are read at each scrape; a reader that has nothing to say gives no samples."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._rows: list[tuple[str, str, tuple[str, ...], Read]] = []
+        registry.register(self)
+
+    def add(self, name: str, text: str, read: Read, labels: tuple[str, ...] = ()) -> None:
+        """`read` gives (label values, value) pairs; it must not block."""
+        self._rows.append((name, text, labels, read))
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for name, text, labels, read in list(self._rows):
+            family = GaugeMetricFamily(name, text, labels=labels)
+            for values, value in read():
+                family.add_metric(values, value)
+            yield family
+
+
+class CoordinatorMetrics:
+    """`registry` is the process's (common/metrics.py)."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.gauges = Gauges(registry)
+        self._repair = Counter(
+            "quorumfs_repair_total",
+            "Copies ordered by repair, by how they ended.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._repair_bytes = Counter(
+            "quorumfs_repair_bytes_total", "Bytes that repair had copied.", registry=registry
+        )
+        self._transitions = Counter(
+            "quorumfs_node_transitions_total",
+            "Datanodes that came to a state.",
+            ("state",),
+            registry=registry,
+        )
+
+    def repaired(self, what: str, number: int) -> None:
+        """`what`: done, failed, or bytes."""
+        if what == "bytes":
+            self._repair_bytes.inc(number)
+        else:
+            self._repair.labels(what).inc(number)
+
+    def transition(self, state: str) -> None:
+        self._transitions.labels(state).inc()

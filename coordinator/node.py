@@ -1,0 +1,384 @@
+"""The coordinator process, put together.
+
+1. The gRPC server starts first: an empty coordinator answers Admin, GetCluster and Consensus.Genesis while it
+   waits to become a member (state `waiting_for_genesis`). It never votes before that.
+2. With an identity on the disk, from before or by genesis, the replica starts: database, Raft, and the
+   gateway through which the services reach them.
+3. When this member leads, `Tenure` begins soft state and the duties; when it leads no more, both end.
+4. The end: the leadership is handed over, the server answers what it has and takes nothing new, then Raft and
+   the database stop.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from coordinator.consensus.database import Database
+from coordinator.metadata import migrations
+from coordinator.metadata.machine import Machine
+from coordinator.services.hashes import Hashes
+
+from common import log
+from common.admin import AsyncAdminService
+from common.cluster import ClusterNode, State
+from common.config import NodeConfig
+from common.lifecycle import Lifecycle, fatal
+from common.log_buffer import LogBuffer
+from common.metrics import Metrics
+from common.server import AsyncServer, Service
+from common.workers import Worker, Workers
+from coordinator.consensus import Consensus, ConsensusSettings, Identity, Leadership, SnapshotFile
+from coordinator.decisions.liveness import Timing
+from coordinator.duties.desk import Desk
+from coordinator.duties.enrol import Enrol
+from coordinator.duties.expiry import Expiry
+from coordinator.duties.genesis import Genesis
+from coordinator.duties.liveness import LivenessDuty
+from coordinator.duties.reconcile import Reconcile
+from coordinator.duties.repair import Budget, Repair
+from coordinator.duties.tenure import Tenure
+from coordinator.duties.tick import Tick
+from coordinator.metrics import CoordinatorMetrics, Sample
+from coordinator.services import namespace, view
+from coordinator.services.consensus import ConsensusService
+from coordinator.services.control import ControlService
+from coordinator.services.face import CoordinatorFace
+from coordinator.services.fetching import fetch_snapshot
+from coordinator.services.gateway import Gateway
+from coordinator.services.membership import MembershipService
+from coordinator.services.namespace import NamespaceService
+from coordinator.services.placing import Placer, open_uploads
+from coordinator.soft_state import SoftState
+from quorumfs import __version__
+from quorumfs.clock import Clock, SystemClock
+from quorumfs.mint import system_random
+from quorumfs.rpc.trust import TrustedChannels, read_secret
+from quorumfs.v1 import admin_pb2 as a
+from quorumfs.v1 import admin_pb2_grpc, membership_pb2_grpc
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
+
+POLL_SECONDS = 0.1
+DRAIN_SECONDS = 2.0
+VIEW_SECONDS = 5.0
+RAFT_GAUGES = (
+    ("term", "The current term."),
+    ("commit_index", "Highest index known to be committed."),
+    ("applied_index", "Highest index applied to the database."),
+    ("last_index", "Highest index in the journal."),
+    ("tick_age", "Seconds since the Raft loop last turned."),
+    ("journal_bytes", "Bytes of the journal."),
+    ("queue_ops", "Operations that wait to be proposed."),
+    ("queue_bytes", "Bytes that wait to be proposed."),
+)
+
+_log = log.get(__name__)
+
+
+class CoordinatorNode:
+    """One coordinator. `run` in the main thread; the rest from any."""
+
+    def __init__(self, config: NodeConfig, lifecycle: Lifecycle, buffer: LogBuffer) -> None:
+        self._config = config
+        self._lifecycle = lifecycle
+        self._clock: Clock = SystemClock()
+        self._chance = random.SystemRandom().random
+        self._directory = config.node.data_dir
+        self._own = own_view(config, self._clock)
+        node_id = config.node.id
+        self._secret = lambda: read_secret(config.cluster.secret_file)
+        self._metrics = Metrics(__version__, "coordinator")
+        self._figures = CoordinatorMetrics(self._metrics.registry)
+        timing = Timing(config.membership.suspect_seconds, config.membership.dead_seconds)
+        self._soft = SoftState(self._clock, timing)
+        self._gateway = Gateway(self._clock, node_id)
+        self._identity: Identity | None = None
+        self._database: Database | None = None
+        self._consensus: Consensus | None = None
+        self._tenure: Tenure | None = None
+        self._repair: Repair | None = None
+        self._workers = Workers()
+        self._agent = ClusterNode.for_coordinator(self._describe, self._read_view, clock=self._clock)
+        self._starting = threading.Lock()
+        self._channels: TrustedChannels | None = None
+        self._face = CoordinatorFace(
+            self,
+            self._gateway,
+            self._soft,
+            self._own,
+            lifecycle,
+            self._trusted,
+            self._clock,
+            security_mode=config.security.mode,
+        )
+        self._server = AsyncServer(
+            config.grpc.host,
+            config.grpc.port,
+            self._services(buffer),
+            node_id=node_id,
+            secret=self._secret,
+            metrics=self._metrics,
+            security_mode=config.security.mode,
+        )
+        add_gauges(self._figures, self._gateway, self._soft)
+
+    # The process
+
+    def run(self) -> int:
+        """Serve until the process is asked to end; returns the exit code. Raises QuorumFSError at the
+        start."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._server.start()
+        try:
+            identity = Identity.load(self._directory)
+            if identity is None:
+                _log.info("genesis.awaited", grpc=self._own.info.grpc)
+            else:
+                self._start_replica(identity)
+            self._agent.start()
+            self._lifecycle.notify_ready(self.state)
+            self._watch()
+        finally:
+            self._stop()
+        return 0
+
+    def _watch(self) -> None:
+        """Until the end: tell the agent who leads, the health service how we are, systemd that we live."""
+        ready_before = False
+        pet_every = self._lifecycle.watchdog_seconds
+        pet_at = self._clock.monotonic()
+        while not self._lifecycle.wait(POLL_SECONDS):
+            health = self._face.health()
+            if self._gateway.attached:
+                self._agent.observe_leader(self._gateway.leader(), self._gateway.consensus.status().term)
+                self._agent.set_ready(health.live)
+            if health.ready != ready_before:
+                ready_before = health.ready
+                self._server.set_serving(health.ready)
+                self._lifecycle.notify_status(self.state + (", ready" if health.ready else ""))
+            if pet_every is not None and health.live and self._clock.monotonic() >= pet_at:
+                self._lifecycle.notify_watchdog()
+                pet_at = self._clock.monotonic() + pet_every
+
+    def _stop(self) -> None:
+        """Leadership first, so that clients lose no time; then the server; then what it stood on."""
+        self._lifecycle.notify_stopping(self._lifecycle.reason)
+        _log.info("node.stopping", reason=self._lifecycle.reason)
+        self._agent.begin_stopping()
+        self.hand_over()
+        self._server.stop(DRAIN_SECONDS)
+        if self._tenure is not None:
+            self._tenure.stop()
+        self._workers.stop()
+        self._agent.stop()
+        if self._consensus is not None:
+            self._consensus.stop(transfer=False)
+        if self._channels is not None:
+            self._channels.close()
+        _log.info("node.stopped")
+
+    def hand_over(self) -> bool:
+        """Give the leadership to another member, if this one has it; True when another leads."""
+        consensus = self._consensus
+        if consensus is None or consensus.leadership() is None:
+            return False
+        if not consensus.transfer(None):
+            _log.warning("leadership.kept", cause="no follower was ready in time")
+            return False
+        return True
+
+    # The replica
+
+    def accept(self, request: m.GenesisRequest) -> Identity:
+        """Become a member of a new cluster; durable on return, and the replica runs."""
+        with self._starting:
+            identity = Identity.accept(self._directory, request)
+            self._start_replica(identity)
+            return identity
+
+    def _start_replica(self, identity: Identity) -> None:
+        config = self._config
+        self._database = Database.open(self._directory, Machine(migrations.upgrade))
+        self._consensus = consensus = Consensus(
+            settings=settings_of(config),
+            database=self._database,
+            identity=identity,
+            directory=self._directory,
+            secret=self._secret(),
+            clock=self._clock,
+            random=system_random,
+            fatal=fatal,
+            fetch_snapshot=self._fetch_snapshot,
+        )
+        desk = Desk(consensus, self._clock)
+        self._tenure = Tenure(desk, self._soft, lambda leadership: self._duties(desk, identity, leadership))
+        self._gateway.attach(consensus, self._server.loop)
+        consensus.start()
+        self._tenure.start()
+        enrol = Enrol(desk, self._describe, self._gateway.leader, self._trusted(), identity.cluster_id)
+        self._workers.add(enrol)
+        self._workers.start()
+        self._identity = identity
+        self._agent.joined(identity.cluster_id)
+        _log.info("replica.started", cluster=identity.cluster_id, members=len(identity.members))
+
+    def _fetch_snapshot(self, address: str, at_least_index: int, into: Path) -> SnapshotFile:
+        return fetch_snapshot(self._trusted(), address, self._own.info.node_id, at_least_index, into)
+
+    def _trusted(self) -> TrustedChannels:
+        if self._channels is None:
+            self._channels = TrustedChannels(self._secret(), self._own.info.node_id)
+        return self._channels
+
+    def _duties(self, desk: Desk, identity: Identity, leadership: Leadership) -> Sequence[Worker]:
+        """Fresh ones for every leadership."""
+        config, soft = self._config, self._soft
+        self._repair = Repair(
+            desk,
+            soft,
+            self._chance,
+            Budget(config.repair.bytes_per_second, self._clock),
+            config.repair.parallel,
+            self._figures.repaired,
+        )
+        return [
+            Genesis(desk, identity.cluster_id, leadership.history, identity.members),
+            Tick(desk),
+            Expiry(desk, soft, config.upload.ttl_seconds, config.session.ttl_seconds),
+            LivenessDuty(soft, lambda change: self._figures.transition(change.after.value)),
+            Reconcile(desk, soft),
+            self._repair,
+        ]
+
+    # What the faces ask
+
+    @property
+    def state(self) -> str:
+        if self._face.draining and not self._lifecycle.stopping.is_set():
+            return State.DRAINING.value
+        return self._agent.state.value
+
+    def duties(self) -> list[a.Duty]:
+        """This node's own, and the leader's when it leads."""
+        leading = self._tenure.duties if self._tenure is not None else None
+        return [*self._workers.duties(), *self._agent.duties.duties(), *(leading.duties() if leading else [])]
+
+    def control_duty(self, name: str, action: str) -> a.Duty:
+        leading = self._tenure.duties if self._tenure is not None else None
+        if leading is not None and name not in [one.name for one in self._workers.duties()]:
+            return leading.control(name, action)
+        return self._workers.control(name, action)
+
+    def repair_status(self) -> a.RepairStatus:
+        repair = self._repair
+        if repair is None:
+            return a.RepairStatus()
+        figures = repair.figures
+        return a.RepairStatus(
+            pending=figures.pending,
+            running=figures.running,
+            done=figures.done,
+            failed=figures.failed,
+            bytes_per_second=self._config.repair.bytes_per_second,
+        )
+
+    def _describe(self) -> m.NodeInfo:
+        info = m.NodeInfo()
+        info.CopyFrom(self._own.info)
+        if self._identity is not None:
+            info.node_uuid = self._identity.member_uuid
+        return info
+
+    def _read_view(self) -> m.ClusterView:
+        asked: Future[m.ClusterView] = self._server.submit(
+            view.cluster_view(self._gateway, self._soft, self._own, "")
+        )
+        return asked.result(VIEW_SECONDS)
+
+    def _services(self, buffer: LogBuffer) -> list[Service]:
+        gateway, soft, own, config = self._gateway, self._soft, self._own, self._config
+        placer = Placer(soft, lambda ids: open_uploads(gateway, ids), self._chance, config.data.min_replicas)
+        hashes = Hashes(gateway, own, self._trusted)
+        control = ControlService(
+            gateway,
+            soft,
+            own,
+            hashes,
+            grace_seconds=config.gc.grace_seconds,
+            repair_status=self.repair_status,
+            alarms=self._face.alarms,
+        )
+        members = MembershipService(gateway, soft, own, config.membership.heartbeat_seconds)
+        founding = ConsensusService(
+            gateway, own.info.node_id, self._directory, lambda: self._identity, self.accept
+        )
+        return [
+            Service(
+                namespace.SERVICE,
+                NamespaceService(gateway, soft, placer),
+                lambda service, server: server.add_generic_rpc_handlers((namespace.handler(service),)),
+            ),
+            Service("quorumfs.v1.Membership", members, membership_pb2_grpc.add_MembershipServicer_to_server),
+            Service("quorumfs.v1.Consensus", founding, membership_pb2_grpc.add_ConsensusServicer_to_server),
+            Service("quorumfs.v1.Control", control, admin_pb2_grpc.add_ControlServicer_to_server),
+            AsyncAdminService(self._face, self._metrics, buffer).as_service(),
+        ]
+
+
+def own_view(config: NodeConfig, clock: Clock) -> m.NodeView:
+    """This node as it describes itself; `state` is alive, for it answers."""
+    now = clock.wall_ms()
+    info = m.NodeInfo(
+        node_id=config.node.id,
+        role=t.NODE_ROLE_COORDINATOR,
+        grpc=config.grpc.advertise,
+        http=config.http.advertise,
+        version=__version__,
+        labels=config.node.labels,
+        host=socket.gethostname(),
+        started_wall_ms=now,
+        incarnation=now,
+    )
+    return m.NodeView(info=info, state=t.NODE_STATE_ALIVE, raft=config.raft.advertise)
+
+
+def settings_of(config: NodeConfig) -> ConsensusSettings:
+    """What consensus needs of the configuration."""
+    raft = config.raft
+    return ConsensusSettings(
+        host=raft.host,
+        port=raft.port,
+        heartbeat_seconds=raft.heartbeat_seconds,
+        election_seconds_min=raft.election_seconds_min,
+        election_seconds_max=raft.election_seconds_max,
+        faults=config.dev.faults,
+    )
+
+
+def add_gauges(figures: CoordinatorMetrics, gateway: Gateway, soft: SoftState) -> None:
+    """Metrics that are read when they are asked for."""
+
+    def raft(field: str) -> Callable[[], Sequence[Sample]]:
+        return lambda: [((), float(getattr(gateway.consensus.status(), field)))] if gateway.attached else []
+
+    def nodes() -> Sequence[Sample]:
+        states = Counter(
+            soft.pulse(node_id).liveness.value for node_id, one in soft.known().items() if one.is_datanode
+        )
+        return [((state,), float(number)) for state, number in states.items()]
+
+    gauges = figures.gauges
+    for field, text in RAFT_GAUGES:
+        gauges.add(f"quorumfs_raft_{field}", text, raft(field))
+    gauges.add(
+        "quorumfs_raft_is_leader",
+        "1 when this member leads.",
+        lambda: [((), float(gateway.attached and gateway.leadership() is not None))],
+    )
+    gauges.add("quorumfs_datanodes", "Datanodes, as the leader sees them.", nodes, ("state",))

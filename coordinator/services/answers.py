@@ -1,0 +1,91 @@
+"""Answers to questions: the metadata's, completed with what only this member's soft state knows."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from coordinator.metadata import queries
+
+from coordinator.decisions.liveness import Liveness
+from coordinator.soft_state import SoftState
+from quorumfs.errors import QuorumFSError
+from quorumfs.rpc.status import to_detail
+from quorumfs.v1 import namespace_pb2 as n
+from quorumfs.v1 import types_pb2 as t
+
+STATE_OF: Mapping[Liveness, t.NodeState.ValueType] = {
+    Liveness.ALIVE: t.NODE_STATE_ALIVE,
+    Liveness.SUSPECT: t.NODE_STATE_SUSPECT,
+    Liveness.DEAD: t.NODE_STATE_DEAD,
+    Liveness.RETURNING: t.NODE_STATE_RETURNING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of the datanodes' disks, as last heard."""
+
+    total: int
+    used: int
+    free: int
+
+
+def space(soft: SoftState) -> Space:
+    disks = [
+        disk
+        for node_id in soft.known()
+        if (pulse := soft.pulse(node_id)).liveness is not Liveness.DEAD
+        for disk in pulse.disks
+    ]
+    return Space(
+        sum(disk.total_bytes for disk in disks),
+        sum(disk.used_bytes for disk in disks),
+        sum(disk.free_bytes for disk in disks if disk.state in ("", "ok")),
+    )
+
+
+def question(batch: n.ReadBatch, soft: SoftState, age_ms: int) -> Callable[[sqlite3.Connection], bytes]:
+    """What a reader thread runs: all ops of `batch` in one transaction; gives a serialized
+    ReadBatchResult."""
+
+    def ask(tx: sqlite3.Connection) -> bytes:
+        result = n.ReadBatchResult(
+            code=t.ERROR_CODE_OK, tag=batch.tag, age_ms=age_ms, index=queries.applied_index(tx)
+        )
+        for op in batch.ops:
+            one = queries.answer(tx, op)
+            complete(one, soft)
+            result.results.append(one)
+        return result.SerializeToString()
+
+    return ask
+
+
+def complete(result: n.ReadResult, soft: SoftState) -> None:
+    """Add what only a leader knows: how nodes are, how much room there is."""
+    kind = result.WhichOneof("value")
+    if not soft.leading:
+        return
+    if kind == "layout":
+        states: dict[str, t.NodeState.ValueType] = {}
+        for chunk in result.layout.chunks:
+            for replica in chunk.replicas:
+                if replica.node_id not in states:
+                    states[replica.node_id] = STATE_OF[soft.pulse(replica.node_id).liveness]
+                replica.node_state = states[replica.node_id]
+    elif kind == "fs":
+        room = space(soft)
+        result.fs.total_bytes, result.fs.used_bytes, result.fs.free_bytes = room.total, room.used, room.free
+
+
+def refused_batch(error: QuorumFSError, batch: n.Batch) -> bytes:
+    """A BatchResult that says why the batch as a whole was not done, or may not have been."""
+    detail = to_detail(error)
+    return n.BatchResult(code=detail.code, error=detail, slot=batch.slot, seq=batch.seq).SerializeToString()
+
+
+def refused_read(error: QuorumFSError, batch: n.ReadBatch) -> bytes:
+    detail = to_detail(error)
+    return n.ReadBatchResult(code=detail.code, error=detail, tag=batch.tag).SerializeToString()

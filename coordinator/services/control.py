@@ -1,0 +1,249 @@
+"""The Control service: what operators ask of coordinators, and tell them.
+
+Questions are answered by any coordinator from its own state (the answer says whether its member leads);
+mutations by the leader alone, as entries. What this version does not do yet says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from coordinator.metadata import queries
+from coordinator.services.hashes import Hashes
+
+from common import log
+from common.admin import Authorize, allow_all
+from coordinator.services import view
+from coordinator.services.answers import space
+from coordinator.services.gateway import Gateway
+from coordinator.soft_state import SoftState, known_nodes
+from quorumfs.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    QuorumFSError,
+    SafetyGuardError,
+    UnavailableError,
+    make,
+)
+from quorumfs.rpc.status import to_detail
+from quorumfs.v1 import admin_pb2 as a
+from quorumfs.v1 import admin_pb2_grpc
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
+
+TRANSFER_SECONDS = 5.0
+
+INTENT_OF = {
+    "drain": t.NODE_INTENT_DRAINING,
+    "undrain": t.NODE_INTENT_NORMAL,
+    "maintenance": t.NODE_INTENT_MAINTENANCE,
+}
+
+_log = log.get(__name__)
+
+
+class ControlService(admin_pb2_grpc.ControlServicer):
+    """All handlers run on the gRPC loop. `repair_status` and `alarms` tell what this node's duties know."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        soft: SoftState,
+        own: m.NodeView,
+        hashes: Hashes,
+        *,
+        grace_seconds: float,
+        repair_status: Callable[[], a.RepairStatus],
+        alarms: Callable[[], Sequence[a.Alarm]],
+        authorize: Authorize = allow_all,
+    ) -> None:
+        self._gateway = gateway
+        self._soft = soft
+        self._own = own
+        self._hashes = hashes
+        self._grace_seconds = grace_seconds
+        self._repair_status = repair_status
+        self._alarms = alarms
+        self._authorize = authorize
+
+    # Questions
+
+    async def GetClusterStatus(self, request: a.GetClusterStatusRequest, context: Any) -> a.ClusterStatus:  # noqa: N802
+        gateway, soft = self._gateway, self._soft
+        status = a.ClusterStatus(
+            view=await view.cluster_view(gateway, soft, self._own, ""),
+            raft=view.raft_status(gateway, self._own),
+            gc=self._gc(),
+            alarms=self._alarms(),
+        )
+        if not gateway.attached:
+            return status
+        gone = [one.info.node_id for one in status.view.nodes if one.state == t.NODE_STATE_DEAD]
+        counts = await gateway.ask(lambda tx: queries.chunk_counts(tx, gone))
+        for name in ("files", "directories", "chunks", "under_replicated", "missing", "corrupt"):
+            setattr(status, name, getattr(counts, name))
+        room = space(soft)
+        status.total_bytes, status.used_bytes, status.free_bytes = room.total, room.used, room.free
+        return status
+
+    async def GetRaft(self, request: a.GetRaftRequest, context: Any) -> a.RaftStatus:  # noqa: N802
+        return view.raft_status(self._gateway, self._own)
+
+    async def GetStateHash(self, request: a.GetStateHashRequest, context: Any) -> a.StateHash:  # noqa: N802
+        try:
+            if request.local:
+                return a.StateHash(members=[await self._hashes.local(request.index)])
+            return a.StateHash(members=await self._hashes.everywhere())
+        except QuorumFSError as error:
+            return a.StateHash(error=to_detail(error))
+
+    async def GetGc(self, request: a.GetGcRequest, context: Any) -> a.GcStatus:  # noqa: N802
+        return self._gc()
+
+    def _gc(self) -> a.GcStatus:
+        return a.GcStatus(state="idle", phase="none", grace_seconds=self._grace_seconds)
+
+    async def GetRepair(self, request: a.GetRepairRequest, context: Any) -> a.RepairStatus:  # noqa: N802
+        try:
+            self._gateway.require_leadership()
+        except QuorumFSError as error:
+            return a.RepairStatus(error=to_detail(error))
+        return self._repair_status()
+
+    # Orders
+
+    async def TransferLeadership(  # noqa: N802
+        self, request: a.TransferLeadershipRequest, context: Any
+    ) -> a.ActionResponse:
+        self._authorize(context, "transfer the leadership")
+        return await self._act(self._transfer(request.to_node_id))
+
+    async def _transfer(self, to: str) -> str:
+        self._gateway.require_leadership()
+        others = [one.node_id for one in self._gateway.members() if one.node_id != self._own.info.node_id]
+        if to and to not in others:
+            raise NotFoundError(f"{to} is no other coordinator of this cluster", cause=", ".join(others))
+        consensus = self._gateway.consensus
+        if not await asyncio.to_thread(consensus.transfer, to or None):
+            raise UnavailableError("the leadership stays here", cause="no follower was ready in time")
+        for _ in range(int(TRANSFER_SECONDS / 0.02)):
+            leader = self._gateway.leader()
+            if leader is not None and leader.node_id != self._own.info.node_id:
+                return f"{leader.node_id} leads"
+            await asyncio.sleep(0.02)
+        return "handed over; the new leader is not known here yet"
+
+    async def SetNode(self, request: a.SetNodeRequest, context: Any) -> a.ActionResponse:  # noqa: N802
+        self._authorize(context, f"set node {request.node_id}")
+        return await self._act(self._set_node(request))
+
+    async def _set_node(self, request: a.SetNodeRequest) -> str:
+        self._gateway.require_leadership()
+        command = e.SetNode(node_id=request.node_id)
+        match request.action:
+            case "drain" | "undrain" | "maintenance":
+                command.set_intent = True
+                command.intent = INTENT_OF[request.action]
+                if request.action == "maintenance":
+                    until = self._gateway.consensus.cluster_ms() + int(request.seconds * 1000)
+                    command.maintenance_until_cluster_ms = until
+            case "labels":
+                command.labels.update(request.labels)
+                command.remove_labels.extend(request.remove_labels)
+            case "decommission":
+                raise not_built("decommissioning moves data off a node")
+            case other:
+                raise InvalidArgumentError(
+                    f"a node cannot be told to {other!r}", next="use drain, undrain, maintenance or labels"
+                )
+        await self._settle(e.SystemCommand(set_node=command))
+        return f"{request.node_id}: {request.action} is set"
+
+    async def ForgetNode(self, request: a.ForgetNodeRequest, context: Any) -> a.ActionResponse:  # noqa: N802
+        self._authorize(context, f"forget node {request.node_id}")
+        return await self._act(self._forget(request))
+
+    async def _forget(self, request: a.ForgetNodeRequest) -> str:
+        self._gateway.require_leadership()
+        node_id = request.node_id
+        if any(one.node_id == node_id for one in self._gateway.members()):
+            raise SafetyGuardError(f"{node_id} is a member of the Raft group", next="dfsctl raft remove")
+        if self._soft.recently_heard(node_id):
+            raise SafetyGuardError(f"{node_id} is alive", cause="it sends heartbeats", next="stop it first")
+        if not request.force:
+            held = await self._gateway.ask(lambda tx: len(queries.chunks_on(tx, node_id)))
+            if held:
+                raise SafetyGuardError(
+                    f"{node_id} still counts as a place of {held} replicas",
+                    next="wait for repair (dfsctl repair status), or --force if the node is gone for good",
+                )
+        await self._settle(e.SystemCommand(forget_node=e.ForgetNode(node_id=node_id)))
+        return f"{node_id} is forgotten"
+
+    async def _settle(self, command: e.SystemCommand) -> None:
+        """Propose and read the node table anew. Raises what the command was refused with."""
+        done = await self._gateway.system(command)
+        if done.code != t.ERROR_CODE_OK:
+            raise make(done.code, done.error.message, cause=done.error.cause, next=done.error.next)
+        self._soft.set_known(await self._gateway.ask(known_nodes))
+
+    async def _act(self, action: Any) -> a.ActionResponse:
+        try:
+            detail: str = await action
+        except QuorumFSError as error:
+            refusal = to_detail(error)
+            return a.ActionResponse(code=refusal.code, error=refusal)
+        _log.info("control.done", detail=detail)
+        return a.ActionResponse(code=t.ERROR_CODE_OK, detail=detail)
+
+    # Not in this version
+
+    async def ChangeMember(self, request: a.ChangeMemberRequest, context: Any) -> a.ActionResponse:  # noqa: N802
+        self._authorize(context, "change the members")
+        return _refused(not_built("changing the members of the Raft group"))
+
+    async def RunGc(self, request: a.RunGcRequest, context: Any) -> a.GcReport:  # noqa: N802
+        self._authorize(context, "run the garbage collection")
+        return a.GcReport(outcome="refused", error=to_detail(not_built("garbage collection")))
+
+    async def ControlGc(self, request: a.ControlGcRequest, context: Any) -> a.GcStatus:  # noqa: N802
+        self._authorize(context, "control the garbage collection")
+        status = self._gc()
+        status.error.CopyFrom(to_detail(not_built("garbage collection")))
+        return status
+
+    async def ExplainChunk(self, request: a.ExplainChunkRequest, context: Any) -> a.ChunkStory:  # noqa: N802
+        return a.ChunkStory(chunk=request.chunk, error=to_detail(not_built("explaining a chunk")))
+
+    async def ListCandidates(self, request: a.ListCandidatesRequest, context: Any) -> a.Candidates:  # noqa: N802
+        return a.Candidates(error=to_detail(not_built("garbage collection")))
+
+    async def RestoreQuarantined(  # noqa: N802
+        self, request: a.RestoreQuarantinedRequest, context: Any
+    ) -> a.ActionResponse:
+        self._authorize(context, "restore quarantined chunks")
+        return _refused(not_built("restoring from quarantine"))
+
+    async def ControlToken(self, request: a.ControlTokenRequest, context: Any) -> a.ControlTokenResponse:  # noqa: N802
+        self._authorize(context, "control tokens")
+        refusal = to_detail(not_built("tokens"))
+        return a.ControlTokenResponse(code=refusal.code, error=refusal)
+
+    async def ListEvents(self, request: a.ListEventsRequest, context: Any) -> Any:  # noqa: N802
+        raise not_built("the list of events")
+        yield a.Event()  # makes this a stream
+
+
+def not_built(what: str) -> InvalidArgumentError:
+    """Not "unavailable": clients would go from coordinator to coordinator until their patience ends."""
+    return InvalidArgumentError(
+        f"{what}: not built in this version", next="see CHANGELOG.md for what is, or upgrade"
+    )
+
+
+def _refused(error: QuorumFSError) -> a.ActionResponse:
+    detail = to_detail(error)
+    return a.ActionResponse(code=detail.code, error=detail)

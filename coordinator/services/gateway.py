@@ -1,0 +1,199 @@
+"""From the asyncio loop of the gRPC server to consensus and back.
+
+Theory of operation
+1. Handlers run on one asyncio loop; consensus answers on its own threads (`raft`, `apply`, `read-*`).
+2. An answer is put into a queue; the loop is woken once per commit group (and once per burst of reads),
+   not once per answer: a wake-up costs more than an answer.
+3. A caller that went away does not cancel a proposal: it stays in the log. Its future is simply not there any
+   more when the answer comes.
+4. Before genesis there is nothing behind the gateway; every question is refused with that reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from coordinator.consensus import Consensus, Leadership, Proposal
+from quorumfs.clock import Clock
+from quorumfs.errors import Leader, NotLeaderError, QuorumFSError, UnavailableError
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import membership_pb2 as m
+
+T = TypeVar("T")
+
+Answer = bytes | QuorumFSError
+Question = Callable[[sqlite3.Connection], bytes]
+
+
+class Completions:
+    """Answers on their way to futures of one loop. `put` and `wake` from any thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._queue: deque[tuple[asyncio.Future[bytes], Answer]] = deque()
+        self._woken = False
+
+    def put(self, future: asyncio.Future[bytes], answer: Answer) -> None:
+        self._queue.append((future, answer))
+
+    def wake(self) -> None:
+        """Have the loop take what waits. A burst of calls wakes it once."""
+        if self._woken or not self._queue:
+            return
+        self._woken = True
+        try:
+            self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._queue.clear()
+
+    def _drain(self) -> None:
+        self._woken = False  # before the queue is read: who puts after this wakes again
+        while self._queue:
+            future, answer = self._queue.popleft()
+            if future.done():
+                continue
+            if isinstance(answer, QuorumFSError):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+
+class Gateway:
+    """What handlers know of consensus. Methods are called on the loop, `attach` before the first of them."""
+
+    def __init__(self, clock: Clock, node_id: str) -> None:
+        self._clock = clock
+        self._node_id = node_id
+        self._consensus: Consensus | None = None
+        self._completions: Completions | None = None
+
+    def attach(self, consensus: Consensus, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on there is a replica to ask."""
+        self._completions = Completions(loop)
+        consensus.subscribe_group(self._completions.wake)
+        self._consensus = consensus
+
+    @property
+    def attached(self) -> bool:
+        return self._consensus is not None
+
+    @property
+    def consensus(self) -> Consensus:
+        """Raises UnavailableError before genesis."""
+        if self._consensus is None:
+            raise UnavailableError(
+                f"{self._node_id} belongs to no cluster yet",
+                cause="it waits for genesis",
+                next="dfsctl cluster init, or ask another coordinator",
+            )
+        return self._consensus
+
+    def leadership(self) -> Leadership | None:
+        """Of this member, when it leads."""
+        return self.consensus.leadership()
+
+    def members(self) -> Sequence[m.Member]:
+        return self.consensus.members()
+
+    def leader(self) -> Leader | None:
+        """Who leads, as far as this member knows."""
+        consensus = self.consensus
+        leader_id = consensus.leader_id()
+        for member in consensus.members():
+            if member.node_id == leader_id:
+                return Leader(member.node_id, member.grpc, member.http, consensus.status().term)
+        return None
+
+    def not_leader(self) -> QuorumFSError:
+        """The refusal of a member that does not lead, with the leader's addresses when it knows them."""
+        leader = self.leader()
+        if leader is None or leader.node_id == self._node_id:
+            return NotLeaderError(
+                f"{self._node_id} does not lead", cause="it knows of no leader; an election may be under way"
+            )
+        return NotLeaderError(
+            f"{self._node_id} does not lead",
+            cause=f"{leader.node_id} does",
+            next=f"ask {leader.grpc}",
+            leader=leader,
+        )
+
+    def require_leadership(self) -> Leadership:
+        """Raises NotLeaderError unless this member leads."""
+        leadership = self.leadership()
+        if leadership is None:
+            raise self.not_leader()
+        return leadership
+
+    async def propose(self, item: e.Item, operations: int, size_bytes: int, ttl_seconds: float) -> bytes:
+        """Propose one item; its result once it is committed and applied here.
+
+        Raises NotLeaderError, BusyError, TimedOutError (nothing was proposed),
+        OutcomeUnknownError (it may yet happen).
+        """
+        deadline = self._clock.monotonic() + ttl_seconds
+        proposal = Proposal(item, operations, size_bytes, deadline)
+        future = self._future()
+        self.consensus.propose(proposal, self._grouped(future))
+        return await future
+
+    async def system(self, command: e.SystemCommand, ttl_seconds: float = 5.0) -> e.SystemResult.One:
+        """Propose one command of the cluster itself; what it left. Raises like `propose`."""
+        raw = e.SystemBatch(commands=[command]).SerializeToString()
+        result = await self.propose(e.Item(system=raw), 1, len(raw), ttl_seconds)
+        return e.SystemResult.FromString(result).results[0]
+
+    async def read(self, question: Question) -> bytes:
+        """Ask behind a read barrier: the answer is not older than the call. Raises like `propose`."""
+        future = self._future()
+        self.consensus.read(question, self._single(future))
+        return await future
+
+    async def read_stale(self, question: Question) -> bytes:
+        """Ask this member's state as it is."""
+        future = self._future()
+        self.consensus.read_stale(question, self._single(future))
+        return await future
+
+    async def ask(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Like `read_stale`, for answers that are no bytes."""
+        found: list[T] = []
+
+        def question(tx: sqlite3.Connection) -> bytes:
+            found.append(fn(tx))
+            return b""
+
+        await self.read_stale(question)
+        return found[0]
+
+    def _future(self) -> asyncio.Future[bytes]:
+        return asyncio.get_running_loop().create_future()
+
+    def _grouped(self, future: asyncio.Future[bytes]) -> Callable[[Answer], None]:
+        """Who gives the answer tells the group's hook when it is through; a refusal comes alone."""
+        completions = self._ready()
+
+        def done(answer: Answer) -> None:
+            completions.put(future, answer)
+            if isinstance(answer, QuorumFSError):
+                completions.wake()
+
+        return done
+
+    def _single(self, future: asyncio.Future[bytes]) -> Callable[[Answer], None]:
+        completions = self._ready()
+
+        def done(answer: Answer) -> None:
+            completions.put(future, answer)
+            completions.wake()
+
+        return done
+
+    def _ready(self) -> Completions:
+        if self._completions is None:
+            raise UnavailableError(f"{self._node_id} is only starting")
+        return self._completions

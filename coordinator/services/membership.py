@@ -1,0 +1,231 @@
+"""The Membership service: registrations, heartbeats, inventories, and the view of the cluster.
+
+Registrations and heartbeats are answered by the leader alone; others say who leads. Everything but GetCluster
+needs a channel whose other end has proven the cluster's secret, and a node speaks for itself only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coordinator.metadata import queries
+
+from common import log
+from common.server import require_node
+from coordinator.consensus import Leadership
+from coordinator.services import view
+from coordinator.services.gateway import Gateway
+from coordinator.soft_state import KnownNode, SoftState, known_nodes
+from quorumfs.errors import (
+    DuplicateNodeError,
+    HistoryBehindError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    QuorumFSError,
+    WrongClusterError,
+    make,
+)
+from quorumfs.rpc.status import to_detail
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import membership_pb2_grpc
+from quorumfs.v1 import types_pb2 as t
+
+_log = log.get(__name__)
+
+
+class MembershipService(membership_pb2_grpc.MembershipServicer):
+    """All handlers run on the gRPC loop. `heartbeat_seconds` is what datanodes are told to keep to."""
+
+    def __init__(self, gateway: Gateway, soft: SoftState, own: m.NodeView, heartbeat_seconds: float) -> None:
+        self._gateway = gateway
+        self._soft = soft
+        self._own = own
+        self._interval_ms = int(heartbeat_seconds * 1000)
+
+    # Registration
+
+    async def Register(self, request: m.RegisterRequest, context: Any) -> m.RegisterResponse:  # noqa: N802
+        require_self(context, request.node.node_id)
+        try:
+            return await self._register(request)
+        except QuorumFSError as error:
+            detail = to_detail(error)
+            _log.warning("node.refused", node=request.node.node_id, error=str(error))
+            return m.RegisterResponse(code=detail.code, error=detail, leader=self._hint())
+
+    async def _register(self, request: m.RegisterRequest) -> m.RegisterResponse:
+        leadership = self._gateway.require_leadership()
+        self._soft.require_leading()
+        node = request.node
+        self._check_cluster(request.cluster_id, node.node_id)
+        self._check_history(leadership, request.highest_epoch, request.highest_commit_index, node.node_id)
+        refuse_duplicate(request, self._soft.known(), self._soft.recently_heard)
+        if await self._is_news(request):
+            command = e.SystemCommand(register_node=e.RegisterNode(node=node, empty=request.empty))
+            done = await self._gateway.system(command)
+            if done.code != t.ERROR_CODE_OK:
+                raise make(done.code, done.error.message, cause=done.error.cause, next=done.error.next)
+            self._soft.set_known(await self._gateway.ask(known_nodes))
+            _log.info("node.registered", node=node.node_id, grpc=node.grpc, version=node.version)
+        self._soft.registered(node.node_id, node.incarnation)
+        known = self._soft.known().get(node.node_id)
+        return m.RegisterResponse(
+            code=t.ERROR_CODE_OK,
+            cluster_id=self._gateway.consensus.identity.cluster_id,
+            epoch=self._soft.epoch(),
+            heartbeat_interval_ms=self._interval_ms,
+            leader=self._hint(),
+            commit_index=self._gateway.consensus.status().commit_index,
+            labels=known.info.labels if known is not None else node.labels,
+        )
+
+    async def _is_news(self, request: m.RegisterRequest) -> bool:
+        """Whether the registration says anything that the metadata does not: every node registers with
+        every new leader, and that alone must not write an entry each."""
+        node = request.node
+        known = self._soft.known().get(node.node_id)
+        if known is None or not same_node(known.info, node):
+            return True
+        return request.empty and bool(await self._gateway.ask(lambda tx: queries.chunks_on(tx, node.node_id)))
+
+    def _check_cluster(self, cluster_id: str, node_id: str) -> None:
+        ours = self._gateway.consensus.identity.cluster_id
+        if cluster_id and cluster_id != ours:
+            raise WrongClusterError(
+                f"{node_id} belongs to another cluster",
+                cause=f"its cluster is {cluster_id}, this one is {ours}",
+                next="correct cluster.coordinators, or give the node an empty data directory",
+                ids={"cluster_id": ours},
+            )
+
+    def _check_history(
+        self, leadership: Leadership, highest: t.Epoch, highest_commit_index: int, node_id: str
+    ) -> None:
+        """A node that has heard of more than this leader knows: the leader was restored from something
+        old."""
+        last_index = self._gateway.consensus.status().last_index
+        history = leadership.history
+        if highest.history < history:
+            return
+        if highest.history == history and highest_commit_index <= last_index:
+            return
+        error = HistoryBehindError(
+            f"this leader is behind what {node_id} has seen",
+            cause=f"the node has heard of history {highest.history}, commit index {highest_commit_index}; "
+            f"this leader has history {history}, last index {last_index}",
+            next="the coordinators lost acknowledged state: restore a newer backup, or begin a new history",
+        )
+        if self._soft.raise_alarm("history_behind", str(error)):
+            _log.error("history.behind", node=node_id, cause=error.cause)
+        raise error
+
+    # Heartbeats
+
+    async def Heartbeat(self, request: m.HeartbeatRequest, context: Any) -> m.HeartbeatResponse:  # noqa: N802
+        require_self(context, request.node_id)
+        try:
+            return self._heartbeat(request)
+        except QuorumFSError as error:
+            detail = to_detail(error)
+            return m.HeartbeatResponse(code=detail.code, error=detail, leader=self._hint())
+
+    def _heartbeat(self, beat: m.HeartbeatRequest) -> m.HeartbeatResponse:
+        leadership = self._gateway.require_leadership()
+        self._check_cluster(beat.cluster_id, beat.node_id)
+        self._check_history(leadership, beat.highest_epoch, beat.highest_commit_index, beat.node_id)
+        consensus = self._gateway.consensus
+        answer = m.HeartbeatResponse(
+            code=t.ERROR_CODE_OK,
+            epoch=self._soft.epoch(),
+            commit_index=consensus.status().commit_index,
+            interval_ms=self._interval_ms,
+            leader=self._hint(),
+            coordinators=self._gateway.members(),
+        )
+        if self._soft.heard(beat):
+            answer.acknowledged_sequence = beat.sequence
+            answer.commands.extend(self._soft.deliver(beat.node_id))
+        else:  # its reports stay with it: nothing was acknowledged
+            answer.commands.add(epoch=self._soft.epoch()).register.SetInParent()
+        return answer
+
+    async def ReportInventory(self, request: m.InventoryPage, context: Any) -> m.InventoryResponse:  # noqa: N802
+        require_self(context, request.node_id)
+        try:
+            self._gateway.require_leadership()
+            self._check_cluster(request.cluster_id, request.node_id)
+            if not self._soft.inventory_page(request):
+                raise InvalidArgumentError(
+                    "this page belongs to no inventory that is being gathered",
+                    cause=f"gathering {request.gather_id}, page {request.page}",
+                    next="begin again when the leader asks",
+                )
+        except QuorumFSError as error:
+            detail = to_detail(error)
+            return m.InventoryResponse(code=detail.code, error=detail, epoch=self._soft.epoch())
+        return m.InventoryResponse(code=t.ERROR_CODE_OK, epoch=self._soft.epoch())
+
+    # The view
+
+    async def GetCluster(self, request: m.GetClusterRequest, context: Any) -> m.ClusterView:  # noqa: N802
+        return await view.cluster_view(self._gateway, self._soft, self._own, request.selector)
+
+    def _hint(self) -> t.LeaderHint | None:
+        leader = self._gateway.leader() if self._gateway.attached else None
+        return view.hint_of(leader)
+
+
+def same_node(stored: m.NodeInfo, told: m.NodeInfo) -> bool:
+    """Whether two descriptions agree in all that is replicated: not in sizes, nor in when it was started."""
+
+    def lasting(info: m.NodeInfo) -> tuple[object, ...]:
+        disks = sorted((disk.disk_id, disk.path) for disk in info.disks)
+        said = (info.node_uuid, info.role, info.grpc, info.http, info.version, info.host, info.incarnation)
+        return (*said, dict(info.labels), disks)
+
+    return lasting(stored) == lasting(told)
+
+
+def require_self(context: Any, node_id: str) -> None:
+    """A node speaks for itself. Raises UnauthenticatedError, PermissionDeniedError."""
+    caller = require_node(context)
+    if caller != node_id:
+        raise PermissionDeniedError(
+            f"{caller} may not speak for {node_id}", cause="the channel was proven under another node id"
+        )
+
+
+def refuse_duplicate(request: m.RegisterRequest, known: Mapping[str, KnownNode], recently_heard: Any) -> None:
+    """Two nodes under one id, or one node under two. Raises DuplicateNodeError.
+
+    A node may come back with a new UUID (a replaced machine) only empty, and once the old one is silent.
+    """
+    node = request.node
+    for other_id, other in known.items():
+        if other_id != node.node_id and other.info.node_uuid == node.node_uuid:
+            raise DuplicateNodeError(
+                f"{node.node_id} has the identity of {other_id}",
+                cause=f"both have UUID {node.node_uuid}: a copied data directory, or a changed node.id",
+                next=f"give {node.node_id} an empty data directory, or call it {other_id} again",
+            )
+    mine = known.get(node.node_id)
+    if mine is None:
+        return
+    heard = recently_heard(node.node_id)
+    if mine.info.node_uuid == node.node_uuid:
+        if heard and mine.info.incarnation >= node.incarnation and mine.info.grpc != node.grpc:
+            raise DuplicateNodeError(
+                f"a twin of {node.node_id} is alive at {mine.info.grpc}",
+                cause=f"both have UUID {node.node_uuid}: a copied data directory",
+                next="stop one of them and empty its data directory",
+            )
+        return
+    if heard or not request.empty:
+        cause = "that one is alive" if heard else "this one holds chunks of another identity"
+        raise DuplicateNodeError(
+            f"another node is registered as {node.node_id}",
+            cause=f"its UUID is {mine.info.node_uuid}, this one's {node.node_uuid}; {cause}",
+            next=f"choose another node.id, or forget the old one: dfsctl node forget {node.node_id}",
+        )

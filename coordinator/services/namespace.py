@@ -1,0 +1,272 @@
+"""The Namespace service: batches and questions in all their shapes.
+
+Theory of operation
+1. Every mutation becomes a Batch, whose bytes go into the log as they came; a typed unary call is
+   re-encoded as a batch of one without a session.
+2. What concerns the batch as a whole (who leads, limits, queues, unknown outcomes) is said inside
+   BatchResult. A gRPC status is left for bytes that are no batch, and for typed calls, which raise.
+3. A stream reads no further than its window of unanswered batches, so that HTTP/2 pushes back; answers
+   come in the order in which they become known and are told apart by (slot, seq) or tag.
+4. Handlers here take and give bytes: nothing is decoded twice, and the log gets what was received.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from coordinator.services import answers, intake
+from coordinator.services.gateway import Gateway
+from coordinator.services.placing import Placed, Placer, explain
+from coordinator.services.windows import windowed
+from coordinator.soft_state import SoftState
+from quorumfs.errors import (
+    InvalidArgumentError,
+    PreconditionFailedError,
+    QuorumFSError,
+    TooLargeError,
+)
+from quorumfs.ids import ID_BYTES
+from quorumfs.rpc.status import from_detail, to_detail
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import namespace_pb2 as n
+from quorumfs.v1 import types_pb2 as t
+
+SERVICE = "quorumfs.v1.Namespace"
+KEEP_ALIVE_UPLOADS_MAX = 1024
+
+# Typed face -> the field of Op or ReadOp that carries its request.
+TYPED_OPS: Mapping[str, str] = {
+    "OpenSession": "open_session",
+    "CreateUpload": "open_upload",
+    "AllocateChunks": "allocate",
+    "AddExtents": "add_extents",
+    "CommitUpload": "commit_upload",
+    "AbortUpload": "abort_upload",
+    "PutFile": "put_file",
+    "Mkdir": "mkdir",
+    "Delete": "delete",
+    "Rename": "rename",
+    "Symlink": "symlink",
+    "Clone": "clone",
+    "SetAttributes": "set_attributes",
+    "Undelete": "undelete",
+    "EmptyTrash": "empty_trash",
+}
+TYPED_READS: Mapping[str, str] = {
+    "Stat": "stat",
+    "List": "list",
+    "GetLayout": "layout",
+    "ListTrash": "list_trash",
+    "StatFs": "stat_fs",
+}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    item: e.Item
+    intake: intake.Intake
+    placed: Placed
+
+
+class NamespaceService:
+    """Handlers of one coordinator; all run on its gRPC loop."""
+
+    def __init__(self, gateway: Gateway, soft: SoftState, placer: Placer) -> None:
+        self._gateway = gateway
+        self._soft = soft
+        self._placer = placer
+
+    # Batches
+
+    async def do(self, raw: bytes, context: Context) -> bytes:
+        batch = intake.parse_batch(raw)
+        return await self._do(raw, batch, context.peer(), context.time_remaining())
+
+    async def do_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        peer = context.peer()
+
+        async def one(raw: bytes) -> bytes:
+            return await self._do(raw, intake.parse_batch(raw), peer, None)
+
+        async with aclosing(windowed(requests, one)) as found:
+            async for answer in found:
+                yield answer
+
+    async def _do(self, raw: bytes, batch: n.Batch, peer: str, remaining: float | None) -> bytes:
+        """A serialized BatchResult, whatever happens."""
+        try:
+            return await self._propose(await self._prepare(raw, batch, peer), remaining)
+        except QuorumFSError as error:
+            return answers.refused_batch(error, batch)
+
+    async def _prepare(self, raw: bytes, batch: n.Batch, peer: str) -> _Prepared:
+        self._gateway.require_leadership()
+        admitted = intake.admit(raw, batch)
+        placed = await self._placer.place(admitted)
+        self._note_signs_of_life(admitted)
+        principal = e.Principal(name="anonymous", address=peer)
+        return _Prepared(e.Item(principal=principal, choices=placed.choices, batch=raw), admitted, placed)
+
+    def _note_signs_of_life(self, admitted: intake.Intake) -> None:
+        uploads = [request.upload for _, request in admitted.allocations]
+        uploads += [op.add_extents.upload for op in admitted.batch.ops if op.HasField("add_extents")]
+        if uploads or admitted.batch.session:
+            self._soft.keep_alive(uploads, admitted.batch.session)
+
+    async def _propose(self, prepared: _Prepared, remaining: float | None) -> bytes:
+        ttl = prepared.intake.ttl_seconds()
+        if remaining is not None:
+            ttl = min(ttl, remaining)
+        operations = len(prepared.intake.batch.ops)
+        result = await self._gateway.propose(prepared.item, operations, len(prepared.intake.raw), ttl)
+        return explain(result, prepared.placed.refused) if prepared.placed.refused else result
+
+    async def typed(self, field: str, request: Any, context: Context) -> n.Result:
+        """One operation without a session: at least once. Raises what concerns the whole."""
+        batch = n.Batch(ops=[n.Op(**{field: request})])
+        raw = batch.SerializeToString()
+        prepared = await self._prepare(raw, batch, context.peer())
+        result = n.BatchResult.FromString(await self._propose(prepared, context.time_remaining()))
+        if result.code != t.ERROR_CODE_OK:
+            raise from_detail(result.error)
+        return result.results[0]
+
+    # Questions
+
+    async def read(self, raw: bytes, context: Context) -> bytes:
+        return await self._read(raw, intake.parse_read(raw))
+
+    async def read_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async def one(raw: bytes) -> bytes:
+            return await self._read(raw, intake.parse_read(raw))
+
+        async with aclosing(windowed(requests, one)) as found:
+            async for answer in found:
+                yield answer
+
+    async def _read(self, raw: bytes, batch: n.ReadBatch) -> bytes:
+        """A serialized ReadBatchResult, whatever happens."""
+        try:
+            intake.admit_read(raw, batch)
+            return await self._ask(batch)
+        except QuorumFSError as error:
+            return answers.refused_read(error, batch)
+
+    async def _ask(self, batch: n.ReadBatch) -> bytes:
+        if batch.consistency != n.CONSISTENCY_STALE:
+            self._gateway.require_leadership()
+            return await self._gateway.read(answers.question(batch, self._soft, 0))
+        age_ms = self._age_ms()
+        if batch.max_staleness_ms and age_ms > batch.max_staleness_ms:
+            raise PreconditionFailedError(
+                "this coordinator's state is older than was allowed",
+                cause=f"it last heard a leader {age_ms} ms ago; {batch.max_staleness_ms} ms were allowed",
+                next="ask another coordinator, or without STALE",
+            )
+        return await self._gateway.read_stale(answers.question(batch, self._soft, age_ms))
+
+    def _age_ms(self) -> int:
+        if self._gateway.leadership() is not None:
+            return 0
+        return int(min(self._gateway.consensus.heard_age() * 1000, 2**62))
+
+    async def typed_read(self, field: str, request: Any, context: Context) -> n.ReadResult:
+        batch = n.ReadBatch(ops=[n.ReadOp(**{field: request})])
+        intake.admit_read(b"", batch)
+        result = n.ReadBatchResult.FromString(await self._ask(batch))
+        if result.code != t.ERROR_CODE_OK:
+            raise from_detail(result.error)
+        return result.results[0]
+
+    # Signs of life and complaints
+
+    async def keep_alive(self, request: n.KeepAliveRequest, context: Context) -> n.KeepAliveResponse:
+        """Signs of life of uploads and a session; answers which uploads are not open any more."""
+        try:
+            self._gateway.require_leadership()
+            if len(request.uploads) > KEEP_ALIVE_UPLOADS_MAX:
+                raise TooLargeError(
+                    "too many uploads in one sign of life",
+                    cause=f"{len(request.uploads)}; at most {KEEP_ALIVE_UPLOADS_MAX}",
+                )
+            self._soft.keep_alive(request.uploads, request.session)
+            gone = await self._not_open(list(request.uploads))
+        except QuorumFSError as error:
+            detail = to_detail(error)
+            return n.KeepAliveResponse(code=detail.code, error=detail)
+        return n.KeepAliveResponse(code=t.ERROR_CODE_OK, gone=gone)
+
+    async def _not_open(self, uploads: list[bytes]) -> list[bytes]:
+        if not uploads:
+            return []
+        batch = n.ReadBatch(ops=[n.ReadOp(get_upload=n.GetUploadRequest(upload=one)) for one in uploads])
+        raw = await self._gateway.read_stale(answers.question(batch, self._soft, 0))
+        found = n.ReadBatchResult.FromString(raw).results
+        return [upload for upload, one in zip(uploads, found, strict=True) if one.code != t.ERROR_CODE_OK]
+
+    async def report_replica(
+        self, request: n.ReportReplicaRequest, context: Context
+    ) -> n.ReportReplicaResponse:
+        """A reader's complaint is not believed: the node is told to verify, and its own finding counts."""
+        try:
+            self._gateway.require_leadership()
+            if len(request.chunk) != ID_BYTES or request.state not in (
+                t.REPLICA_STATE_CORRUPT,
+                t.REPLICA_STATE_MISSING,
+            ):
+                raise InvalidArgumentError("a report names a chunk and CORRUPT or MISSING")
+            command = m.Command(verify=m.VerifyCommand(chunk=request.chunk))
+            if not self._soft.order(request.node_id, "verify", command, request.chunk):
+                raise InvalidArgumentError(
+                    f"{request.node_id} cannot be told to verify", cause="unknown or busy"
+                )
+        except QuorumFSError as error:
+            detail = to_detail(error)
+            return n.ReportReplicaResponse(code=detail.code, error=detail)
+        return n.ReportReplicaResponse(code=t.ERROR_CODE_OK)
+
+
+def handler(service: NamespaceService) -> grpc.GenericRpcHandler:
+    """The service as gRPC wants it; Do and Read in bytes, the typed faces made from the tables."""
+    unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Do": unary(service.do),
+        "Read": unary(service.read),
+        "DoStream": stream(service.do_stream),
+        "ReadStream": stream(service.read_stream),
+        "KeepAlive": unary(
+            service.keep_alive,
+            n.KeepAliveRequest.FromString,
+            n.KeepAliveResponse.SerializeToString,
+        ),
+        "ReportReplica": unary(
+            service.report_replica,
+            n.ReportReplicaRequest.FromString,
+            n.ReportReplicaResponse.SerializeToString,
+        ),
+    }
+    for table, call in ((TYPED_OPS, service.typed), (TYPED_READS, service.typed_read)):
+        for name, field in table.items():
+            methods[name] = _typed(name, field, call)
+    return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+
+def _typed(
+    name: str, field: str, call: Callable[[str, Any, Context], Awaitable[Any]]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    method = n.DESCRIPTOR.services_by_name["Namespace"].methods_by_name[name]
+    request: Any = getattr(n, method.input_type.name)
+    response: Any = getattr(n, method.output_type.name)
+
+    async def handle(message: Any, context: Context) -> Any:
+        return await call(field, message, context)
+
+    return grpc.unary_unary_rpc_method_handler(handle, request.FromString, response.SerializeToString)

@@ -1,0 +1,97 @@
+"""Full inventories on their way: who shall send one, who is sending, what arrived whole."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from coordinator.soft.values import Inventory, Report
+from quorumfs.ids import ID_BYTES
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
+
+PAGE_SECONDS = 60.0  # a gathering without a page for so long is given up
+
+
+@dataclass(slots=True)
+class _Gathering:
+    gather_id: int
+    incarnation: int
+    until: float
+    next_page: int = 0
+    live: set[bytes] = field(default_factory=set)
+    disks: dict[bytes, str] = field(default_factory=dict)
+    troubled: list[Report] = field(default_factory=list)
+
+
+class Inventories:
+    """An inventory counts only whole: every page in order, of one gathering of one process."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()  # nodes whose inventory came, or is coming
+        self._running: dict[str, _Gathering] = {}
+        self._whole: deque[Inventory] = deque()
+
+    def want(self, node_id: str) -> None:
+        """What is known of the node's replicas is incomplete: it shall tell everything again."""
+        self._running.pop(node_id, None)
+        self._told.discard(node_id)
+
+    def wanting(self, heard: Iterable[str], at_once: int, now: float) -> list[str]:
+        """Of the nodes that are heard, those to ask now, so that at most `at_once` tell together."""
+        for node_id in [one for one, gathering in self._running.items() if gathering.until <= now]:
+            self.want(node_id)
+        room = max(0, at_once - len(self._running))
+        return [node_id for node_id in heard if node_id not in self._told][:room]
+
+    def begin(self, node_id: str, gather_id: int, incarnation: int, now: float) -> None:
+        self._running[node_id] = _Gathering(gather_id, incarnation, now + PAGE_SECONDS)
+        self._told.add(node_id)
+
+    def page(self, page: m.InventoryPage, incarnation: int, now: float) -> bool:
+        """Take in one page. False: it belongs to nothing that runs (old, out of order, of a process
+        before)."""
+        if page.gather_id == 0 and page.page == 0:  # unasked, as after a registration
+            self.begin(page.node_id, 0, page.incarnation, now)
+        gathering = self._running.get(page.node_id)
+        if gathering is None or gathering.gather_id != page.gather_id:
+            return False
+        if page.incarnation != incarnation or page.page > gathering.next_page:
+            self.want(page.node_id)
+            return False
+        if page.page < gathering.next_page:
+            return True  # a page sent again after a lost answer
+        gathering.next_page += 1
+        gathering.until = now + PAGE_SECONDS
+        _take(gathering, page)
+        if page.last:
+            del self._running[page.node_id]
+            self._whole.append(_inventory(page.node_id, gathering))
+        return True
+
+    def take(self) -> Inventory | None:
+        """The oldest that arrived whole."""
+        return self._whole.popleft() if self._whole else None
+
+
+def _take(gathering: _Gathering, page: m.InventoryPage) -> None:
+    ids = page.ids
+    whole = len(ids) - len(ids) % ID_BYTES
+    gathering.live.update(ids[k : k + ID_BYTES] for k in range(0, whole, ID_BYTES))
+    for one in page.replicas:
+        if one.state == t.REPLICA_STATE_LIVE:
+            gathering.live.add(one.chunk)
+            gathering.disks[one.chunk] = one.disk_id
+        else:
+            gathering.troubled.append(Report(page.node_id, one.chunk, one.disk_id, one.state))
+
+
+def _inventory(node_id: str, gathering: _Gathering) -> Inventory:
+    return Inventory(
+        node_id,
+        gathering.gather_id,
+        frozenset(gathering.live),
+        gathering.disks,
+        tuple(gathering.troubled),
+    )

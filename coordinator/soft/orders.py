@@ -1,0 +1,99 @@
+"""Commands that wait for a node's next heartbeat, and what became of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from coordinator.soft.values import Done, Order
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
+
+COMMANDS_PER_NODE_MAX = 4096
+COMMANDS_PER_HEARTBEAT_MAX = 64
+COMMAND_SECONDS = 60.0
+INVENTORY = "full_inventory"  # has no outcome but its pages: handed out once, then forgotten
+
+
+@dataclass(slots=True)
+class _Waiting:
+    order: Order
+    command: m.Command
+    sent_at: float | None = None
+
+
+class OrderBook:
+    """Numbers are unique over all leaderships of a history: the term is part of them."""
+
+    def __init__(self, epoch: t.Epoch) -> None:
+        self._epoch = epoch
+        self._count = 0
+        self._waiting: dict[str, dict[int, _Waiting]] = {}
+        self._queued: set[tuple[str, str, bytes]] = set()
+        self._done: deque[Done] = deque()
+
+    def next_number(self) -> int:
+        self._count += 1
+        return (self._epoch.term & 0xFFFFFFFF) << 32 | self._count
+
+    def put(self, node_id: str, kind: str, command: m.Command, chunk: bytes, source: str) -> bool:
+        """Queue a command, once per kind and chunk; False when the node's queue is full."""
+        key = (node_id, kind, chunk)
+        if key in self._queued:
+            return True
+        waiting = self._waiting.setdefault(node_id, {})
+        if len(waiting) >= COMMANDS_PER_NODE_MAX:
+            return False
+        command.id = self.next_number()
+        command.epoch.CopyFrom(self._epoch)
+        waiting[command.id] = _Waiting(Order(command.id, node_id, kind, chunk, source), command)
+        self._queued.add(key)
+        return True
+
+    def deliver(self, node_id: str, now: float) -> list[m.Command]:
+        """What goes into one answer, oldest first; what had no outcome for COMMAND_SECONDS goes again."""
+        due = [
+            waiting
+            for waiting in self._waiting.get(node_id, {}).values()
+            if waiting.sent_at is None or now - waiting.sent_at >= COMMAND_SECONDS
+        ][:COMMANDS_PER_HEARTBEAT_MAX]
+        for waiting in due:
+            waiting.sent_at = now
+            if waiting.order.kind == INVENTORY:
+                self._take(node_id, waiting.order.id)
+        return [waiting.command for waiting in due]
+
+    def settle(self, node_id: str, outcomes: Iterable[m.CommandOutcome]) -> None:
+        """Outcomes came; one that nobody waits for (told twice) is ignored."""
+        for outcome in outcomes:
+            waiting = self._take(node_id, outcome.id)
+            if waiting is not None:
+                self._done.append(Done(waiting.order, outcome))
+
+    def give_up(self, node_id: str) -> None:
+        """The node is dead or began anew: its orders end without an outcome."""
+        for number in list(self._waiting.get(node_id, {})):
+            waiting = self._take(node_id, number)
+            if waiting is not None and waiting.order.kind != INVENTORY:
+                self._done.append(Done(waiting.order, None))
+
+    def _take(self, node_id: str, number: int) -> _Waiting | None:
+        waiting = self._waiting.get(node_id, {}).pop(number, None)
+        if waiting is not None:
+            self._queued.discard((node_id, waiting.order.kind, waiting.order.chunk))
+        return waiting
+
+    def running(self, kind: str) -> list[Order]:
+        """Orders of a kind without an outcome, delivered or not."""
+        return [
+            waiting.order
+            for queue in self._waiting.values()
+            for waiting in queue.values()
+            if waiting.order.kind == kind
+        ]
+
+    def take_done(self, kinds: Collection[str]) -> list[Done]:
+        taken = [done for done in self._done if done.order.kind in kinds]
+        self._done = deque(done for done in self._done if done.order.kind not in kinds)
+        return taken

@@ -1,0 +1,80 @@
+"""What soft state speaks of: nodes as they are known, reports, orders, inventories, changes of state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.decisions.liveness import Liveness
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNode:
+    """A row of the node table: what is replicated about a node. `info.disks` has ids and paths only."""
+
+    info: m.NodeInfo
+    intent: t.NodeIntent.ValueType = t.NODE_INTENT_NORMAL
+
+    @property
+    def is_datanode(self) -> bool:
+        return self.info.role == t.NODE_ROLE_DATANODE
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One replica as its datanode reports it; not verified against the metadata yet."""
+
+    node_id: str
+    chunk: bytes
+    disk_id: str
+    state: t.ReplicaState.ValueType
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A command that was queued for a node. `kind` is the name of the proto's oneof."""
+
+    id: int
+    node_id: str
+    kind: str
+    chunk: bytes
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An order and what became of it; `outcome` None: no answer in time, or the node began anew."""
+
+    order: Order
+    outcome: m.CommandOutcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All replicas of one node as of one gathering: LIVE chunk ids, and what is not live."""
+
+    node_id: str
+    gather_id: int
+    live: frozenset[bytes]
+    disks: dict[bytes, str]
+    troubled: tuple[Report, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    node_id: str
+    before: Liveness
+    after: Liveness
+    silence_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What the last heartbeat of a node said. `age_seconds`: since it, or since the leadership began."""
+
+    liveness: Liveness
+    age_seconds: float
+    heard: bool
+    load: m.NodeLoad
+    disks: tuple[t.DiskInfo, ...]

@@ -1,0 +1,392 @@
+"""What a leader knows and does not replicate: heartbeats, loads, commands, inventories, signs of life.
+
+Theory of operation
+1. It belongs to one leadership. `begin` empties it, `end` throws it away; outside of a leadership every
+   question is answered as by somebody who knows nothing.
+2. Nothing in here is needed for safety. What is lost with it comes back: nodes report again within a
+   heartbeat, a new leader asks for full inventories, orders again what had no outcome, and gives every
+   node, upload and session its full time from the beginning of its own leadership.
+3. Times are monotonic seconds of receipt by this process; a node's own clock is never believed.
+4. Everything is bounded; what does not fit is dropped and asked for again (a full inventory).
+
+Any thread may call any method; each takes one lock for a short time and does no I/O under it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from coordinator.metadata import queries
+
+from coordinator.decisions.liveness import Liveness, Timing, judge, silence_seconds
+from coordinator.decisions.liveness import Signs as NodeSigns
+from coordinator.decisions.placement import Candidate
+from coordinator.soft.inventories import Inventories
+from coordinator.soft.orders import INVENTORY, OrderBook
+from coordinator.soft.signs import Promises, Signs
+from coordinator.soft.values import Done, Inventory, KnownNode, Order, Pulse, Report, Transition
+from quorumfs.clock import Clock
+from quorumfs.errors import BusyError, DuplicateNodeError
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
+
+__all__ = [
+    "Done",
+    "Inventory",
+    "KnownNode",
+    "Order",
+    "Pulse",
+    "Report",
+    "SoftState",
+    "Transition",
+    "known_nodes",
+]
+
+REPORTS_MAX = 200_000
+FLAP_GAP_SECONDS_MIN = 1.0
+
+INTENT_NAMES: dict[int, str] = {
+    t.NODE_INTENT_NORMAL: "normal",
+    t.NODE_INTENT_DRAINING: "draining",
+    t.NODE_INTENT_DECOMMISSIONING: "decommissioning",
+    t.NODE_INTENT_DECOMMISSIONED: "decommissioned",
+    t.NODE_INTENT_MAINTENANCE: "in maintenance",
+}
+
+
+@dataclass(slots=True)
+class _Node:
+    """The soft half of one node."""
+
+    last_heard: float | None = None
+    heard_since: float | None = None
+    incarnation: int = 0
+    was: Liveness = Liveness.ALIVE
+    load: m.NodeLoad = field(default_factory=m.NodeLoad)
+    disks: tuple[t.DiskInfo, ...] = ()
+
+
+class SoftState:
+    """See the module. `timing` in seconds; `clock` is the process's."""
+
+    def __init__(self, clock: Clock, timing: Timing) -> None:
+        self._clock = clock
+        self._timing = timing
+        self._lock = threading.Lock()
+        self._leading_since: float | None = None
+        self._epoch = t.Epoch()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._known: dict[str, KnownNode] = {}
+        self._nodes: dict[str, _Node] = {}
+        self._orders = OrderBook(self._epoch)
+        self._inventories = Inventories()
+        self._reports: deque[Report] = deque()
+        self._uploads: Signs[bytes] = Signs()
+        self._sessions: Signs[int] = Signs()
+        self._promises = Promises()
+        self._alarms: dict[str, tuple[str, int]] = {}
+
+    # Leadership
+
+    def begin(self, history: int, term: int, nodes: Iterable[KnownNode]) -> None:
+        """A leadership of this member begins: everything anew. `nodes`: the node table as it is."""
+        known = {node.info.node_id: node for node in nodes}
+        with self._lock:
+            self._epoch = t.Epoch(history=history, term=term)
+            self._clear()
+            self._known = known
+            self._leading_since = self._clock.monotonic()
+
+    def end(self) -> None:
+        with self._lock:
+            self._epoch = t.Epoch()
+            self._clear()
+            self._leading_since = None
+
+    def epoch(self) -> t.Epoch:
+        """Of the present leadership; zero when there is none."""
+        with self._lock:
+            return self._epoch
+
+    @property
+    def leading(self) -> bool:
+        return self._leading_since is not None
+
+    def require_leading(self) -> None:
+        """Raises BusyError before `begin` and after `end`."""
+        if self._leading_since is None:
+            raise BusyError("this coordinator has only just begun to lead, or leads no more")
+
+    # Nodes
+
+    def set_known(self, nodes: Iterable[KnownNode]) -> None:
+        """The node table as the metadata has it now; soft halves of forgotten nodes go."""
+        known = {node.info.node_id: node for node in nodes}
+        with self._lock:
+            self._known = known
+            for node_id in [one for one in self._nodes if one not in known]:
+                del self._nodes[node_id]
+                self._orders.give_up(node_id)
+
+    def known(self) -> dict[str, KnownNode]:
+        with self._lock:
+            return dict(self._known)
+
+    def registered(self, node_id: str, incarnation: int) -> None:
+        """A registration was accepted: the node begins anew under this incarnation."""
+        with self._lock:
+            self._begin_incarnation(node_id, self._nodes.setdefault(node_id, _Node()), incarnation)
+
+    def heard(self, beat: m.HeartbeatRequest) -> bool:
+        """Take in a heartbeat. True: accepted; False: the node must register first.
+
+        Raises DuplicateNodeError when another process or machine uses the same node id, BusyError when the
+        leadership is so young that the node table was not read yet.
+        """
+        now = self._clock.monotonic()
+        with self._lock:
+            self.require_leading()
+            known = self._known.get(beat.node_id)
+            if known is None:
+                return False
+            if known.info.node_uuid != beat.node_uuid:
+                raise duplicate(beat, f"the registered one has UUID {known.info.node_uuid}")
+            node = self._nodes.setdefault(beat.node_id, _Node())
+            if beat.incarnation < node.incarnation:
+                raise duplicate(beat, "a later start of this node has been heard already")
+            if beat.incarnation > node.incarnation:
+                self._begin_incarnation(beat.node_id, node, beat.incarnation)
+            self._pulse(node, now)
+            node.load, node.disks = beat.load, tuple(beat.disks)
+            self._take_delta(beat)
+            self._orders.settle(beat.node_id, beat.outcomes)
+            return True
+
+    def _pulse(self, node: _Node, now: float) -> None:
+        gap = max(self._timing.suspect_seconds, FLAP_GAP_SECONDS_MIN)
+        if node.last_heard is None or now - node.last_heard >= gap or node.heard_since is None:
+            node.heard_since = now
+        node.last_heard = now
+
+    def _begin_incarnation(self, node_id: str, node: _Node, incarnation: int) -> None:
+        """Orders and inventories of the process before are void."""
+        node.incarnation = incarnation
+        self._inventories.want(node_id)
+        self._orders.give_up(node_id)
+
+    def _take_delta(self, beat: m.HeartbeatRequest) -> None:
+        if len(self._reports) + len(beat.delta) > REPORTS_MAX:
+            self._inventories.want(beat.node_id)
+            return
+        self._reports.extend(Report(beat.node_id, one.chunk, one.disk_id, one.state) for one in beat.delta)
+
+    def judge(self) -> list[Transition]:
+        """Let time pass: each datanode's state anew; returns what changed."""
+        with self._lock:
+            if self._leading_since is None:
+                return []
+            changes = []
+            for node_id in [node_id for node_id, known in self._known.items() if known.is_datanode]:
+                node = self._nodes.setdefault(node_id, _Node())
+                after, silence = self._judge(node)
+                if after is not node.was:
+                    changes.append(Transition(node_id, node.was, after, silence))
+                    node.was = after
+            return changes
+
+    def _judge(self, node: _Node) -> tuple[Liveness, float]:
+        now = self._clock.monotonic()
+        since = now if self._leading_since is None else self._leading_since
+        signs = NodeSigns(node.last_heard, node.heard_since, node.was)
+        return judge(signs, self._timing, since, now), silence_seconds(signs, since, now)
+
+    def pulse(self, node_id: str) -> Pulse:
+        """What is known of a node's health now."""
+        with self._lock:
+            node = self._nodes.get(node_id) or _Node()
+            liveness, silence = self._judge(node)
+            return Pulse(liveness, silence, node.last_heard is not None, node.load, node.disks)
+
+    def recently_heard(self, node_id: str) -> bool:
+        """True when the node sent a heartbeat to this leader less than `suspect_seconds` ago."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            if node is None or node.last_heard is None:
+                return False
+            return self._clock.monotonic() - node.last_heard < self._timing.suspect_seconds
+
+    def candidates(self) -> dict[str, Candidate]:
+        """All datanodes as placement and repair see them; free space is less what was promised lately.
+
+        Raises BusyError outside of a leadership.
+        """
+        with self._lock:
+            self.require_leading()
+            promised = self._promises.sums(self._clock.monotonic())
+            return {
+                node_id: self._candidate(known, self._nodes.get(node_id) or _Node(), promised.get(node_id, 0))
+                for node_id, known in self._known.items()
+                if known.is_datanode
+            }
+
+    def _candidate(self, known: KnownNode, node: _Node, promised: int) -> Candidate:
+        liveness, silence = self._judge(node)
+        usable = [disk for disk in node.disks if disk.state in ("", "ok")]
+        broken = [f"{disk.path or disk.disk_id} is {disk.state}" for disk in node.disks if disk not in usable]
+        labels = known.info.labels
+        return Candidate(
+            node_id=known.info.node_id,
+            liveness=liveness,
+            intent=INTENT_NAMES.get(known.intent, "of an unknown intent"),
+            heard=node.last_heard is not None,
+            heartbeat_age_seconds=silence,
+            free_bytes=max(0, sum(disk.free_bytes for disk in usable) - promised),
+            largest_free_bytes=max((disk.free_bytes for disk in usable), default=0),
+            disk_trouble=", ".join(broken) if node.disks and not usable else "",
+            write_streams=node.load.write_streams,
+            zone=labels.get("zone", ""),
+            rack=labels.get("rack", ""),
+            host=labels.get("host", "") or known.info.host,
+        )
+
+    def promise(self, node_ids: Iterable[str], size_bytes: int) -> None:
+        """Space that was just given away; heartbeats will show it soon, until then it is subtracted."""
+        with self._lock:
+            self._promises.add(node_ids, size_bytes, self._clock.monotonic())
+
+    # Commands
+
+    def order(
+        self, node_id: str, kind: str, command: m.Command, chunk: bytes = b"", source: str = ""
+    ) -> bool:
+        """Queue a command for a node's next heartbeat answer; sets its id and epoch.
+
+        The same kind for the same chunk is queued once. False: the queue is full, the node unknown, or nobody
+        leads here.
+        """
+        with self._lock:
+            if self._leading_since is None or node_id not in self._known:
+                return False
+            return self._orders.put(node_id, kind, command, chunk, source)
+
+    def deliver(self, node_id: str) -> list[m.Command]:
+        """The commands for one heartbeat answer; one that had no outcome for a while goes again."""
+        with self._lock:
+            return self._orders.deliver(node_id, self._clock.monotonic())
+
+    def running(self, kind: str) -> list[Order]:
+        """Orders of a kind that have no outcome yet."""
+        with self._lock:
+            return self._orders.running(kind)
+
+    def withdraw(self, node_id: str) -> None:
+        """Give up the orders of a node, as when it is dead."""
+        with self._lock:
+            self._orders.give_up(node_id)
+            self._inventories.want(node_id)
+
+    def take_done(self, kinds: Collection[str]) -> list[Done]:
+        """Orders of these kinds that came to an end since the last call."""
+        with self._lock:
+            return self._orders.take_done(kinds)
+
+    # Replicas: what datanodes say they have
+
+    def take_reports(self, limit: int) -> list[Report]:
+        with self._lock:
+            return [self._reports.popleft() for _ in range(min(limit, len(self._reports)))]
+
+    def wanting_inventory(self, at_once: int) -> list[str]:
+        """Datanodes that are heard and shall send a full inventory now; at most `at_once` send together."""
+        with self._lock:
+            heard = [node_id for node_id, node in self._nodes.items() if node.last_heard is not None]
+            return self._inventories.wanting(heard, at_once, self._clock.monotonic())
+
+    def gather(self, node_id: str) -> bool:
+        """Order a full inventory from a node."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            if node is None or self._leading_since is None:
+                return False
+            gather_id = self._orders.next_number()
+            command = m.Command(full_inventory=m.FullInventoryCommand(gather_id=gather_id))
+            self._inventories.begin(node_id, gather_id, node.incarnation, self._clock.monotonic())
+            return self._orders.put(node_id, INVENTORY, command, gather_id.to_bytes(8, "big"), "")
+
+    def inventory_page(self, page: m.InventoryPage) -> bool:
+        """Take in one page. False: it belongs to no gathering that runs; the node need not go on."""
+        with self._lock:
+            node, known = self._nodes.get(page.node_id), self._known.get(page.node_id)
+            if node is None or known is None or known.info.node_uuid != page.node_uuid:
+                return False
+            return self._inventories.page(page, node.incarnation, self._clock.monotonic())
+
+    def take_inventory(self) -> Inventory | None:
+        with self._lock:
+            return self._inventories.take()
+
+    # Signs of life
+
+    def keep_alive(self, uploads: Iterable[bytes], session: int) -> None:
+        now = self._clock.monotonic()
+        with self._lock:
+            for upload in uploads:
+                self._uploads.note(upload, now)
+            if session:
+                self._sessions.note(session, now)
+
+    def lifeless_uploads(self, uploads: Iterable[bytes], ttl_seconds: float) -> list[bytes]:
+        """Those without a sign of life for `ttl_seconds` of this leadership. What is named is forgotten."""
+        with self._lock:
+            if self._leading_since is None:
+                return []
+            return self._uploads.take_silent(
+                uploads, ttl_seconds, self._leading_since, self._clock.monotonic()
+            )
+
+    def lifeless_sessions(self, sessions: Iterable[int], ttl_seconds: float) -> list[int]:
+        with self._lock:
+            if self._leading_since is None:
+                return []
+            return self._sessions.take_silent(
+                sessions, ttl_seconds, self._leading_since, self._clock.monotonic()
+            )
+
+    # Alarms
+
+    def raise_alarm(self, code: str, message: str) -> bool:
+        """True when it was not raised before."""
+        with self._lock:
+            new = code not in self._alarms
+            since = self._clock.wall_ms() if new else self._alarms[code][1]
+            self._alarms[code] = (message, since)
+            return new
+
+    def clear_alarm(self, code: str) -> bool:
+        with self._lock:
+            return self._alarms.pop(code, None) is not None
+
+    def alarms(self) -> list[tuple[str, str, int]]:
+        """(code, message, since in wall milliseconds)."""
+        with self._lock:
+            return [(code, message, since) for code, (message, since) in sorted(self._alarms.items())]
+
+
+def duplicate(beat: m.HeartbeatRequest, why: str) -> DuplicateNodeError:
+    return DuplicateNodeError(
+        f"two nodes call themselves {beat.node_id}",
+        cause=f"this one has UUID {beat.node_uuid}, start {beat.incarnation}; {why}",
+        next="stop one of them, or give it another node.id and an empty data directory",
+        ids={"node_id": beat.node_id, "node_uuid": beat.node_uuid},
+    )
+
+
+def known_nodes(tx: sqlite3.Connection) -> list[KnownNode]:
+    """The node table as soft state wants it."""
+    return [KnownNode(row.info, row.intent) for row in queries.node_rows(tx)]

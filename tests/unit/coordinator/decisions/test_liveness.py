@@ -1,0 +1,53 @@
+"""Liveness: what silence says."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.decisions.liveness import Liveness, Signs, Timing, judge
+
+TIMING = Timing(suspect_seconds=3, dead_seconds=30)
+LEADING_SINCE = 100.0
+
+
+@pytest.mark.parametrize(
+    ("silence", "state"),
+    [
+        (0.0, Liveness.ALIVE),
+        (2.9, Liveness.ALIVE),
+        (3.0, Liveness.SUSPECT),
+        (29.9, Liveness.SUSPECT),
+        (30.0, Liveness.DEAD),
+        (3000.0, Liveness.DEAD),
+    ],
+)
+def test_silence_makes_suspect_then_dead(silence: float, state: Liveness) -> None:
+    assert judge(Signs(last_heard=1000.0), TIMING, LEADING_SINCE, 1000.0 + silence) is state
+
+
+def test_a_new_leader_gives_everybody_the_full_time_to_report() -> None:
+    unheard = Signs(last_heard=None)
+    assert judge(unheard, TIMING, LEADING_SINCE, LEADING_SINCE + 29) is not Liveness.DEAD
+    assert judge(unheard, TIMING, LEADING_SINCE, LEADING_SINCE + 30) is Liveness.DEAD
+
+
+def test_a_heartbeat_from_before_this_leadership_does_not_shorten_the_time() -> None:
+    early = Signs(last_heard=LEADING_SINCE - 500)
+    assert judge(early, TIMING, LEADING_SINCE, LEADING_SINCE + 29) is not Liveness.DEAD
+
+
+def test_a_dead_node_that_is_heard_again_is_returning_before_it_is_alive() -> None:
+    back = Signs(last_heard=500.0, heard_since=500.0, was=Liveness.DEAD)
+    assert judge(back, TIMING, LEADING_SINCE, 500.5) is Liveness.RETURNING
+    steady = Signs(last_heard=503.0, heard_since=500.0, was=Liveness.RETURNING)
+    assert judge(steady, TIMING, LEADING_SINCE, 503.0) is Liveness.ALIVE
+
+
+def test_a_returning_node_that_falls_silent_is_dead_again() -> None:
+    flapping = Signs(last_heard=500.0, heard_since=499.0, was=Liveness.RETURNING)
+    assert judge(flapping, TIMING, LEADING_SINCE, 504.0) is Liveness.DEAD
+
+
+def test_a_suspect_node_is_alive_with_its_next_heartbeat() -> None:
+    heard = Signs(last_heard=500.0, heard_since=500.0, was=Liveness.SUSPECT)
+    assert judge(heard, TIMING, LEADING_SINCE, 500.0) is Liveness.ALIVE

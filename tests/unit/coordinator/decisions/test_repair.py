@@ -1,0 +1,123 @@
+"""Repair: which copies are ordered."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.decisions.liveness import Liveness
+from coordinator.decisions.placement import Candidate
+from coordinator.decisions.repair import Damaged, Plan, Running, plan
+
+GIB = 1 << 30
+
+
+def node(
+    node_id: str, liveness: Liveness = Liveness.ALIVE, zone: str = "", intent: str = "normal"
+) -> Candidate:
+    return Candidate(
+        node_id, liveness, intent=intent, free_bytes=GIB, largest_free_bytes=GIB, zone=zone, host=node_id
+    )
+
+
+def cluster(*nodes: Candidate) -> dict[str, Candidate]:
+    return {one.node_id: one for one in nodes}
+
+
+def chunk(number: int, *live: str, others: tuple[str, ...] = ()) -> Damaged:
+    return Damaged(number.to_bytes(16, "big"), 100, 7, 3, live, others)
+
+
+def decide(damaged: list[Damaged], nodes: dict[str, Candidate], running: list[Running] | None = None) -> Plan:
+    return plan(damaged, nodes, running or [], per_node=2, at_once=8, chance=random.Random(1).random)
+
+
+FIVE = cluster(*(node(f"d{k}") for k in range(1, 6)))
+
+
+def test_a_chunk_with_one_copy_comes_before_one_with_two() -> None:
+    decided = plan(
+        [chunk(1, "d1", "d2"), chunk(2, "d3")], FIVE, [], per_node=2, at_once=1, chance=random.random
+    )
+    assert [int.from_bytes(one.chunk, "big") for one in decided.copies] == [2]
+    assert decided.waiting == 1
+
+
+def test_a_copy_goes_to_a_node_without_any_replica_of_the_chunk() -> None:
+    for seed in range(20):
+        decided = plan(
+            [chunk(1, "d1", others=("d2", "d3"))],
+            FIVE,
+            [],
+            per_node=2,
+            at_once=8,
+            chance=random.Random(seed).random,
+        )
+        assert decided.copies[0].destination in ("d4", "d5")
+        assert decided.copies[0].sources == ("d1",)
+
+
+def test_a_dead_node_is_neither_source_nor_destination() -> None:
+    nodes = cluster(node("d1"), node("d2", Liveness.DEAD), node("d3"), node("d4", Liveness.DEAD))
+    decided = decide([chunk(1, "d1", "d2")], nodes)
+    assert decided.copies[0].sources == ("d1",)
+    assert decided.copies[0].destination == "d3"
+
+
+def test_a_suspect_node_may_be_the_source_but_not_the_destination() -> None:
+    nodes = cluster(node("d1", Liveness.SUSPECT), node("d2", Liveness.SUSPECT))
+    decided = decide([chunk(1, "d1")], nodes)
+    assert decided.copies == ()
+    assert decided.lost == ()
+    assert decided.waiting == 1
+
+
+def test_a_chunk_without_a_source_is_named_as_lost() -> None:
+    decided = decide([chunk(1), chunk(2, "d9")], FIVE)
+    assert decided.copies == ()
+    assert len(decided.lost) == 2
+
+
+def test_a_copy_that_runs_is_not_ordered_again() -> None:
+    running = [Running(chunk(1).chunk, "d3", "d1")]
+    assert decide([chunk(1, "d1", "d2")], FIVE, running).copies == ()
+
+
+def test_a_copy_goes_to_a_zone_that_has_none() -> None:
+    nodes = cluster(node("d1", zone="a"), node("d2", zone="a"), node("d3", zone="b"), node("d4", zone="a"))
+    assert decide([chunk(1, "d1", "d2")], nodes).copies[0].destination == "d3"
+
+
+def test_a_draining_node_gives_but_does_not_take() -> None:
+    nodes = cluster(node("d1", intent="draining"), node("d2", intent="draining"), node("d3"))
+    decided = decide([chunk(1, "d1")], nodes)
+    assert decided.copies[0].sources == ("d1",)
+    assert decided.copies[0].destination == "d3"
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 40), st.sets(st.sampled_from(sorted(FIVE)))),
+        max_size=40,
+        unique_by=lambda x: x[0],
+    ),
+    st.integers(1, 4),
+    st.integers(0, 10),
+)
+def test_no_node_gets_more_work_than_it_may_have(
+    rows: list[tuple[int, set[str]]], per_node: int, at_once: int
+) -> None:
+    damaged = [chunk(number, *sorted(live)) for number, live in rows]
+    decided = plan(damaged, FIVE, [], per_node=per_node, at_once=at_once, chance=random.Random(3).random)
+    work = Counter(one.destination for one in decided.copies) + Counter(
+        one.sources[0] for one in decided.copies
+    )
+    assert all(number <= per_node for number in work.values())
+    assert len(decided.copies) <= at_once
+    for copy in decided.copies:
+        holders = next(one.live for one in damaged if one.chunk == copy.chunk)
+        assert copy.destination not in holders
+        assert set(copy.sources) <= set(holders)

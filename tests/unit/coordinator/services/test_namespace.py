@@ -1,0 +1,258 @@
+"""The Namespace service over the real state machine, without Raft and without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.decisions.liveness import Timing
+from coordinator.services.gateway import Gateway
+from coordinator.services.namespace import TYPED_OPS, TYPED_READS, NamespaceService
+from coordinator.services.placing import Placer, open_uploads
+from coordinator.soft_state import SoftState, known_nodes
+from quorumfs.clock import ManualClock
+from quorumfs.errors import BusyError, Code, InvalidArgumentError, NotLeaderError
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import namespace_pb2 as n
+from quorumfs.v1 import types_pb2 as t
+from tests.support.local_consensus import LocalConsensus
+
+
+class Context:
+    """What handlers ask of a call."""
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:9"
+
+    def time_remaining(self) -> float | None:
+        return None
+
+
+CALL: Any = Context()
+
+
+class Served:
+    """One coordinator's Namespace, and what stands behind it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = ManualClock()
+        self.consensus = LocalConsensus(directory, self.clock)
+        self.soft = SoftState(self.clock, Timing(3, 30))
+        self.gateway = Gateway(self.clock, "c1")
+        placer = Placer(self.soft, lambda ids: open_uploads(self.gateway, ids), random.Random(1).random, 2)
+        self.service = NamespaceService(self.gateway, self.soft, placer)
+        self.begin(0)
+
+    def begin(self, datanodes: int) -> None:
+        for k in range(1, datanodes + 1):
+            info = m.NodeInfo(
+                node_id=f"d{k}",
+                node_uuid=f"uuid-{k}",
+                role=t.NODE_ROLE_DATANODE,
+                grpc=f"127.0.0.1:7{k}",
+                incarnation=1,
+            )
+            self.consensus.apply_system(e.SystemCommand(register_node=e.RegisterNode(node=info)))
+        self.soft.begin(1, 1, known_nodes(self.consensus.writer))
+        for k in range(1, datanodes + 1):
+            self.beat(k)
+
+    def beat(self, k: int, free_bytes: int = 1 << 40) -> None:
+        self.soft.heard(
+            m.HeartbeatRequest(
+                node_id=f"d{k}",
+                node_uuid=f"uuid-{k}",
+                incarnation=1,
+                disks=[t.DiskInfo(disk_id=f"disk{k}", free_bytes=free_bytes, state="ok")],
+            )
+        )
+
+    def run(self, ask: Callable[[NamespaceService], Awaitable[Any]]) -> Any:
+        async def go() -> Any:
+            self.gateway.attach(self.consensus, asyncio.get_running_loop())  # type: ignore[arg-type]
+            return await asyncio.wait_for(ask(self.service), 10)
+
+        return asyncio.run(go())
+
+    def do(self, *ops: n.Op, **fields: Any) -> n.BatchResult:
+        raw = n.Batch(ops=ops, **fields).SerializeToString()
+        return n.BatchResult.FromString(self.run(lambda service: service.do(raw, CALL)))
+
+    def read(self, *ops: n.ReadOp, **fields: Any) -> n.ReadBatchResult:
+        raw = n.ReadBatch(ops=ops, **fields).SerializeToString()
+        return n.ReadBatchResult.FromString(self.run(lambda service: service.read(raw, CALL)))
+
+    def open_upload(self, path: bytes = b"/f") -> bytes:
+        result = self.do(n.Op(open_upload=n.OpenUploadRequest(ref=n.Ref(path=path))))
+        assert result.results[0].code == Code.OK, result
+        return result.results[0].upload.upload
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    found = Served(tmp_path)
+    yield found
+    found.consensus.close()
+
+
+def mkdir(path: bytes) -> n.Op:
+    return n.Op(mkdir=n.MkdirRequest(ref=n.Ref(path=path)))
+
+
+def stat(path: bytes) -> n.ReadOp:
+    return n.ReadOp(stat=n.StatRequest(ref=n.Ref(path=path)))
+
+
+def test_each_operation_of_a_batch_has_its_own_result_in_order(served: Served) -> None:
+    result = served.do(mkdir(b"/a"), mkdir(b"/a"), mkdir(b"/b"))
+    assert result.code == Code.OK
+    assert [one.code for one in result.results] == [Code.OK, Code.ALREADY_EXISTS, Code.OK]
+
+
+def test_the_log_gets_the_bytes_as_they_came(served: Served) -> None:
+    # Fields in an order in which no encoder of ours would write them.
+    raw = n.Batch(request_id="r").SerializeToString() + n.Batch(ops=[mkdir(b"/a")]).SerializeToString()
+    served.run(lambda service: service.do(raw, CALL))
+    assert served.consensus.proposed[-1].item.batch == raw
+
+
+def test_a_read_sees_the_write_before_it(served: Served) -> None:
+    served.do(mkdir(b"/a"))
+    result = served.read(stat(b"/a"), stat(b"/nothing"), tag=9)
+    assert [one.code for one in result.results] == [Code.OK, Code.NOT_FOUND]
+    assert result.tag == 9
+    assert result.age_ms == 0
+
+
+def test_the_same_bytes_in_a_session_take_effect_once(served: Served) -> None:
+    opened = served.do(n.Op(open_session=n.OpenSessionRequest(client="test")))
+    session = opened.results[0].session.session
+    first = served.do(mkdir(b"/a"), session=session, slot=0, seq=1)
+    again = served.do(mkdir(b"/a"), session=session, slot=0, seq=1)
+    assert first.results[0].code == Code.OK
+    assert again == first
+
+
+def test_a_follower_names_the_leader_inside_the_answer(served: Served) -> None:
+    served.consensus.depose("c2")
+    result = served.do(mkdir(b"/a"), slot=3, seq=7)
+    assert result.code == Code.NOT_LEADER
+    assert result.error.leader.grpc == "127.0.0.1:20"
+    assert (result.slot, result.seq) == (3, 7)
+    assert served.read(stat(b"/")).error.leader.node_id == "c2"
+
+
+def test_without_a_leader_a_follower_names_nobody(served: Served) -> None:
+    served.consensus.depose(None)
+    result = served.do(mkdir(b"/a"))
+    assert result.code == Code.NOT_LEADER
+    assert not result.error.HasField("leader")
+
+
+def test_a_typed_call_at_a_follower_raises(served: Served) -> None:
+    served.consensus.depose("c2")
+    with pytest.raises(NotLeaderError) as caught:
+        served.run(lambda service: service.typed("mkdir", n.MkdirRequest(ref=n.Ref(path=b"/a")), CALL))
+    assert caught.value.leader is not None
+    assert caught.value.leader.node_id == "c2"
+
+
+def test_a_typed_call_is_a_batch_of_one(served: Served) -> None:
+    made = served.run(lambda service: service.typed("mkdir", n.MkdirRequest(ref=n.Ref(path=b"/a")), CALL))
+    assert made.code == Code.OK
+    found = served.run(lambda service: service.typed_read("stat", n.StatRequest(ref=n.Ref(path=b"/a")), CALL))
+    assert found.info.type == t.INODE_TYPE_DIRECTORY
+
+
+def test_every_typed_face_of_the_wire_is_served() -> None:
+    methods = n.DESCRIPTOR.services_by_name["Namespace"].methods_by_name
+    batched = {"Do", "Read", "DoStream", "ReadStream", "KeepAlive", "ReportReplica"}
+    assert set(methods) == {*TYPED_OPS, *TYPED_READS, *batched}
+    for name, field in {**TYPED_OPS, **TYPED_READS}.items():
+        carrier = n.Op if name in TYPED_OPS else n.ReadOp
+        assert carrier.DESCRIPTOR.fields_by_name[field].message_type == methods[name].input_type
+
+
+def test_bytes_that_are_no_batch_are_a_malformed_call(served: Served) -> None:
+    with pytest.raises(InvalidArgumentError):
+        served.run(lambda service: service.do(b"\xff\xff", CALL))
+
+
+def test_a_full_queue_is_told_inside_the_answer(served: Served) -> None:
+    served.consensus.refuse_with = BusyError("the queue is full")
+    assert served.do(mkdir(b"/a")).code == Code.BUSY
+
+
+def test_a_stale_read_is_answered_by_a_follower_and_says_how_old_it_may_be(served: Served) -> None:
+    served.do(mkdir(b"/a"))
+    served.consensus.depose("c2")
+    served.consensus.heard = 1.5
+    result = served.read(stat(b"/a"), consistency=n.CONSISTENCY_STALE)
+    assert result.results[0].code == Code.OK
+    assert result.age_ms == 1500
+    refused = served.read(stat(b"/a"), consistency=n.CONSISTENCY_STALE, max_staleness_ms=1000)
+    assert refused.code == Code.PRECONDITION_FAILED
+
+
+def test_an_allocation_gets_nodes_that_were_chosen_before_it_was_proposed(served: Served) -> None:
+    served.begin(4)
+    upload = served.open_upload()
+    allocate = n.Op(allocate=n.AllocateRequest(upload=upload, count=2, size_hint=1000, exclude=["d2"]))
+    result = served.do(allocate)
+    chunks = result.results[0].allocation.chunks
+    assert len(chunks) == 2
+    for chunk in chunks:
+        nodes = [replica.node_id for replica in chunk.replicas]
+        assert len(set(nodes)) == 3
+        assert "d2" not in nodes
+
+
+def test_an_allocation_without_room_says_why_of_each_node(served: Served) -> None:
+    served.begin(3)
+    served.beat(1, free_bytes=10)
+    upload = served.open_upload()
+    served.clock.advance(4)
+    served.beat(1, free_bytes=10)
+    served.clock.advance(27)
+    served.beat(1, free_bytes=10)
+    allocate = n.Op(allocate=n.AllocateRequest(upload=upload, count=1, size_hint=1000))
+    result = served.do(mkdir(b"/before"), allocate, mkdir(b"/after"))
+    assert [one.code for one in result.results] == [Code.OK, Code.NO_PLACEMENT, Code.OK]
+    cause = result.results[1].error.cause
+    assert "d1: full: 10 bytes" in cause
+    assert "d2: dead" in cause
+    assert "d3: dead" in cause
+
+
+def test_a_sign_of_life_names_the_uploads_that_are_gone(served: Served) -> None:
+    upload = served.open_upload()
+    request = n.KeepAliveRequest(uploads=[upload, b"x" * 16])
+    answer = served.run(lambda service: service.keep_alive(request, CALL))
+    assert list(answer.gone) == [b"x" * 16]
+
+
+def test_a_complaint_about_a_replica_makes_its_node_verify(served: Served) -> None:
+    served.begin(1)
+    request = n.ReportReplicaRequest(chunk=b"c" * 16, node_id="d1", state=t.REPLICA_STATE_CORRUPT)
+    answer = served.run(lambda service: service.report_replica(request, CALL))
+    assert answer.code == Code.OK
+    assert [one.verify.chunk for one in served.soft.deliver("d1")] == [b"c" * 16]
+
+
+def test_a_stream_answers_every_batch(served: Served) -> None:
+    async def requests() -> Any:
+        for k in range(20):
+            yield n.Batch(ops=[mkdir(b"/%d" % k)], slot=k, seq=1).SerializeToString()
+
+    async def ask(service: NamespaceService) -> list[n.BatchResult]:
+        return [n.BatchResult.FromString(raw) async for raw in service.do_stream(requests(), CALL)]
+
+    answers = served.run(ask)
+    assert len(answers) == 20
+    assert all(one.results[0].code == Code.OK for one in answers)

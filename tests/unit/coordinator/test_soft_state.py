@@ -1,0 +1,245 @@
+"""Soft state: what a leader remembers of one leadership."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.decisions.liveness import Liveness, Timing
+from coordinator.soft.orders import COMMAND_SECONDS
+from coordinator.soft.signs import PROMISE_SECONDS
+from coordinator.soft_state import KnownNode, SoftState
+from quorumfs.clock import ManualClock
+from quorumfs.errors import BusyError, DuplicateNodeError
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
+
+CHUNK = b"c" * 16
+
+
+def known(node_id: str, **labels: str) -> KnownNode:
+    info = m.NodeInfo(
+        node_id=node_id, node_uuid=f"uuid-{node_id}", role=t.NODE_ROLE_DATANODE, labels=labels, incarnation=1
+    )
+    return KnownNode(info)
+
+
+def beat(node_id: str, sequence: int = 1, incarnation: int = 1, **fields: object) -> m.HeartbeatRequest:
+    disks = [t.DiskInfo(disk_id="k", free_bytes=1000, total_bytes=2000, used_bytes=500, state="ok")]
+    values: dict[str, object] = {"disks": disks, "node_uuid": f"uuid-{node_id}", **fields}
+    return m.HeartbeatRequest(node_id=node_id, incarnation=incarnation, sequence=sequence, **values)  # type: ignore[arg-type]  # a test's shorthand
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def soft(clock: ManualClock) -> SoftState:
+    state = SoftState(clock, Timing(3, 30))
+    state.begin(1, 5, [known("d1", zone="a"), known("d2"), known("d3")])
+    return state
+
+
+def test_outside_of_a_leadership_nobody_is_believed(clock: ManualClock) -> None:
+    state = SoftState(clock, Timing(3, 30))
+    with pytest.raises(BusyError):
+        state.heard(beat("d1"))
+    with pytest.raises(BusyError):
+        state.candidates()
+    assert state.epoch() == t.Epoch()
+
+
+def test_the_end_of_a_leadership_throws_everything_away(soft: SoftState) -> None:
+    soft.heard(beat("d1"))
+    soft.order("d1", "verify", m.Command(verify=m.VerifyCommand(chunk=CHUNK)), CHUNK)
+    soft.keep_alive([b"u"], 7)
+    soft.end()
+    assert not soft.leading
+    soft.begin(1, 6, [known("d1")])
+    assert soft.deliver("d1") == []
+    assert not soft.pulse("d1").heard
+
+
+def test_an_unknown_node_has_to_register(soft: SoftState) -> None:
+    assert not soft.heard(beat("d9"))
+
+
+def test_a_node_with_the_same_name_and_another_identity_is_refused(soft: SoftState) -> None:
+    soft.heard(beat("d1"))
+    with pytest.raises(DuplicateNodeError, match="d1"):
+        soft.heard(beat("d1", node_uuid="other"))
+
+
+def test_a_process_from_before_the_last_start_is_refused(soft: SoftState) -> None:
+    soft.heard(beat("d1", incarnation=4))
+    with pytest.raises(DuplicateNodeError):
+        soft.heard(beat("d1", incarnation=3))
+
+
+def test_silence_is_told_once_per_change(soft: SoftState, clock: ManualClock) -> None:
+    for node_id in ("d1", "d2", "d3"):
+        soft.heard(beat(node_id))
+    assert soft.judge() == []
+    clock.advance(3)
+    soft.heard(beat("d2"))
+    assert {(one.node_id, one.after) for one in soft.judge()} == {
+        ("d1", Liveness.SUSPECT),
+        ("d3", Liveness.SUSPECT),
+    }
+    assert soft.judge() == []
+    clock.advance(27)
+    changed = {one.node_id: one.after for one in soft.judge()}
+    assert changed == {"d1": Liveness.DEAD, "d2": Liveness.SUSPECT, "d3": Liveness.DEAD}
+
+
+def test_a_command_goes_with_the_next_answer_until_its_outcome_comes(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    soft.heard(beat("d1"))
+    assert soft.order("d1", "verify", m.Command(verify=m.VerifyCommand(chunk=CHUNK)), CHUNK)
+    (command,) = soft.deliver("d1")
+    assert command.epoch == t.Epoch(history=1, term=5)
+    assert soft.deliver("d1") == []
+    clock.advance(COMMAND_SECONDS)
+    assert [one.id for one in soft.deliver("d1")] == [command.id]
+    soft.heard(beat("d1", 2, outcomes=[m.CommandOutcome(id=command.id, code=t.ERROR_CODE_OK)]))
+    clock.advance(COMMAND_SECONDS)
+    assert soft.deliver("d1") == []
+    (done,) = soft.take_done(("verify",))
+    assert done.order.chunk == CHUNK
+    assert done.outcome is not None
+    assert soft.take_done(("verify",)) == []
+
+
+def test_the_same_order_is_queued_once(soft: SoftState) -> None:
+    for _ in range(3):
+        assert soft.order("d1", "verify", m.Command(verify=m.VerifyCommand(chunk=CHUNK)), CHUNK)
+    assert len(soft.deliver("d1")) == 1
+
+
+def test_an_outcome_nobody_waits_for_is_ignored(soft: SoftState) -> None:
+    soft.heard(beat("d1", outcomes=[m.CommandOutcome(id=99)]))
+    assert soft.take_done(("verify", "replicate")) == []
+
+
+def test_orders_of_a_restarted_node_come_back_without_an_outcome(soft: SoftState) -> None:
+    soft.heard(beat("d1"))
+    soft.order("d1", "replicate", m.Command(replicate=m.ReplicateCommand(chunk=CHUNK)), CHUNK, "d2")
+    soft.heard(beat("d1", incarnation=2))
+    (done,) = soft.take_done(("replicate",))
+    assert done.outcome is None
+    assert soft.deliver("d1") == []
+
+
+def test_command_ids_of_two_leaderships_differ(soft: SoftState) -> None:
+    soft.order("d1", "verify", m.Command(verify=m.VerifyCommand(chunk=CHUNK)), CHUNK)
+    before = {one.id for one in soft.deliver("d1")}
+    soft.begin(1, 6, [known("d1")])
+    soft.order("d1", "verify", m.Command(verify=m.VerifyCommand(chunk=CHUNK)), CHUNK)
+    assert before.isdisjoint({one.id for one in soft.deliver("d1")})
+
+
+def test_promised_space_is_subtracted_until_heartbeats_must_show_it(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    soft.heard(beat("d1"))
+    soft.promise(["d1"], 600)
+    assert soft.candidates()["d1"].free_bytes == 400
+    clock.advance(PROMISE_SECONDS)
+    assert soft.candidates()["d1"].free_bytes == 1000
+
+
+def test_a_node_whose_disks_all_failed_says_so(soft: SoftState) -> None:
+    soft.heard(beat("d1", disks=[t.DiskInfo(path="/disk0", state="failed", free_bytes=9)]))
+    candidate = soft.candidates()["d1"]
+    assert candidate.disk_trouble == "/disk0 is failed"
+    assert candidate.free_bytes == 0
+
+
+def test_an_inventory_is_whole_when_its_last_page_came_in_order(soft: SoftState) -> None:
+    soft.heard(beat("d1"))
+    assert soft.wanting_inventory(8) == ["d1"]
+    assert soft.gather("d1")
+    assert soft.wanting_inventory(8) == []
+    (command,) = soft.deliver("d1")
+    first = page(command.full_inventory.gather_id, 0, ids=b"a" * 16 + b"b" * 16)
+    assert soft.inventory_page(first)
+    assert soft.inventory_page(first)  # sent again after a lost answer
+    assert soft.take_inventory() is None
+    corrupt = m.ReplicaReport(chunk=b"d" * 16, state=t.REPLICA_STATE_CORRUPT)
+    live = m.ReplicaReport(chunk=CHUNK, state=t.REPLICA_STATE_LIVE, disk_id="k")
+    assert soft.inventory_page(page(command.full_inventory.gather_id, 1, last=True, replicas=[live, corrupt]))
+    inventory = soft.take_inventory()
+    assert inventory is not None
+    assert inventory.live == {b"a" * 16, b"b" * 16, CHUNK}
+    assert inventory.disks == {CHUNK: "k"}
+    assert [one.chunk for one in inventory.troubled] == [b"d" * 16]
+
+
+def test_an_inventory_with_a_lost_page_is_asked_for_again(soft: SoftState) -> None:
+    soft.heard(beat("d1"))
+    soft.gather("d1")
+    (command,) = soft.deliver("d1")
+    assert not soft.inventory_page(page(command.full_inventory.gather_id, 1, last=True))
+    assert soft.take_inventory() is None
+    assert soft.wanting_inventory(8) == ["d1"]
+
+
+def test_pages_of_an_older_gathering_are_refused(soft: SoftState) -> None:
+    soft.heard(beat("d1"))
+    soft.gather("d1")
+    assert not soft.inventory_page(page(3, 0, last=True))
+
+
+def page(gather_id: int, number: int, **fields: object) -> m.InventoryPage:
+    values: dict[str, object] = {"node_id": "d1", "node_uuid": "uuid-d1", "incarnation": 1, **fields}
+    return m.InventoryPage(gather_id=gather_id, page=number, **values)  # type: ignore[arg-type]  # a test's shorthand
+
+
+def test_few_nodes_gather_at_once(soft: SoftState) -> None:
+    for node_id in ("d1", "d2", "d3"):
+        soft.heard(beat(node_id))
+    for node_id in soft.wanting_inventory(2):
+        soft.gather(node_id)
+    assert soft.wanting_inventory(2) == []
+
+
+def test_every_upload_gets_its_full_time_again_under_a_new_leader(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    clock.advance(50)
+    soft.begin(1, 6, [])
+    clock.advance(59)
+    assert soft.lifeless_uploads([b"u"], 60) == []
+    clock.advance(1)
+    assert soft.lifeless_uploads([b"u"], 60) == [b"u"]
+
+
+def test_a_sign_of_life_gives_an_upload_and_a_session_their_time_again(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    clock.advance(50)
+    soft.keep_alive([b"u"], 7)
+    clock.advance(59)
+    assert soft.lifeless_uploads([b"u", b"v"], 60) == [b"v"]
+    assert soft.lifeless_sessions([7, 8], 60) == [8]
+    clock.advance(1)
+    assert soft.lifeless_sessions([7], 60) == [7]
+
+
+def test_reports_are_taken_in_order_and_at_most_so_many(soft: SoftState) -> None:
+    chunks = [bytes([k]) * 16 for k in range(5)]
+    soft.heard(beat("d1", delta=[m.ReplicaReport(chunk=one, state=t.REPLICA_STATE_LIVE) for one in chunks]))
+    assert [one.chunk for one in soft.take_reports(3)] == chunks[:3]
+    assert [one.chunk for one in soft.take_reports(3)] == chunks[3:]
+
+
+def test_an_alarm_keeps_its_beginning(soft: SoftState, clock: ManualClock) -> None:
+    assert soft.raise_alarm("x", "first")
+    began = clock.wall_ms()
+    clock.advance(10)
+    assert not soft.raise_alarm("x", "second")
+    assert soft.alarms() == [("x", "second", began)]
+    assert soft.clear_alarm("x")
+    assert soft.alarms() == []
