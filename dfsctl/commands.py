@@ -1,0 +1,95 @@
+"""The table of all commands: the only place that knows them all. Adding one is one line here."""
+
+from __future__ import annotations
+
+from dfsctl.shell import Entry, Group
+
+dfsctl = Group(
+    "dfsctl",
+    help="Files and operations of a QuorumFS cluster. Remote paths are absolute, as in /data/x.",
+    table={
+        "put": Entry("dfsctl.files:put", "Store a local file, or a tree with -r."),
+        "get": Entry("dfsctl.files:get", "Fetch a file, or a tree with -r."),
+        "cat": Entry("dfsctl.files:cat", "Write files to stdout."),
+        "head": Entry("dfsctl.files:head", "The first bytes or lines of a file."),
+        "tail": Entry("dfsctl.files:tail", "The last bytes or lines of a file."),
+        "ls": Entry("dfsctl.listing:ls", "List a directory or a file."),
+        "stat": Entry("dfsctl.listing:stat", "Everything about one path."),
+        "tree": Entry("dfsctl.listing:tree", "A directory as a tree."),
+        "find": Entry("dfsctl.listing:find", "Paths below a directory that match."),
+        "du": Entry("dfsctl.listing:du", "Bytes below a directory."),
+        "df": Entry("dfsctl.listing:df", "Room in the cluster."),
+        "locate": Entry("dfsctl.listing:locate", "Where each piece of a file lies."),
+        "mkdir": Entry("dfsctl.namespace:mkdir", "Make directories."),
+        "mv": Entry("dfsctl.namespace:mv", "Rename or move."),
+        "cp": Entry("dfsctl.namespace:cp", "Copy on the servers, sharing chunks."),
+        "rm": Entry("dfsctl.namespace:rm", "Remove to the trash."),
+        "setrep": Entry("dfsctl.namespace:setrep", "How many replicas a file has."),
+        "undelete": Entry("dfsctl.trash:undelete", "Bring back what was removed from a path."),
+        "trash": Group(
+            "trash",
+            help="What rm, overwriting and mv --force replaced.",
+            table={
+                "ls": Entry("dfsctl.trash:ls", "What lies in the trash."),
+                "restore": Entry("dfsctl.trash:restore", "Bring one entry back."),
+                "empty": Entry("dfsctl.trash:empty", "Give the space back; cannot be undone."),
+            },
+        ),
+        "leader": Entry("dfsctl.cluster:leader", "Who leads now."),
+        "status": Entry("dfsctl.cluster:status", "The whole cluster at a glance."),
+        "cluster": Group(
+            "cluster",
+            help="The cluster's own life.",
+            table={"init": Entry("dfsctl.cluster:init", "Make a cluster of empty coordinators, once.")},
+        ),
+        "node": Group(
+            "node",
+            help="The nodes of the cluster.",
+            table={
+                "ls": Entry("dfsctl.node:ls", "All nodes, or those a selector matches."),
+                "show": Entry("dfsctl.node:show_", "Everything about one node."),
+                "label": Entry("dfsctl.node:label", "Set (key=value) and remove (key-) labels."),
+            },
+        ),
+        "raft": Group(
+            "raft",
+            help="The coordinators' Raft group.",
+            table={
+                "status": Entry(
+                    "dfsctl.raft:status", "Term, indexes and members as one coordinator sees them."
+                ),
+                "members": Entry("dfsctl.raft:members", "The members of the group."),
+                "hash": Entry("dfsctl.raft:hash_", "The members' state hashes at one index."),
+                "transfer": Entry("dfsctl.raft:transfer", "Hand leadership over."),
+            },
+        ),
+        "config": Group(
+            "config",
+            help="A node's configuration file, judged by its own daemon.",
+            table={
+                "check": Entry("dfsctl.config:check", "Is the file good?"),
+                "origin": Entry("dfsctl.config:origin", "Each effective value and where it came from."),
+            },
+        ),
+        "dev": Group(
+            "dev",
+            help="A real cluster of real processes on this machine.",
+            with_directory=True,
+            table={
+                "up": Entry("dfsctl.dev:up", "Start it, make it if it is new, wait until it is ready."),
+                "down": Entry("dfsctl.dev:down", "Stop every process of it."),
+                "status": Entry("dfsctl.dev:status", "Its processes."),
+                "kill": Entry("dfsctl.dev:kill", "SIGKILL a node."),
+                "stop": Entry("dfsctl.dev:stop", "SIGTERM a node."),
+                "start": Entry("dfsctl.dev:start", "Start a node again."),
+                "pause": Entry("dfsctl.dev:pause", "SIGSTOP a node: it hangs."),
+                "resume": Entry("dfsctl.dev:resume", "SIGCONT a node."),
+                "tour": Entry(
+                    "dfsctl.tour:tour", "Store a file, kill the leader, read it back: see it work."
+                ),
+            },
+        ),
+        "completion": Entry("dfsctl.about:completion", "Tab completion for bash, zsh or fish."),
+        "version": Entry("dfsctl.about:version", "The version of this program."),
+    },
+)

@@ -1,0 +1,74 @@
+"""`dfsctl node`: the nodes, as the leader knows them."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from dfsctl import views
+from dfsctl.cluster import node_table
+from dfsctl.output import pairs, show
+from dfsctl.shell import command, settings
+from quorumfs.errors import NotFoundError
+from quorumfs.v1 import admin_pb2
+
+
+@command()
+@click.option("-l", "--selector", default="", help="Only nodes that match, as in zone=a,disk in (ssd,nvme).")
+@click.option("--stale", is_flag=True, help="Whatever a coordinator remembers; works without a leader.")
+def ls(selector: str, stale: bool) -> None:
+    """All nodes, or those that a selector matches."""
+    given = settings()
+    with given.coordinator() as coordinator:
+        view = coordinator.cluster_view(selector, leader=not stale)
+    nodes = sorted((views.node(one) for one in view.nodes), key=lambda one: (one["role"], one["node_id"]))
+    show(given, nodes, lambda: node_table(nodes))
+
+
+@command("show")
+@click.argument("node_id", metavar="NODE")
+def show_(node_id: str) -> None:
+    """Everything about one node: addresses, disks, load, labels."""
+    given = settings()
+    with given.coordinator() as coordinator:
+        view = coordinator.cluster_view()
+    found = next((one for one in view.nodes if one.info.node_id == node_id), None)
+    if found is None:
+        known = ", ".join(sorted(one.info.node_id for one in view.nodes))
+        raise NotFoundError(f"no node {node_id!r} in this cluster", cause=f"its nodes are {known}")
+    data = views.node_in_full(found)
+    show(
+        given,
+        data,
+        lambda: pairs((k, json.dumps(v) if isinstance(v, list | dict) else v) for k, v in data.items()),
+    )
+
+
+@command()
+@click.argument("node_id", metavar="NODE")
+@click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
+def label(node_id: str, changes: tuple[str, ...]) -> None:
+    """Set labels (zone=a) and remove them (zone-)."""
+    given = settings()
+    labels, removed = _parse(changes)
+    request = admin_pb2.SetNodeRequest(node_id=node_id, action="labels", labels=labels, remove_labels=removed)
+    with given.coordinator() as coordinator:
+        # Setting a label twice is setting it once: it may be sent again.
+        coordinator.control("Control.SetNode", request, repeatable=True)
+    data = {"node_id": node_id, "set": labels, "removed": removed}
+    show(given, data, lambda: [f"{node_id}: {' '.join(changes)}"])
+
+
+def _parse(changes: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    labels: dict[str, str] = {}
+    removed: list[str] = []
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if equals and key:
+            labels[key] = value
+        elif change.endswith("-") and len(change) > 1:
+            removed.append(change[:-1])
+        else:
+            raise click.UsageError(f"{change!r} is neither KEY=VALUE nor KEY-")
+    return labels, removed

@@ -1,0 +1,125 @@
+"""`dfsctl raft`: the coordinators' group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dfsctl import views
+from dfsctl.errors import in_words
+from dfsctl.output import pairs, show, table
+from dfsctl.shell import command, settings
+from quorumfs.errors import IntegrityError, NotFoundError, PartialError, QuorumFSError
+from quorumfs.v1 import admin_pb2
+
+if TYPE_CHECKING:
+    from quorumfs.rpc.coordinator import Coordinator
+
+_MEMBER_HEADINGS = ("NODE", "KIND", "MATCH", "HEARD S", "CONNECTED", "RAFT", "GRPC")
+
+
+@command()
+@click.option("--node", "node_id", help="As this coordinator sees it (default: the leader).")
+def status(node_id: str | None) -> None:
+    """Term, indexes and members as one coordinator sees them."""
+    given = settings()
+    with given.coordinator() as coordinator:
+        address = _address_of(coordinator, node_id) if node_id else None
+        answer = coordinator.control("Control.GetRaft", admin_pb2.GetRaftRequest(), address=address)
+    data = views.raft(answer)
+    plain = {key: value for key, value in data.items() if key not in ("members", "leader")}
+    plain["leader"] = data["leader"]["node_id"] if data["leader"] else None
+    show(given, data, lambda: [*pairs(plain.items()), "", *_member_table(data["members"])])
+
+
+@command()
+def members() -> None:
+    """The members of the group, as the leader sees them."""
+    given = settings()
+    with given.coordinator() as coordinator:
+        answer = coordinator.control("Control.GetRaft", admin_pb2.GetRaftRequest())
+    data = [views.member(one) for one in answer.members]
+    show(given, data, lambda: _member_table(data))
+
+
+@command("hash")
+@click.option("--index", type=click.IntRange(min=0), default=0, help="At this index (default: now).")
+def hash_(index: int) -> None:
+    """Every member's state hash at one index. Exit code 9 when they differ, 8 when one does not answer."""
+    given = settings()
+    with given.coordinator() as coordinator:
+        # It changes nothing but the log's length, so it may be sent again.
+        answer = coordinator.control(
+            "Control.GetStateHash", admin_pb2.GetStateHashRequest(index=index), repeatable=True
+        )
+    data: list[dict[str, Any]] = []
+    for one in answer.members:
+        row: dict[str, Any] = {
+            "node_id": one.node_id,
+            "index": one.index,
+            "hash": one.hash.hex(),
+            "rolling": one.rolling.hex(),
+        }
+        data.append({**row, "error": one.error} if one.error else row)
+    show(
+        given,
+        data,
+        lambda: table(("NODE", "INDEX", "HASH"), ((r["node_id"], r["index"], r["hash"]) for r in data)),
+    )
+    error = _verdict(data)
+    if error is not None:  # the answer stays a list; the verdict is in words and in the exit code
+        click.echo(in_words(error), err=True, nl=False)
+        raise click.exceptions.Exit(int(error.exit_code))
+
+
+@command()
+@click.argument("node_id", metavar="[NODE]", required=False, default="")
+def transfer(node_id: str) -> None:
+    """Hand leadership to NODE, or to whoever is up to date."""
+    given = settings()
+    with given.coordinator() as coordinator:
+        request = admin_pb2.TransferLeadershipRequest(to_node_id=node_id)
+        answer = coordinator.control("Control.TransferLeadership", request)
+    show(given, {"detail": answer.detail}, lambda: [answer.detail or "leadership was handed over"])
+
+
+def _verdict(rows: list[dict[str, Any]]) -> QuorumFSError | None:
+    """Why the members' states cannot be called the same."""
+    told = [row for row in rows if "error" not in row]
+    if len({(row["index"], row["hash"]) for row in told}) > 1:
+        return IntegrityError(
+            "the coordinators' states differ",
+            cause="; ".join(f"{row['node_id']} at {row['index']}: {row['hash']}" for row in told),
+            next="stop writing, keep every coordinator's data directory, and report it",
+        )
+    silent = [f"{row['node_id']}: {row['error']}" for row in rows if "error" in row]
+    if silent:
+        return PartialError("not every coordinator told its state hash", cause="; ".join(silent))
+    return None
+
+
+def _address_of(coordinator: Coordinator, node_id: str) -> str:
+    view = coordinator.cluster_view(leader=False)
+    for one in view.nodes:
+        if one.info.node_id == node_id and one.info.grpc:
+            return one.info.grpc
+    raise NotFoundError(f"no coordinator {node_id!r} in this cluster", next="dfsctl raft members lists them")
+
+
+def _member_table(rows: list[dict[str, Any]]) -> list[str]:
+    return table(
+        _MEMBER_HEADINGS,
+        (
+            (
+                row["node_id"],
+                "learner" if row["learner"] else "voter",
+                row["match_index"],
+                row["heard_age_seconds"],
+                row["connected"],
+                row["raft"],
+                row["grpc"],
+            )
+            for row in rows
+        ),
+    )

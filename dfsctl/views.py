@@ -1,0 +1,176 @@
+"""The cluster's own answers as the JSON of product.md: pure, from wire messages to plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dfsctl.output import time_of_ms
+from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
+
+
+def leader(hint: types_pb2.LeaderHint) -> dict[str, str] | None:
+    """Whom a hint names; None when nobody."""
+    if not hint.node_id:
+        return None
+    return {"node_id": hint.node_id, "grpc": hint.grpc, "http": hint.http}
+
+
+def node(view: membership_pb2.NodeView) -> dict[str, Any]:
+    """One node as `status` and `node ls` show it."""
+    info = view.info
+    return {
+        "node_id": info.node_id,
+        "role": _word(types_pb2.NodeRole.Name(info.role), "NODE_ROLE_"),
+        "state": _word(types_pb2.NodeState.Name(view.state), "NODE_STATE_"),
+        "intent": _word(types_pb2.NodeIntent.Name(view.intent), "NODE_INTENT_"),
+        "labels": dict(sorted(info.labels.items())),
+        "grpc": info.grpc,
+        "http": info.http,
+        "version": info.version,
+        "heartbeat_age_seconds": round(view.heartbeat_age_seconds, 3),
+    }
+
+
+def node_in_full(view: membership_pb2.NodeView) -> dict[str, Any]:
+    """One node as `node show` has it."""
+    info, load = view.info, view.load
+    return {
+        **node(view),
+        "raft": view.raft or None,
+        "node_uuid": info.node_uuid,
+        "host": info.host,
+        "incarnation": info.incarnation,
+        "started_at": time_of_ms(info.started_wall_ms),
+        "disks": [disk(one) for one in info.disks],
+        "load": {
+            "write_streams": load.write_streams,
+            "read_streams": load.read_streams,
+            "rss_bytes": load.rss_bytes,
+            "cpu_fraction": round(load.cpu_fraction, 3),
+        },
+    }
+
+
+def disk(one: types_pb2.DiskInfo) -> dict[str, Any]:
+    return {
+        "disk_id": one.disk_id,
+        "path": one.path,
+        "state": one.state,
+        "error": one.error,
+        "total_bytes": one.total_bytes,
+        "used_bytes": one.used_bytes,
+        "free_bytes": one.free_bytes,
+        "chunks": one.chunks,
+        "quarantined_bytes": one.quarantined_bytes,
+    }
+
+
+def nodes(view: membership_pb2.ClusterView, role: types_pb2.NodeRole.ValueType) -> list[dict[str, Any]]:
+    """The nodes of one role, by name."""
+    return sorted((node(one) for one in view.nodes if one.info.role == role), key=lambda one: one["node_id"])
+
+
+def membership(view: membership_pb2.ClusterView) -> dict[str, Any]:
+    """The part of `status` that any coordinator can tell."""
+    return {
+        "cluster_id": view.cluster_id or None,
+        "leader": leader(view.leader),
+        "term": view.term,
+        "coordinators": nodes(view, types_pb2.NODE_ROLE_COORDINATOR),
+        "datanodes": nodes(view, types_pb2.NODE_ROLE_DATANODE),
+        "observed_by": view.observed_by,
+        "observed_at": time_of_ms(view.observed_wall_ms),
+    }
+
+
+def status(answer: admin_pb2.ClusterStatus) -> dict[str, Any]:
+    """The whole of `status`, as the leader tells it."""
+    return {
+        **membership(answer.view),
+        "capacity": {
+            "total_bytes": answer.total_bytes,
+            "used_bytes": answer.used_bytes,
+            "free_bytes": answer.free_bytes,
+        },
+        "files": answer.files,
+        "directories": answer.directories,
+        "chunks": {
+            "total": answer.chunks,
+            "under_replicated": answer.under_replicated,
+            "missing": answer.missing,
+            "corrupt": answer.corrupt,
+        },
+        "gc": gc(answer.gc),
+        "alarms": [
+            {"code": one.code, "message": one.message, "since": time_of_ms(one.since_wall_ms)}
+            for one in answer.alarms
+        ],
+    }
+
+
+def gc(answer: admin_pb2.GcStatus) -> dict[str, Any]:
+    return {
+        "state": answer.state,
+        "phase": answer.phase,
+        "cycle": answer.cycle,
+        "grace_seconds": answer.grace_seconds,
+        "candidates": answer.candidates,
+        "condemned": answer.condemned,
+        "quarantined": answer.quarantined,
+        "paused": answer.paused,
+        "last_cycle": gc_report(answer.last_cycle) if answer.HasField("last_cycle") else None,
+    }
+
+
+def gc_report(report: admin_pb2.GcReport) -> dict[str, Any]:
+    return {
+        "cycle": report.cycle,
+        "outcome": report.outcome,
+        "marked": report.marked,
+        "gathered": report.gathered,
+        "candidates": report.candidates,
+        "condemned": report.condemned,
+        "deleted": report.deleted,
+        "void_nodes": list(report.void_nodes),
+        "seconds": report.seconds,
+        "dry_run": report.dry_run,
+    }
+
+
+def raft(answer: admin_pb2.RaftStatus) -> dict[str, Any]:
+    """`raft status` of one coordinator."""
+    return {
+        "node_id": answer.node_id,
+        "state": answer.state,
+        "term": answer.term,
+        "leader": leader(answer.leader),
+        "commit_index": answer.commit_index,
+        "applied_index": answer.applied_index,
+        "last_index": answer.last_index,
+        "base_index": answer.base_index,
+        "history": answer.history,
+        "format": answer.format,
+        "schema_revision": answer.schema_revision,
+        "tick_age_seconds": round(answer.tick_age_seconds, 3),
+        "journal_bytes": answer.journal_bytes,
+        "boot_counter": answer.boot_counter,
+        "members": [member(one) for one in answer.members],
+    }
+
+
+def member(one: admin_pb2.RaftMember) -> dict[str, Any]:
+    return {
+        "node_id": one.member.node_id,
+        "member_uuid": one.member.member_uuid,
+        "raft": one.member.raft,
+        "grpc": one.member.grpc,
+        "http": one.member.http,
+        "learner": one.member.learner,
+        "match_index": one.match_index,
+        "heard_age_seconds": round(one.heard_age_seconds, 3),
+        "connected": one.connected,
+    }
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower()

@@ -1,0 +1,132 @@
+"""Questions about the cluster that any node's agent answers: who belongs, the Raft group, garbage collection.
+
+1. A coordinator's agent asks its own node first; a datanode's agent asks the coordinators, the leader first.
+2. "Not leader" and silence lead on to the next one, within a budget of time.
+3. Many askers share one answer; when nobody answers, the last good one is told, with its age.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from quorumfs.clock import Clock
+from quorumfs.errors import Code, NoLeaderError, QuorumFSError, make
+from quorumfs.v1 import admin_pb2, types_pb2
+from sidecar import limits
+from sidecar.leader_tracking import LeaderTracker
+from sidecar.methods import GET_CLUSTER_STATUS, GET_GC, GET_RAFT
+from sidecar.node_link import NodeLink, Told
+from sidecar.settings import Settings
+from sidecar.shared import Shared
+from sidecar.transport import Method, Transport, call
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+FLEET_BUDGET_SECONDS = limits.NODE_DEADLINE_SECONDS + limits.PEER_DEADLINE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[Response]):
+    told: Told[Response] | None
+    error: QuorumFSError | None
+
+
+class Question(Generic[Response]):
+    """One question with its shared answer and the last good one. Any thread may call."""
+
+    def __init__(self, ask: Callable[[], Told[Response]], clock: Clock) -> None:
+        self._ask = ask
+        self._shared: Shared[Outcome[Response]] = Shared(self._outcome, clock)
+
+    def answer(self) -> tuple[Told[Response], QuorumFSError | None]:
+        """The newest answer there is, and why there is no newer one. Raises QuorumFSError if none is."""
+        outcome = self._shared.fresh(limits.READ_FRESH_SECONDS, FLEET_BUDGET_SECONDS).value
+        if outcome.told is None:
+            raise outcome.error or NoLeaderError("nobody has answered yet")
+        return outcome.told, outcome.error
+
+    def _outcome(self) -> Outcome[Response]:
+        try:
+            return Outcome(self._ask(), None)
+        except QuorumFSError as error:
+            before = self._shared.latest()
+            return Outcome(None if before is None else before.value.told, error)
+
+
+class Fleet:
+    def __init__(
+        self, settings: Settings, link: NodeLink, tracker: LeaderTracker, transport: Transport, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._link = link
+        self._tracker = tracker
+        self._transport = transport
+        self._clock = clock
+        self.cluster = Question(self._ask_cluster, clock)
+        self.raft = Question(self._ask_raft, clock)
+        self.gc = Question(self._ask_gc, clock)
+
+    def _ask_cluster(self) -> Told[admin_pb2.ClusterStatus]:
+        return self._ask(GET_CLUSTER_STATUS, admin_pb2.GetClusterStatusRequest(), lambda found: found.error)
+
+    def _ask_raft(self) -> Told[admin_pb2.RaftStatus]:
+        return self._ask(GET_RAFT, admin_pb2.GetRaftRequest(), lambda found: types_pb2.ErrorDetail())
+
+    def _ask_gc(self) -> Told[admin_pb2.GcStatus]:
+        return self._ask(GET_GC, admin_pb2.GetGcRequest(), lambda found: found.error)
+
+    def _ask(
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        error_of: Callable[[Response], types_pb2.ErrorDetail],
+    ) -> Told[Response]:
+        deadline = self._clock.monotonic() + FLEET_BUDGET_SECONDS
+        failures: list[QuorumFSError] = []
+        for ask in self._sources(method, request):
+            remaining = deadline - self._clock.monotonic()
+            if remaining <= 0:
+                break
+            try:
+                who, answer = ask(remaining)
+                _raise_told(error_of(answer))
+                return Told(answer, self._clock.monotonic(), self._clock.wall_ms(), who)
+            except QuorumFSError as error:
+                failures.append(error)
+        raise _nobody(str(method), failures)
+
+    def _sources(
+        self, method: Method[Request, Response], request: Request
+    ) -> Sequence[Callable[[float], tuple[str, Response]]]:
+        def own(_: float) -> tuple[str, Response]:
+            return self._link.node_id, self._link.ask(method, request)
+
+        def peer(address: str) -> Callable[[float], tuple[str, Response]]:
+            def ask(remaining: float) -> tuple[str, Response]:
+                seconds = min(remaining, limits.PEER_DEADLINE_SECONDS)
+                return address, call(self._transport, address, method, request, seconds)
+
+            return ask
+
+        peers = [peer(address) for address in self._tracker.candidates()]
+        return [own, *peers] if self._settings.is_coordinator else peers
+
+
+def _raise_told(detail: types_pb2.ErrorDetail) -> None:
+    if detail.code:
+        raise make(detail.code, detail.message, cause=detail.cause, next=detail.next)
+
+
+def _nobody(what: str, failures: Sequence[QuorumFSError]) -> QuorumFSError:
+    refusals = [error for error in failures if error.code is not Code.NOT_LEADER]
+    if len(failures) == 1 and refusals:
+        return failures[0]
+    return NoLeaderError(
+        f"no coordinator answered {what}",
+        cause="; ".join(str(error) for error in failures) or "none is known",
+    )

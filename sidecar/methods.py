@@ -1,0 +1,25 @@
+"""The RPCs that the agent uses, each with its classes."""
+
+from __future__ import annotations
+
+from quorumfs.v1 import admin_pb2 as admin
+from quorumfs.v1 import membership_pb2 as membership
+from sidecar.transport import Method
+
+# Every node
+GET_STATUS = Method("Admin", "GetStatus", admin.GetStatusRequest, admin.NodeStatus)
+GET_HEALTH = Method("Admin", "GetHealth", admin.GetHealthRequest, admin.HealthReport)
+GET_METRICS = Method("Admin", "GetMetrics", admin.GetMetricsRequest, admin.MetricsText)
+STREAM_LOGS = Method("Admin", "StreamLogs", admin.StreamLogsRequest, admin.LogRecord)
+GET_LOG_LEVEL = Method("Admin", "GetLogLevel", admin.GetLogLevelRequest, admin.LogLevel)
+SET_LOG_LEVEL = Method("Admin", "SetLogLevel", admin.LogLevel, admin.LogLevel)
+SHUTDOWN = Method("Admin", "Shutdown", admin.ShutdownRequest, admin.ShutdownResponse)
+GET_LABELS = Method("Admin", "GetLabels", admin.GetLabelsRequest, admin.Labels)
+SET_LABELS = Method("Admin", "SetLabels", admin.SetLabelsRequest, admin.Labels)
+
+# Coordinators
+GET_CLUSTER_STATUS = Method("Control", "GetClusterStatus", admin.GetClusterStatusRequest, admin.ClusterStatus)
+GET_RAFT = Method("Control", "GetRaft", admin.GetRaftRequest, admin.RaftStatus)
+GET_STATE_HASH = Method("Control", "GetStateHash", admin.GetStateHashRequest, admin.StateHash)
+GET_GC = Method("Control", "GetGc", admin.GetGcRequest, admin.GcStatus)
+GET_CLUSTER = Method("Membership", "GetCluster", membership.GetClusterRequest, membership.ClusterView)

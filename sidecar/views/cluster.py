@@ -1,0 +1,37 @@
+"""The fleet, seen from any node, with or without a leader; old answers say how old they are."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify
+
+from quorumfs.errors import QuorumFSError
+from quorumfs.selectors import parse
+from quorumfs.v1 import admin_pb2
+from sidecar import bodies, shapes
+from sidecar.agent import agent
+from sidecar.node_link import Told
+from sidecar.views.freshness import as_of
+
+views = Blueprint("cluster", __name__)
+
+
+@views.get("/v1/cluster")
+def cluster() -> Response:
+    bodies.query(())
+    told, error = _ask()
+    return jsonify({**shapes.cluster(told.value), **as_of(told, error)})
+
+
+@views.get("/v1/cluster/nodes")
+def nodes() -> Response:
+    """`?selector=zone=a,!canary`; without one, or with an empty one, all nodes."""
+    text = bodies.query(("selector",)).get("selector", "")
+    selector = parse(text) if text.strip() else None
+    told, error = _ask()
+    entries = [shapes.node_entry(view) for view in told.value.view.nodes]
+    matched = [entry for entry in entries if selector is None or selector.matches(entry["labels"])]
+    return jsonify({"nodes": matched, "selector": text, **as_of(told, error)})
+
+
+def _ask() -> tuple[Told[admin_pb2.ClusterStatus], QuorumFSError | None]:
+    return agent().fleet.cluster.answer()

@@ -1,0 +1,51 @@
+"""Ending the node: it drains, hands over leadership, exits 0. The agent stays and says that it is down."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, g, jsonify
+
+from quorumfs.errors import make
+from quorumfs.v1 import admin_pb2
+from sidecar import bodies, limits
+from sidecar.agent import agent
+from sidecar.auth import Role, require
+from sidecar.methods import SHUTDOWN
+
+views = Blueprint("lifecycle", __name__)
+
+
+@views.post("/shutdown")
+@require(Role.OPERATOR)
+def shutdown() -> Response:
+    """202: it has begun. Body: `{"mode": "graceful" | "fast", "drain_seconds", "reason"}`, all optional."""
+    bodies.query(())
+    body = bodies.json_object(("mode", "drain_seconds", "reason"))
+    return _told(
+        admin_pb2.ShutdownRequest(
+            mode=bodies.choice_field(body, "mode", "graceful", ("graceful", "fast")),
+            drain_seconds=bodies.seconds_field(body, "drain_seconds", 0.0, limits.DRAIN_SECONDS_MAX),
+            reason=bodies.text_field(
+                body, "reason", f"asked over HTTP by {g.principal.name}", limits.REASON_CHARACTERS_MAX
+            ),
+        ),
+        202,
+    )
+
+
+@views.delete("/shutdown")
+@require(Role.OPERATOR)
+def cancel_shutdown() -> Response:
+    """Calls a drain off. The node refuses when it is too late."""
+    bodies.query(())
+    bodies.json_object(())
+    return _told(admin_pb2.ShutdownRequest(cancel=True), 200)
+
+
+def _told(request: admin_pb2.ShutdownRequest, status: int) -> Response:
+    served = agent()
+    answer = served.link.change(SHUTDOWN, request)
+    if answer.error.code:
+        raise make(answer.error.code, answer.error.message, cause=answer.error.cause, next=answer.error.next)
+    response = jsonify({"node_id": served.settings.node_id, "state": answer.state, "detail": answer.detail})
+    response.status_code = status
+    return response

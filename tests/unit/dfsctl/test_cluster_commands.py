@@ -1,0 +1,242 @@
+"""leader, status, node, raft, cluster init, config: shapes and verdicts."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quorumfs.errors import NoLeaderError, UnavailableError
+from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
+
+Dfsctl = Callable[..., Any]
+LEADER = types_pb2.LeaderHint(node_id="c1", grpc="127.0.0.1:7400", http="127.0.0.1:7402", term=4)
+LEADER_JSON = {"node_id": "c1", "grpc": "127.0.0.1:7400", "http": "127.0.0.1:7402"}
+VIEW = membership_pb2.ClusterView(
+    cluster_id="the-cluster",
+    leader=LEADER,
+    term=4,
+    observed_by="c1",
+    observed_wall_ms=1_700_000_000_000,
+    nodes=[
+        membership_pb2.NodeView(
+            info=membership_pb2.NodeInfo(
+                node_id=node_id,
+                role=role,
+                grpc=f"{node_id}:1",
+                http=f"{node_id}:2",
+                version="0.1",
+                labels={"zone": "a"},
+                disks=[types_pb2.DiskInfo(path="/disk", state="ok", total_bytes=9)],
+            ),
+            state=types_pb2.NODE_STATE_ALIVE,
+            heartbeat_age_seconds=0.25,
+        )
+        for node_id, role in (
+            ("d1", types_pb2.NODE_ROLE_DATANODE),
+            ("c2", types_pb2.NODE_ROLE_COORDINATOR),
+            ("c1", types_pb2.NODE_ROLE_COORDINATOR),
+        )
+    ],
+)
+
+
+def test_leader_has_the_documented_shape(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["leader_view"] = admin_pb2.LeaderView(
+        leader=LEADER, term=4, observed_by="c1", observed_wall_ms=1_700_000_000_000
+    )
+    assert dfsctl("leader", "-o", "json").json == {
+        "leader": LEADER_JSON,
+        "term": 4,
+        "observed_by": "c1",
+        "observed_at": "2023-11-14T22:13:20.000Z",
+    }
+    assert dfsctl("leader").text.startswith("c1  127.0.0.1:7400")
+
+
+def test_no_leader_is_exit_code_five_and_still_one_document(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers = {
+        "leader_view": NoLeaderError("nobody leads"),
+        "Admin.GetLeader": admin_pb2.LeaderView(term=7, observed_by="c2"),
+    }
+    said = dfsctl("leader", "-o", "json")
+    assert said.code == 5
+    assert (said.json["leader"], said.json["term"], said.json["observed_by"]) == (None, 7, "c2")
+    assert said.json["error"]["code"] == "no_leader"
+    assert "nobody leads" in said.err
+    coordinator.answers["Admin.GetLeader"] = UnavailableError("all down")
+    assert dfsctl("leader", "-o", "json").json["term"] is None
+
+
+def test_status_has_the_documented_shape(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.GetClusterStatus"] = admin_pb2.ClusterStatus(
+        view=VIEW,
+        files=3,
+        chunks=2,
+        under_replicated=1,
+        total_bytes=10,
+        used_bytes=4,
+        free_bytes=6,
+        alarms=[admin_pb2.Alarm(code="disk_full", message="d1", since_wall_ms=1_700_000_000_000)],
+    )
+    data = dfsctl("status", "-o", "json").json
+    assert data["cluster_id"] == "the-cluster"
+    assert data["leader"] == LEADER_JSON
+    assert [one["node_id"] for one in data["coordinators"]] == ["c1", "c2"]
+    assert data["datanodes"][0] == {
+        "node_id": "d1",
+        "role": "datanode",
+        "state": "alive",
+        "intent": "normal",
+        "labels": {"zone": "a"},
+        "grpc": "d1:1",
+        "http": "d1:2",
+        "version": "0.1",
+        "heartbeat_age_seconds": 0.25,
+    }
+    assert data["capacity"] == {"total_bytes": 10, "used_bytes": 4, "free_bytes": 6}
+    assert data["chunks"] == {"total": 2, "under_replicated": 1, "missing": 0, "corrupt": 0}
+    assert data["alarms"] == [{"code": "disk_full", "message": "d1", "since": "2023-11-14T22:13:20.000Z"}]
+    assert {"state", "phase", "cycle", "grace_seconds", "last_cycle", "paused"} <= set(data["gc"])
+    assert "ALARM disk_full" in dfsctl("status").text
+
+
+def test_status_without_a_leader_tells_what_is_remembered(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers = {
+        "Control.GetClusterStatus": NoLeaderError("nobody leads"),
+        "Membership.GetCluster": VIEW,
+    }
+    said = dfsctl("status", "-o", "json")
+    assert said.code == 5
+    assert said.json["leader"] is None
+    assert [one["node_id"] for one in said.json["datanodes"]] == ["d1"]
+    coordinator.answers["Membership.GetCluster"] = UnavailableError("all down")
+    silent = dfsctl("status", "-o", "json")
+    assert (silent.code, silent.json["error"]["code"]) == (5, "no_leader")
+
+
+def test_nodes_are_listed_shown_and_labelled(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers = {"Membership.GetCluster": VIEW, "Control.SetNode": admin_pb2.ActionResponse()}
+    assert [one["node_id"] for one in dfsctl("node", "ls", "-l", "zone=a", "-o", "json").json] == [
+        "c1",
+        "c2",
+        "d1",
+    ]
+    assert coordinator.asked[-1][1] == "zone=a"
+    assert dfsctl("node", "show", "d1", "-o", "json").json["disks"][0]["path"] == "/disk"
+    assert dfsctl("node", "show", "d9").code == 3
+    assert dfsctl("node", "label", "d1", "zone=b", "rack-", "-o", "json").json == {
+        "node_id": "d1",
+        "set": {"zone": "b"},
+        "removed": ["rack"],
+    }
+    assert dict(coordinator.asked[-1][1].labels) == {"zone": "b"}
+    assert dfsctl("node", "label", "d1", "zone").code == 2
+
+
+def test_raft_status_and_members(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.GetRaft"] = admin_pb2.RaftStatus(
+        node_id="c1",
+        state="leader",
+        term=4,
+        leader=LEADER,
+        commit_index=9,
+        applied_index=8,
+        members=[admin_pb2.RaftMember(member=membership_pb2.Member(node_id="c2", learner=True))],
+    )
+    data = dfsctl("raft", "status", "-o", "json").json
+    assert (data["node_id"], data["state"], data["term"]) == ("c1", "leader", 4)
+    assert (data["leader"], data["commit_index"], data["applied_index"]) == (LEADER_JSON, 9, 8)
+    assert dfsctl("raft", "members", "-o", "json").json[0]["learner"] is True
+    coordinator.answers["Membership.GetCluster"] = VIEW
+    dfsctl("raft", "status", "--node", "c2")
+    assert coordinator.asked[-1][2]["address"] == "c2:1"
+
+
+@pytest.mark.parametrize(("second", "error", "code"), [(b"\1", "", 0), (b"\2", "", 9), (b"", "silent", 8)])
+def test_raft_hash_gives_the_verdict(
+    dfsctl: Dfsctl, coordinator: Any, second: bytes, error: str, code: int
+) -> None:
+    one = admin_pb2.StateHash.One
+    coordinator.answers["Control.GetStateHash"] = admin_pb2.StateHash(
+        members=[one(node_id="c1", index=5, hash=b"\1"), one(node_id="c2", index=5, hash=second, error=error)]
+    )
+    said = dfsctl("raft", "hash", "-o", "json")
+    assert said.code == code
+    assert said.json[0]["hash"] == "01"
+    assert bool(said.err) == bool(code)
+
+
+def test_leadership_is_handed_over(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.TransferLeadership"] = admin_pb2.ActionResponse(detail="c2 leads")
+    assert dfsctl("raft", "transfer", "c2").text == "c2 leads\n"
+    assert coordinator.asked[-1][1].to_node_id == "c2"
+
+
+def test_a_secret_is_made_once_and_is_secret(dfsctl: Dfsctl, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.secret"
+    assert dfsctl("cluster", "init", "--make-secret", "--secret-file", str(path)).code == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.read_bytes()
+    assert dfsctl("cluster", "init", "--make-secret", "--secret-file", str(path)).code == 4
+    assert path.read_bytes() == before
+
+
+def test_init_wants_an_odd_number_of_named_coordinators(dfsctl: Dfsctl, tmp_path: Path) -> None:
+    path = tmp_path / "cluster.secret"
+    dfsctl("cluster", "init", "--make-secret", "--secret-file", str(path))
+    assert dfsctl("cluster", "init", "--secret-file", str(path)).code == 2
+    assert dfsctl("cluster", "init", "--secret-file", str(path), "--coordinators", "a:1,b:2").code == 2
+    path.chmod(0o644)
+    assert dfsctl("cluster", "init", "--secret-file", str(path), "--coordinators", "a:1").code == 6
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Stands for both daemons; `asked` are their command lines."""
+    asked: list[list[str]] = []
+
+    def call(argv: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(argv)
+        if "bad" in argv[2]:
+            text = (
+                '{"ok": false, "problems": [{"key": "gc.x", "reason": "unknown key", "origin": "f"}]}'
+                if argv[-1] == "json" or "json" in argv
+                else "f: gc.x: unknown key (file)\n"
+            )
+            return subprocess.CompletedProcess(argv, 2, text, "")
+        return subprocess.CompletedProcess(argv, 0, '{"ok": true}\n', "")
+
+    monkeypatch.setattr("dfsctl.config.console_script", lambda name: name)
+    monkeypatch.setattr("dfsctl.config.subprocess.run", call)
+    return asked
+
+
+def test_a_file_is_judged_by_the_daemon_of_its_role(
+    dfsctl: Dfsctl, daemon: list[list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "d.toml").write_text('[node]\nrole = "datanode"\n')
+    (tmp_path / "broken.toml").write_text("[")
+    assert dfsctl("config", "check", str(tmp_path / "d.toml"), "-o", "json").json == {"ok": True}
+    assert dfsctl("config", "origin", str(tmp_path / "broken.toml"), "--set", "a.b=1").code == 0
+    assert daemon[0][0] == "quorumfs-datanode"
+    assert daemon[0][3:] == ["--check-config", "-o", "json"]
+    assert daemon[1][0] == "quorumfs-coordinator"
+    assert daemon[1][3:] == ["--config-origin", "-o", "table", "--set", "a.b=1"]
+
+
+def test_a_refused_file_is_exit_code_two_with_every_reason(
+    dfsctl: Dfsctl, daemon: list[list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.toml").write_text("")
+    said = dfsctl("config", "check", str(tmp_path / "bad.toml"))
+    assert (said.code, said.out) == (2, b"")
+    assert "gc.x: unknown key" in said.err
+    as_json = dfsctl("config", "check", str(tmp_path / "bad.toml"), "-o", "json")
+    assert as_json.code == 2
+    assert as_json.json["problems"][0]["key"] == "gc.x"
+    assert "unknown key" in as_json.json["error"]["cause"]
+    assert dfsctl("config", "check", str(tmp_path / "none.toml")).code == 3
