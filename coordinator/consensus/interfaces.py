@@ -11,8 +11,9 @@ from typing import Protocol
 
 from quorumfs.errors import QuorumFSError
 
-Done = Callable[[bytes | None, QuorumFSError | None], None]
-"""Takes the answer or the reason. Called exactly once, from a thread of consensus; it must not block."""
+Answer = bytes | QuorumFSError
+Done = Callable[[Answer], None]
+"""Takes the answer, or why there is none. Called once, from a thread of consensus; it must not block."""
 
 Question = Callable[[sqlite3.Connection], bytes]
 """Answers from one read transaction. May raise QuorumFSError; must not write, nor keep the connection."""
@@ -47,11 +48,26 @@ class DatabaseDoor(Protocol):
         """Replicated time of the last entry applied. Any thread."""
         ...
 
+    def rolling_at(self, index: int) -> bytes | None:
+        """The rolling hash after the entry `index`; None when that is not applied, or too long ago. Any thread."""
+        ...
+
+    def hash_at(self, index: int) -> bytes | None:
+        """The hash of all rows after a HashAt entry; None when it is not made, or too long ago. Any thread."""
+        ...
+
+    @property
+    def durable_index(self) -> int:
+        """Everything up to this index survives a power cut. Any thread."""
+        ...
+
     def make_durable(self) -> int:
         """The index that survives a power cut from now on."""
         ...
 
-    def checkpoint_if_needed(self) -> object: ...
+    def checkpoint_if_needed(self) -> bool:
+        """Empty the database's own log when it has grown; whether there was something to do."""
+        ...
 
     def reader(self) -> AbstractContextManager[sqlite3.Connection]:
         """A read transaction of its own; any thread."""

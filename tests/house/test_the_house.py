@@ -79,3 +79,14 @@ def test_every_module_is_reachable() -> None:
         if not wanted.search(everything):
             dead.append(dotted)
     assert dead == []
+
+
+def test_every_call_has_its_row_in_the_protocol_page() -> None:
+    page = (ROOT / "docs/protocol.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|", page, re.M)
+    served = [
+        name
+        for proto in sorted((ROOT / "protos").rglob("*.proto"))
+        for name in re.findall(r"^  rpc (\w+)\(", proto.read_text(), re.M)
+    ]
+    assert sorted(rows) == sorted(served)

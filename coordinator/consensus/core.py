@@ -1,0 +1,444 @@
+"""The member of the group as one deterministic thing: replica, log, queue, reads, applying, put in order.
+
+`turn` is the whole loop. Production calls it on the thread `raft` (door.py); the simulation calls it under its own
+clock and network. Other threads only put things into queues here and wake the loop.
+
+The order of a turn
+1. Time: elections, stepping down, compaction.
+2. Commit what a majority has; hand it to the applier.
+3. A leader whose no-op is applied begins its leadership; it takes what waits into entries (at most two under way),
+   notes the barrier of what wants to read, and sends. The journal is synced after sending, so that the disks of
+   all members work at the same time.
+4. Messages are received. What they appended is synced once, and only then acknowledged.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from common import log
+from coordinator.consensus.applier import BACKLOG_BYTES_MAX, Applier, Committed, Install, MakeDurable
+from coordinator.consensus.guard import BrokenInvariantError
+from coordinator.consensus.interfaces import DatabaseDoor, Done, LogEntry, Question
+from coordinator.consensus.journal import Journal
+from coordinator.consensus.leadership import LeaderClock, Leadership
+from coordinator.consensus.messages import Message
+from coordinator.consensus.proposals import (
+    SEED_BYTES,
+    Proposal,
+    ProposalQueue,
+    Waiting,
+    build_entry,
+    expired_error,
+)
+from coordinator.consensus.replica import LEADER, Links, Replica, Timing
+from quorumfs.clock import Clock
+from quorumfs.errors import BusyError, NoSpaceError, NotLeaderError, OutcomeUnknownError, QuorumFSError
+from quorumfs.mint import RandomBytes
+
+ENTRIES_UNDER_WAY_MAX = 2
+BARRIERS_MAX = 2
+READS_MAX = 20_000
+UPKEEP_SECONDS = 0.5
+TRANSFER_SECONDS = 2.0
+
+_log = log.get(__name__)
+
+
+class Wire(Links, Protocol):
+    """Links that the loop drives."""
+
+    def start(
+        self, on_message: Callable[[str, Message], None], on_change: Callable[[str, bool], None]
+    ) -> None: ...
+
+    def poll(self, seconds: float) -> None: ...
+
+    def wake(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A question that waits for its barrier."""
+
+    question: Question
+    done: Done
+
+
+@dataclass(frozen=True, slots=True)
+class _Barrier:
+    """Reads that may be answered once round `beat` is echoed by a majority and `index` is applied."""
+
+    beat: int
+    index: int
+    readings: Sequence[Reading]
+
+
+@dataclass(slots=True)
+class Transfer:
+    """A wish to hand the leadership over; `done` is set when it ended, `given` says how."""
+
+    to: str | None
+    deadline: float
+    done: threading.Event
+    given: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the core needs of the world around it. Called on the loop, but for `answer`'s own threads."""
+
+    answer: Callable[[Sequence[Reading]], None]  # run questions on this member's state, now
+    fetch: Callable[[str, int, Callable[[tuple[Path, int, int] | None], None]], None]
+    prepare_journal: Callable[[], None]  # have the spare segment made
+    leadership_changed: Callable[[Leadership | None], None]
+
+
+class Core:
+    """See the module. `propose`, `read`, `transfer` from any thread; the rest from the loop."""
+
+    def __init__(
+        self,
+        own_id: str,
+        voters: Sequence[str],
+        history: int,
+        journal: Journal,
+        database: DatabaseDoor,
+        wire: Wire,
+        clock: Clock,
+        chance: Callable[[], float],
+        random: RandomBytes,
+        timing: Timing,
+        journal_keep_bytes: int,
+        outside: Outside,
+    ) -> None:
+        self.journal = journal
+        self.database = database
+        self.queue = ProposalQueue()
+        self.applier = Applier(database, wire.wake, self._on_installed)
+        self._wire = wire
+        self._history = history
+        self._clock = clock
+        self._random = random
+        self._keep_bytes = journal_keep_bytes
+        self._outside = outside
+        self._waiting: dict[int, list[Waiting]] = {}
+        self._reads: deque[Reading] = deque()
+        self._barriers: deque[_Barrier] = deque()
+        self._transfer: Transfer | None = None
+        self._installed: deque[tuple[int, int]] = deque()
+        self._fetched: deque[tuple[Path, int, int] | None] = deque()
+        self._fetching = False
+        self._leader_clock = LeaderClock(0, 0.0)
+        self._last_stamp_ms = 0
+        self._upkeep_at = clock.monotonic()
+        self._durable_asked = False
+        self.leadership: Leadership | None = None
+        self.turned_at = clock.monotonic()
+        self.replica = Replica(
+            own_id,
+            voters,
+            journal,
+            (database.applied_index, database.applied_term),
+            wire,
+            clock,
+            chance,
+            timing,
+            self._on_commit,
+            self._on_role,
+        )
+        self.replica.own_check = self._own_check
+        self.replica.may_hand_over = lambda: self.applier.backlog_bytes < BACKLOG_BYTES_MAX
+
+    def start(self) -> None:
+        """Open the wire. Raises UnavailableError."""
+        self._wire.start(self.replica.receive, self.replica.link_changed)
+
+    def end(self) -> None:
+        """The loop turns no more: answer everybody who still waits."""
+        self._end_leadership()
+
+    # Any thread
+
+    def propose(self, proposal: Proposal, done: Done) -> None:
+        """Queue it; `done` gets the answer. Whatever is refused at once goes to `done` too."""
+        if self.leadership is None:
+            done(self.not_leader())
+            return
+        if not self.journal.has_room() or self.applier.disk_full:
+            done(
+                NoSpaceError(
+                    f"the disk of {self.replica.own_id} is full",
+                    cause="the leader can write no log entry; it hands the leadership over",
+                    next="free space on its node.data_dir; another coordinator takes over meanwhile",
+                )
+            )
+            return
+        try:
+            self.queue.put(proposal, done)
+        except QuorumFSError as error:
+            done(error)
+            return
+        self._wire.wake()
+
+    def read(self, question: Question, done: Done) -> None:
+        """Answer behind a barrier: what was acknowledged before this call is seen."""
+        if self.leadership is None:
+            done(self.not_leader())
+            return
+        if len(self._reads) >= READS_MAX:
+            done(BusyError("too many questions wait", next="try again a little later"))
+            return
+        self._reads.append(Reading(question, done))
+        self._wire.wake()
+
+    def transfer(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+        self._wire.wake()
+
+    def now_ms(self) -> int:
+        """Replicated time: as a leader tells it, or that of the last entry applied here."""
+        if self.leadership is None:
+            return self.database.cluster_ms()
+        return max(self._last_stamp_ms, self._leader_clock.now_ms(self._clock.monotonic()))
+
+    def not_leader(self) -> NotLeaderError:
+        return NotLeaderError(f"{self.replica.own_id} does not lead")
+
+    # The loop
+
+    def turn(self, wait_seconds: float) -> None:
+        """One turn, waiting up to `wait_seconds` for messages. Raises what must end the process."""
+        replica, journal = self.replica, self.journal
+        self.turned_at = self._clock.monotonic()
+        self._take_installed()
+        replica.keep_time()
+        replica.advance_commit()
+        self._follow_role()
+        self._expire()
+        self._lead()
+        journal.sync()
+        replica.advance_commit()
+        self._check_state()
+        self._upkeep()
+        self._wire.poll(self._patience(wait_seconds))
+        journal.sync()
+        replica.release()
+
+    def _patience(self, wait_seconds: float) -> float:
+        if (self.queue and len(self._waiting) < ENTRIES_UNDER_WAY_MAX and self.leadership) or (
+            self._reads and len(self._barriers) < BARRIERS_MAX
+        ):
+            return 0.0
+        if self._barriers and not self.replica.peers:
+            return 0.0  # a group of one: the round is accepted already
+        until = min(self.replica.next_deadline(), self._upkeep_at) - self._clock.monotonic()
+        return max(0.0, min(wait_seconds, until))
+
+    # Leading
+
+    def _on_role(self, role: int) -> None:
+        """Before anything else is done with the log: what waits belongs to entries that may be replaced now."""
+        if role != LEADER:
+            self._end_leadership()
+
+    def _follow_role(self) -> None:
+        """Begin a leadership when its no-op is applied; refuse what came too late for a lost one."""
+        if not self.replica.leads():
+            self._refuse_all()
+        elif self.leadership is None and self.database.applied_index >= self.replica.noop_index:
+            now = self._clock.monotonic()
+            self._leader_clock = LeaderClock(self.database.cluster_ms(), now)
+            self._last_stamp_ms = self.database.cluster_ms()
+            self.leadership = Leadership(self.replica.term(), self._history, now)
+            self._outside.leadership_changed(self.leadership)
+
+    def _end_leadership(self) -> None:
+        led, self.leadership = self.leadership, None
+        unknown = list(self._waiting.values())
+        self._waiting.clear()
+        for waiting in (one for entry in unknown for one in entry):
+            waiting.done(
+                OutcomeUnknownError(
+                    f"{self.replica.own_id} stopped leading",
+                    cause="the operation is in its log and may yet be committed by the next leader",
+                )
+            )
+        self._refuse_all()
+        if self._transfer is not None:
+            self._end_transfer(given=True)
+        if led is not None:
+            self._outside.leadership_changed(None)
+
+    def _refuse_all(self) -> None:
+        """Nothing of what waits was proposed or read."""
+        if not (self.queue or self._reads or self._barriers):
+            return
+        for waiting in self.queue.take_all():
+            waiting.done(self.not_leader())
+        while self._barriers:
+            for reading in self._barriers.popleft().readings:
+                reading.done(self.not_leader())
+        while self._reads:
+            self._reads.popleft().done(self.not_leader())
+
+    def _expire(self) -> None:
+        for waiting in self.queue.take_expired(self._clock.monotonic()):
+            waiting.done(expired_error())
+
+    def _lead(self) -> None:
+        replica = self.replica
+        if not replica.leads():
+            return
+        send = replica.heartbeat_due()
+        if self.leadership is not None:
+            self._finish_barriers()
+            send = self._transfer_leadership() or send
+            send = self._propose() or send
+            send = self._note_barrier() or send
+        if send:
+            replica.replicate()
+
+    def _propose(self) -> bool:
+        """What waits becomes entries; True when there is something to send."""
+        sends = False
+        while (
+            self.queue
+            and len(self._waiting) < ENTRIES_UNDER_WAY_MAX
+            and not self.replica.transferring
+            and self.journal.has_room()
+            and self.applier.backlog_bytes < BACKLOG_BYTES_MAX
+        ):
+            taken = self.queue.take()
+            self._last_stamp_ms = self.now_ms()
+            entry = build_entry(taken, self._last_stamp_ms, self._clock.wall_ms(), self._random(SEED_BYTES))
+            self._waiting[self.replica.append(entry)] = taken
+            sends = True
+        return sends
+
+    def _note_barrier(self) -> bool:
+        if not self._reads or len(self._barriers) >= BARRIERS_MAX:
+            return False
+        readings = []
+        while self._reads:
+            readings.append(self._reads.popleft())
+        beat = self.replica.beats.last + 1  # of the round that is sent in this very turn
+        self._barriers.append(_Barrier(beat, self.replica.commit_index(), readings))
+        return True
+
+    def _finish_barriers(self) -> None:
+        while self._barriers:
+            first = self._barriers[0]
+            if self.replica.beats.quorum_beat() < first.beat or self.database.applied_index < first.index:
+                return
+            self._barriers.popleft()
+            self._outside.answer(first.readings)
+
+    def _transfer_leadership(self) -> bool:
+        transfer = self._transfer
+        if transfer is None:
+            if not self.journal.has_room() or self.applier.disk_full:
+                self._transfer = Transfer(None, self._clock.monotonic() + TRANSFER_SECONDS, threading.Event())
+            return False
+        if self._clock.monotonic() >= transfer.deadline:
+            self._end_transfer(given=False)
+            return False
+        peer = transfer.to or self.replica.best_follower()
+        if peer is None:
+            return False
+        if not self.replica.transferring:
+            self.replica.transferring = True
+            return True
+        self.replica.hand_leadership_to(peer)
+        return False
+
+    def _end_transfer(self, *, given: bool) -> None:
+        transfer, self._transfer = self._transfer, None
+        self.replica.transferring = False
+        if transfer is not None:
+            transfer.given = given
+            transfer.done.set()
+
+    # Applying
+
+    def _on_commit(self, entries: list[LogEntry]) -> None:
+        for entry in entries:
+            self.applier.put(Committed(entry, self._waiting.pop(entry.index, ())))
+
+    def _own_check(self) -> tuple[int, bytes]:
+        index = self.database.applied_index
+        return index, self.database.rolling_at(index) or b""
+
+    def _check_state(self) -> None:
+        """Compare this state with the leader's at an index that both have applied."""
+        check = self.replica.check
+        if check is None or check[0] > self.database.applied_index:
+            return
+        self.replica.check = None
+        own = self.database.rolling_at(check[0])
+        if own and check[1] and own != check[1]:
+            raise BrokenInvariantError(
+                f"the state of {self.replica.own_id} differs from the leader's at index {check[0]}"
+            )
+
+    def _upkeep(self) -> None:
+        """Twice a second: a spare segment, compaction, a snapshot that is needed."""
+        now = self._clock.monotonic()
+        if now < self._upkeep_at:
+            return
+        self._upkeep_at = now + UPKEEP_SECONDS
+        self._outside.prepare_journal()
+        self._compact()
+        self._fetch()
+
+    def _compact(self) -> None:
+        """Drop what SQLite can no longer lose, but keep a margin for members that were away."""
+        journal = self.journal
+        if journal.payload_bytes <= self._keep_bytes:
+            return
+        upto = min(self.applier.durable_index, journal.index_keeping(self._keep_bytes // 2))
+        if upto > journal.first_index:
+            self._durable_asked = False
+            journal.drop_to(upto)
+        elif not self._durable_asked:
+            self._durable_asked = True
+            self.applier.put(MakeDurable())
+
+    # Snapshots
+
+    def _fetch(self) -> None:
+        wanted, self.replica.wanted_snapshot = self.replica.wanted_snapshot, None
+        if wanted is None or self._fetching or wanted[1] <= self.replica.handed_index():
+            return
+        self._fetching = True
+        _log.info("snapshot.wanted", leader=wanted[0], index=wanted[1])
+        self._outside.fetch(*wanted, self._on_fetched)
+
+    def _on_fetched(self, found: tuple[Path, int, int] | None) -> None:
+        """Any thread: the snapshot is there (file, index, term), or could not be had."""
+        self._fetched.append(found)
+        self._wire.wake()
+
+    def _on_installed(self, index: int, term: int) -> None:
+        """The applier's thread; index 0: it was not newer than the state."""
+        self._installed.append((index, term))
+        self._wire.wake()
+
+    def _take_installed(self) -> None:
+        while self._fetched:
+            found = self._fetched.popleft()
+            if found is None:
+                self._fetching = False
+            else:
+                self.applier.put(Install(*found))
+        while self._installed:
+            index, term = self._installed.popleft()
+            self._fetching = False
+            if index:
+                self.replica.installed(index, term)
+                _log.info("snapshot.installed", index=index, term=term)

@@ -1,0 +1,90 @@
+"""Names and paths, judged in one place: the client, the state machine and the tools all ask here.
+
+1. A path is absolute, "/"-separated, and bytes underneath; text is its UTF-8. Names are stored byte for byte: nothing
+   is normalised, so two spellings of "é" are two files.
+2. A name is 1 to 255 bytes of valid UTF-8 without "/" and NUL, and is neither "." nor "..". Control characters are
+   allowed in names and escaped by `show`.
+3. "/a//b" and "/a/" are the same as "/a/b" and "/a"; "/a/../b" is refused rather than guessed at.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+from quorumfs.errors import InvalidPathError
+from quorumfs.limits import NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX
+
+_SHOWN_BYTES_MAX = 120
+
+
+def split(path: str | bytes) -> tuple[bytes, ...]:
+    """The names of an absolute path; none for "/". Raises InvalidPathError."""
+    raw = _encoded(path)
+    if not raw.startswith(b"/"):
+        raise InvalidPathError(f"{show(raw)!r} is not an absolute path", cause="it does not begin with /")
+    return split_relative(raw)
+
+
+def split_relative(path: bytes) -> tuple[bytes, ...]:
+    """The names of a path, absolute or not. Raises InvalidPathError."""
+    if len(path) > PATH_BYTES_MAX:
+        raise InvalidPathError(
+            "the path is too long", cause=f"{len(path)} bytes; at most {PATH_BYTES_MAX}: {show(path)}"
+        )
+    names = tuple(name for name in path.split(b"/") if name)
+    if len(names) > PATH_DEPTH_MAX:
+        raise InvalidPathError("the path is too deep", cause=f"{len(names)} names; at most {PATH_DEPTH_MAX}")
+    for name in names:
+        check_name(name)
+    return names
+
+
+def join(names: Iterable[bytes]) -> bytes:
+    """The absolute path of these names."""
+    return b"/" + b"/".join(names)
+
+
+def check_name(name: bytes) -> None:
+    """Raises InvalidPathError unless `name` may stand in a directory."""
+    reason = _reason_against(name)
+    if reason:
+        raise InvalidPathError(f"{show(name)!r} is no name for a file", cause=reason)
+
+
+def show(path: bytes | str) -> str:
+    """The path as text for people and logs: control characters and invalid bytes escaped, long ones cut."""
+    raw = path if isinstance(path, bytes) else path.encode("utf-8", "surrogateescape")
+    text = raw.decode("utf-8", "backslashreplace")
+    shown = "".join(_escaped(letter) for letter in text)
+    return shown if len(shown) <= _SHOWN_BYTES_MAX * 4 else shown[: _SHOWN_BYTES_MAX * 4] + "..."
+
+
+def _encoded(path: str | bytes) -> bytes:
+    if isinstance(path, bytes):
+        return path
+    try:
+        return path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidPathError("the path is not valid text", cause=str(error)) from None
+
+
+def _reason_against(name: bytes) -> str:
+    if not name:
+        return "it is empty"
+    if len(name) > NAME_BYTES_MAX:
+        return f"it has {len(name)} bytes; at most {NAME_BYTES_MAX}"
+    if name in (b".", b".."):
+        return "it means a directory already"
+    if b"/" in name or b"\0" in name:
+        return "it contains / or NUL"
+    try:
+        name.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"it is not UTF-8: {error.reason} at byte {error.start}"
+    return ""
+
+
+def _escaped(letter: str) -> str:
+    """Control and format characters (also those that turn text around) as escapes."""
+    return letter if unicodedata.category(letter)[0] != "C" else ascii(letter)[1:-1]
