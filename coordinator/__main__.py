@@ -18,10 +18,19 @@ def main(argv: list[str] | None = None) -> int:
     lifecycle.install()
     buffer = log.setup(config.log.level, config.log.format, node_id=config.node.id, role="coordinator")
     # Imported late: a refused configuration is told without the second that gRPC and SQLAlchemy take.
+    from coordinator.consensus.files import SickStorage, StorageFull
     from coordinator.node import CoordinatorNode
 
     try:
         return CoordinatorNode(config, lifecycle, buffer).run()
+    except SickStorage as error:
+        log.get(__name__).error("node.sick_disk", reason=error.message, cause=error.cause, next=error.next)
+        sys.stderr.write(f"quorumfs-coordinator: {error.message}: {error.cause}\n{error.next}\n")
+        return ExitCode.SICK_DISK
+    except StorageFull as error:
+        log.get(__name__).error("node.no_room", reason=error.message, cause=error.cause, next=error.next)
+        sys.stderr.write(f"quorumfs-coordinator: {error.message}: {error.cause}\n{error.next}\n")
+        return ExitCode.FAILURE
     except QuorumFSError as error:
         log.get(__name__).error("node.not_started", reason=error.message, cause=error.cause, next=error.next)
         sys.stderr.write(f"quorumfs-coordinator: {error}\n" + (f"{error.next}\n" if error.next else ""))

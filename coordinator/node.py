@@ -136,7 +136,7 @@ class CoordinatorNode:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._server.start()
         try:
-            identity = Identity.load(self._directory)
+            identity = Identity.load(self._directory, self._config.node.id)
             if identity is None:
                 _log.info("genesis.awaited", grpc=self._own.info.grpc)
             else:
@@ -198,7 +198,7 @@ class CoordinatorNode:
     def accept(self, request: m.GenesisRequest) -> Identity:
         """Become a member of a new cluster; durable on return, and the replica runs."""
         with self._starting:
-            identity = Identity.accept(self._directory, request)
+            identity = Identity.accept(self._directory, request, self._config.node.id)
             self._start_replica(identity)
             return identity
 

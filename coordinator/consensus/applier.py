@@ -56,16 +56,19 @@ Job = Committed | Install | MakeDurable
 class Applier:
     """`put` from the Raft loop; `work` from the one thread that writes. Numbers may be read by any thread.
 
-    `on_progress` is called after each piece of work, `on_installed` with (index, term) of an installed snapshot.
+    `on_work` is called when there is something to do, `on_progress` after each piece of work, `on_installed` with
+    (index, term) of an installed snapshot.
     """
 
     def __init__(
         self,
         database: DatabaseDoor,
+        on_work: Callable[[], None],
         on_progress: Callable[[], None],
         on_installed: Callable[[int, int], None],
     ) -> None:
         self._database = database
+        self._on_work = on_work
         self._on_progress = on_progress
         self._on_installed = on_installed
         self._jobs: deque[Job] = deque()
@@ -82,6 +85,7 @@ class Applier:
         if isinstance(job, Committed):
             self.backlog_bytes += job.size_bytes
         self._jobs.append(job)
+        self._on_work()
 
     @property
     def waits(self) -> bool:
@@ -113,7 +117,8 @@ class Applier:
         return True
 
     def _apply(self) -> None:
-        group, size = [], 0
+        group: list[Committed] = []
+        size = 0
         for job in self._jobs:
             if not isinstance(job, Committed) or len(group) == GROUP_ENTRIES_MAX or size >= GROUP_BYTES_MAX:
                 break

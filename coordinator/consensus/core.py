@@ -95,6 +95,7 @@ class Outside:
 
     answer: Callable[[Sequence[Reading]], None]  # run questions on this member's state, now
     fetch: Callable[[str, int, Callable[[tuple[Path, int, int] | None], None]], None]
+    apply_waits: Callable[[], None]  # there is work for the applier
     prepare_journal: Callable[[], None]  # have the spare segment made
     leadership_changed: Callable[[Leadership | None], None]
 
@@ -120,7 +121,7 @@ class Core:
         self.journal = journal
         self.database = database
         self.queue = ProposalQueue()
-        self.applier = Applier(database, wire.wake, self._on_installed)
+        self.applier = Applier(database, outside.apply_waits, wire.wake, self._on_installed)
         self._wire = wire
         self._history = history
         self._clock = clock

@@ -21,7 +21,7 @@ from common.lifecycle import ExitCode
 from coordinator.consensus import pin, snapshots
 from coordinator.consensus.core import TRANSFER_SECONDS, Core, Outside, Reading, Transfer
 from coordinator.consensus.database import Database
-from coordinator.consensus.files import RealFiles, SickStorage
+from coordinator.consensus.files import RealFiles, SickStorage, StorageFull
 from coordinator.consensus.guard import BrokenInvariantError
 from coordinator.consensus.identity import Identity
 from coordinator.consensus.interfaces import Done, Question
@@ -39,7 +39,6 @@ from quorumfs.mint import RandomBytes
 from quorumfs.v1 import membership_pb2 as m
 
 TURN_SECONDS_MAX = 0.1
-APPLY_WAIT_SECONDS = 0.5
 FULL_DISK_SECONDS = 0.5
 STOP_SECONDS = 5.0
 
@@ -108,7 +107,9 @@ class Consensus:
             random,
             Timing(settings.heartbeat_seconds, settings.election_seconds_min, settings.election_seconds_max),
             settings.journal_keep_bytes,
-            Outside(self._answer, self._fetch, self._journal_work.set, self._on_leadership),
+            Outside(
+                self._answer, self._fetch, self._apply_work.set, self._journal_work.set, self._on_leadership
+            ),
         )
         self._threads = [
             threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
@@ -164,14 +165,12 @@ class Consensus:
     def _turn(self) -> None:
         while not self._stopping.is_set():
             self._core.turn(TURN_SECONDS_MAX)
-            if self._core.applier.waits:
-                self._apply_work.set()
 
     def _apply(self) -> None:
         applier = self._core.applier
         while not self._stopping.is_set():
             if not applier.waits:
-                self._apply_work.wait(APPLY_WAIT_SECONDS)
+                self._apply_work.wait()
                 self._apply_work.clear()
             elif not applier.work():
                 self._stopping.wait(FULL_DISK_SECONDS)
@@ -195,9 +194,10 @@ class Consensus:
         def run() -> None:
             began = time.monotonic()
             try:
+                target.unlink(missing_ok=True)
                 found = self._fetch_snapshot(address, at_least, target)
                 index, term = snapshots.verify(found.path)
-            except (QuorumFSError, OSError, sqlite3.Error) as error:
+            except (QuorumFSError, OSError, sqlite3.Error, SickStorage, StorageFull) as error:
                 _log.warning("snapshot.failed", leader=leader_id, error=str(error))
                 target.unlink(missing_ok=True)
                 on_done(None)

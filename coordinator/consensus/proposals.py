@@ -129,7 +129,8 @@ class ProposalQueue:
 
 def expired_error() -> QuorumFSError:
     return TimedOutError(
-        "the proposal waited too long", cause="its deadline passed before it entered the log; nothing happened"
+        "the proposal waited too long",
+        cause="its deadline passed before it entered the log; nothing happened",
     )
 
 

@@ -125,6 +125,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._mute_until = now + timing.election_min
         self._deadline = 0.0
         self._heartbeat_at = now
+        self._led_by: dict[int, str] = {}  # the last term that had a leader, and which
         self._pre_vote: _PreVote | None = None
         self._votes: set[str] = set()
         self._acks: list[tuple[int, str, Message]] = []
@@ -213,6 +214,7 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def _ask_for_pre_votes(self) -> None:
         """Harmless, so asked again sooner than an election: who hears a leader does not answer."""
+        self._SyncObj__raftLeader = None
         timing = self._timing
         wait = timing.heartbeat + (timing.election_min - timing.heartbeat) * self._chance()
         self._deadline = self._clock.monotonic() + wait
@@ -329,6 +331,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         self.noop_index = last + 1
         self.journal.add(NOOP, self.noop_index, self.term())
         self._SyncObj__setState(LEADER)
+        self._led_by = {self.term(): self.own_id}
         _log.info("election.won", term=self.term(), votes=len(self._votes))
         self.replicate()
 
@@ -502,10 +505,12 @@ class Replica(SyncObj):  # type: ignore[misc]
         if term < self.term():
             self._send_stale(peer)
             return False
-        if term == self.term() and (self.leads() or self.leader_id() not in (None, peer)):
-            raise BrokenInvariantError(f"{peer} leads in term {term}, and so does {self.leader_id()}")
+        led_before = self.own_id if self.leads() else self._led_by.get(term)
+        if term == self.term() and led_before not in (None, peer):
+            raise BrokenInvariantError(f"{peer} leads in term {term}, and so does {led_before}")
         if term > self.term():
             self._SyncObj__setCurrentTerm(term, None)
+        self._led_by = {term: peer}
         self._pre_vote = None
         self._SyncObj__raftLeader = Node(peer)
         self._SyncObj__setState(FOLLOWER)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from common import log
 from coordinator.decisions.liveness import Liveness
 from coordinator.decisions.placement import Candidate, Chance
-from coordinator.decisions.repair import Copy, Plan, Running, plan
+from coordinator.decisions.repair import Copy, Damaged, Plan, Running, plan
 from coordinator.duties.desk import Desk
+from coordinator.metadata import queries
 from coordinator.soft_state import Done, SoftState
 from quorumfs.clock import Clock
 from quorumfs.v1 import entries_pb2 as e
@@ -85,7 +86,10 @@ class Repair:
         self._take_outcomes()
         candidates = self._soft.candidates()
         gone = {one.node_id for one in candidates.values() if one.liveness is Liveness.DEAD}
-        damaged = self._desk.look(lambda tx: damaged_chunks(tx, gone))
+        rows = self._desk.look(lambda tx: queries.damaged_chunks(tx, gone, DAMAGED_PER_ROUND))
+        damaged = [
+            Damaged(row.chunk, row.length, row.checksum, row.want, row.live, row.others) for row in rows
+        ]
         running = [Running(one.chunk, one.node_id, one.source) for one in self._soft.running("replicate")]
         decided = plan(
             damaged,

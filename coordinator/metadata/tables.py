@@ -84,7 +84,9 @@ member = Table(
 inode = Table(
     "inode",
     metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),  # root: 1
+    Column(
+        "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False
+    ),  # root: 1
     Column("type", Integer, nullable=False),  # types.InodeType
     Column("parent", BigInteger, nullable=False),
     Column("name", LargeBinary, nullable=False),

@@ -60,7 +60,8 @@ class ConsensusService(membership_pb2_grpc.ConsensusServicer):
             except QuorumFSError as error:
                 detail = to_detail(error)
                 answer = self._answer()
-                answer.code, answer.error = detail.code, detail
+                answer.code = detail.code
+                answer.error.CopyFrom(detail)
                 return answer
 
     async def _genesis(self, request: m.GenesisRequest) -> m.GenesisResponse:

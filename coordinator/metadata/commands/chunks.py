@@ -1,0 +1,148 @@
+"""Chunks and their replicas after the commit: what inventories, repair, packing and GC find and decide.
+
+Every command here comes from a duty that looked at an older state. What does not fit any more is passed over,
+not refused: the number of what was done is the answer, and the duty looks again.
+"""
+
+from __future__ import annotations
+
+from coordinator.metadata import contents
+from coordinator.metadata.context import Context
+from quorumfs.errors import UploadGoneError
+from quorumfs.ids import ID_BYTES
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import types_pb2 as t
+
+OFFSET_MAX = 2**62
+
+_REPLICA = "SELECT state, disk FROM replica WHERE chunk = ? AND node = ?"
+_UPSERT = "INSERT OR REPLACE INTO replica (chunk, node, disk, state) VALUES (?, ?, ?, ?)"
+
+
+def update_replicas(context: Context, command: e.UpdateReplicas) -> int:
+    """Note, change or remove locations of sealed chunks."""
+    nodes: dict[str, int | None] = {}
+    done = 0
+    for update in command.updates:
+        if update.node_id not in nodes:
+            nodes[update.node_id] = node_key(context, update.node_id)
+        key = nodes[update.node_id]
+        if key is not None and len(update.chunk) == ID_BYTES:
+            done += _update(context, update, key)
+    return done
+
+
+def _update(context: Context, update: e.ReplicaUpdate, node: int) -> bool:
+    chunk = context.execute("SELECT state, live FROM chunk WHERE id = ?", (update.chunk,)).fetchone()
+    if chunk is None or chunk[0] == contents.ALLOCATED:
+        return False
+    row = context.execute(_REPLICA, (update.chunk, node)).fetchone()
+    was_live = row is not None and row[0] == t.REPLICA_STATE_LIVE
+    if update.state == t.REPLICA_STATE_UNSPECIFIED:
+        if row is None or (was_live and chunk[1] <= 1):
+            return False
+        context.execute("DELETE FROM replica WHERE chunk = ? AND node = ?", (update.chunk, node))
+    elif update.state in t.ReplicaState.values():
+        disk = disk_key(context, node, update.disk_id) or (row[1] if row is not None else 0)
+        context.execute(_UPSERT, (update.chunk, node, disk, update.state))
+    else:
+        return False
+    change = (update.state == t.REPLICA_STATE_LIVE) - was_live
+    if change:
+        context.execute("UPDATE chunk SET live = live + ? WHERE id = ?", (change, update.chunk))
+    return True
+
+
+def node_key(context: Context, node_id: str) -> int | None:
+    """The key of a node, None when it is not registered."""
+    row = context.execute("SELECT key FROM node WHERE node_id = ?", (node_id,)).fetchone()
+    return int(row[0]) if row is not None else None
+
+
+def disk_key(context: Context, node: int, disk_id: str) -> int:
+    """The key of a node's disk, 0 when it is not known."""
+    row = context.execute("SELECT key FROM disk WHERE node = ? AND disk_id = ?", (node, disk_id)).fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+# Garbage
+
+
+def condemn(context: Context, command: e.CondemnChunks) -> int:
+    """Condemn orphans, so that no commit can name them any more. Those on hold are passed over."""
+    done = 0
+    for chunk in command.chunks:
+        changed = context.execute(
+            "UPDATE orphan SET condemned_index = ?, condemned_ms = ?, cycle = ?"
+            " WHERE chunk = ? AND hold = 0 AND condemned_index = 0",
+            (context.index, context.now_ms, min(command.cycle, OFFSET_MAX), chunk),
+        ).rowcount
+        if changed:
+            context.execute("UPDATE chunk SET state = ? WHERE id = ?", (contents.CONDEMNED, chunk))
+        done += changed
+    return done
+
+
+def forget_chunks(context: Context, command: e.ForgetChunks) -> int:
+    """Forget condemned chunks of which no replica is left."""
+    done = 0
+    for chunk in command.chunks:
+        changed = context.execute(
+            "DELETE FROM chunk WHERE id = ? AND state = ?"
+            " AND NOT EXISTS (SELECT 1 FROM replica WHERE replica.chunk = chunk.id)",
+            (chunk, contents.CONDEMNED),
+        ).rowcount
+        if changed:
+            context.execute("DELETE FROM orphan WHERE chunk = ?", (chunk,))
+        context.totals.chunks -= changed
+        done += changed
+    return done
+
+
+def restore(context: Context, command: e.RestoreChunks) -> int:
+    """Take a condemnation back and hold the orphan: GC leaves it alone from now on."""
+    done = 0
+    for chunk in command.chunks:
+        changed = context.execute(
+            "UPDATE orphan SET condemned_index = 0, condemned_ms = 0, hold = 1 WHERE chunk = ? AND hold = 0",
+            (chunk,),
+        ).rowcount
+        context.execute(
+            "UPDATE chunk SET state = CASE WHEN length > 0 THEN ? ELSE ? END WHERE id = ? AND state = ?",
+            (contents.SEALED, contents.ALLOCATED, chunk, contents.CONDEMNED),
+        )
+        done += changed
+    return done
+
+
+# Packing
+
+
+def rehome(context: Context, command: e.RehomeChunks) -> int:
+    """Move inline chunks that are still there into chunks of an open upload, where their bytes already are.
+
+    Their extents then name the pack; size, checksum and version of the files stay. Raises UploadGoneError.
+    """
+    upload = context.execute("SELECT 1 FROM upload WHERE id = ?", (command.upload,)).fetchone()
+    if upload is None:
+        raise UploadGoneError("the upload of the pack is not open")
+    return sum(_rehome(context, command.upload, one) for one in command.chunks)
+
+
+def _rehome(context: Context, upload: bytes, one: e.RehomeChunks.One) -> bool:
+    inline = context.execute(
+        "SELECT length, want FROM chunk WHERE id = ? AND home = ?", (one.chunk, contents.IN_METADATA)
+    ).fetchone()
+    pack = context.execute(
+        "SELECT length FROM chunk WHERE id = ? AND upload = ? AND state = ?",
+        (one.into, upload, contents.SEALED),
+    ).fetchone()
+    if inline is None or pack is None or one.offset + inline[0] > pack[0]:
+        return False
+    context.execute(
+        "UPDATE extent SET chunk = ?, chunk_offset = chunk_offset + ? WHERE chunk = ?",
+        (one.into, one.offset, one.chunk),
+    )
+    context.execute("UPDATE chunk SET want = max(want, ?) WHERE id = ?", (inline[1], one.into))
+    contents.delete_inline(context, one.chunk, inline[0])
+    return True

@@ -1,0 +1,128 @@
+"""Where a file's bytes lie: its extents, their chunks, and the replicas of these, or their bodies."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from coordinator.metadata import lookup, tree
+from coordinator.metadata.contents import IN_METADATA
+from coordinator.metadata.listings import info
+from coordinator.metadata.tree import FILE, Inode
+from quorumfs import paths
+from quorumfs.errors import NotFoundError, PathIsADirectoryError
+from quorumfs.limits import LAYOUT_EXTENTS_MAX, MIB
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import namespace_pb2 as n
+from quorumfs.v1 import types_pb2 as t
+
+BODIES_BYTES_MAX = 2 * MIB
+END = 2**63 - 1
+
+_EXTENTS = (
+    "SELECT file_offset, length, chunk, chunk_offset FROM extent WHERE version = ?1 AND file_offset >= coalesce("
+    "(SELECT max(file_offset) FROM extent WHERE version = ?1 AND file_offset <= ?2), 0)"
+    " AND file_offset < ?3 ORDER BY file_offset LIMIT ?4"
+)
+_CHUNK = "SELECT length, checksum, home FROM chunk WHERE id = ?"
+_BODY = "SELECT bytes FROM body WHERE chunk = ?"
+_REPLICAS = (
+    "SELECT node.info, coalesce(disk.disk_id, ''), replica.state FROM replica"
+    " JOIN node ON node.key = replica.node LEFT JOIN disk ON disk.key = replica.disk"
+    " WHERE replica.chunk = ? ORDER BY node.node_id"
+)
+
+
+def layout(tx: sqlite3.Connection, request: n.LayoutRequest) -> n.Layout:
+    """Extents that touch the wanted range, in order, with everything a reader needs; a page at most.
+
+    Raises NotFoundError (also for a version that is gone), PathIsADirectoryError, and like `lookup.locate`.
+    """
+    inode, path = _wanted(tx, request)
+    found = n.Layout(info=info(tx, inode, path))
+    begin = min(request.offset, END)
+    end = min(begin + request.length, END) if request.length else END
+    rows = tx.execute(_EXTENTS, (inode.version, begin, end, LAYOUT_EXTENTS_MAX + 1)).fetchall()
+    pages = _Chunks(tx, found, with_bodies=not request.no_body)
+    for offset, length, chunk, chunk_offset in rows:
+        if offset + length <= begin:
+            continue
+        if len(found.extents) == LAYOUT_EXTENTS_MAX or not pages.add(chunk):
+            found.next_offset = offset
+            break
+        found.extents.add(offset=offset, length=length, chunk=chunk, chunk_offset=chunk_offset)
+    return found
+
+
+def _wanted(tx: sqlite3.Connection, request: n.LayoutRequest) -> tuple[Inode, bytes]:
+    """The file, with the version that is asked for. A version that a reader holds may have moved to the trash."""
+    if not request.inode:
+        inode, path = lookup.locate(tx, request.ref, follow=request.follow)
+    else:
+        holder = _holder(tx, request)
+        inode, path = holder, lookup.path_of(tx, holder)
+    if inode.type != FILE:
+        raise PathIsADirectoryError(f"{paths.show(path)} is no file", cause="only files have a layout")
+    return inode, path
+
+
+def _holder(tx: sqlite3.Connection, request: n.LayoutRequest) -> Inode:
+    number = request.inode
+    if request.version:
+        row = (
+            tx.execute("SELECT inode FROM version WHERE id = ?", (request.version,)).fetchone()
+            if request.version <= END
+            else None
+        )
+        number = row[0] if row is not None and row[0] is not None else 0
+    inode = tree.by_id(tx, number) if 0 < number <= END else None
+    if inode is None:
+        raise NotFoundError(
+            f"version {request.version} of inode {request.inode} is gone",
+            cause="the file was deleted or overwritten, and its former content reaped",
+        )
+    return inode
+
+
+class _Chunks:
+    """The chunks of one answer, each once, and how many bytes of bodies it has taken."""
+
+    def __init__(self, tx: sqlite3.Connection, found: n.Layout, *, with_bodies: bool) -> None:
+        self._tx = tx
+        self._found = found
+        self._with_bodies = with_bodies
+        self._seen: set[bytes] = set()
+        self._nodes: dict[bytes, m.NodeInfo] = {}
+        self._body_bytes = 0
+
+    def add(self, chunk: bytes) -> bool:
+        """False when the answer has no room for its body."""
+        if chunk in self._seen:
+            return True
+        length, checksum, home = self._tx.execute(_CHUNK, (chunk,)).fetchone()
+        inline = home == IN_METADATA
+        if inline and self._with_bodies:
+            if self._body_bytes and self._body_bytes + length > BODIES_BYTES_MAX:
+                return False
+            self._body_bytes += length
+        self._seen.add(chunk)
+        row = self._found.chunks.add(chunk=chunk, length=length, checksum=checksum, inline=inline)
+        if not inline:
+            self._add_replicas(row)
+        elif self._with_bodies:
+            (row.body,) = self._tx.execute(_BODY, (chunk,)).fetchone()
+        return True
+
+    def _add_replicas(self, row: n.ChunkLocation) -> None:
+        for raw, disk_id, state in self._tx.execute(_REPLICAS, (row.chunk,)):
+            node = self._nodes.get(raw)
+            if node is None:
+                node = self._nodes[raw] = m.NodeInfo.FromString(raw)
+            row.replicas.add(
+                node_id=node.node_id,
+                grpc=node.grpc,
+                http=node.http,
+                disk_id=disk_id,
+                state=t.ReplicaState.ValueType(state),
+                host=node.labels.get("host", "") or node.host,
+                zone=node.labels.get("zone", ""),
+            )

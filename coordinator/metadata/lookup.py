@@ -1,0 +1,153 @@
+"""From a path to an inode, and back. Reads only; shared by commands and queries.
+
+1. Names of a request are judged by `quorumfs.paths`; "." and ".." never come from there. Targets of symbolic links may
+   hold both: ".." goes to the parent, and stays at the root.
+2. Links in the middle of a path are always followed, the last one only when asked. After SYMLINK_HOPS_MAX links the
+   path is refused: it runs in a circle.
+3. `base` of a Ref must be a directory that is in the tree. Refusals are raised; the machine and the queries turn them
+   into results.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from coordinator.metadata.tree import DETACHED, DIRECTORY, SYMLINK, Inode, by_id, child
+from quorumfs import paths
+from quorumfs.errors import (
+    CycleError,
+    InvalidPathError,
+    NotFoundError,
+    PathNotADirectoryError,
+)
+from quorumfs.ids import ROOT_INODE
+from quorumfs.limits import SYMLINK_HOPS_MAX
+from quorumfs.v1 import namespace_pb2 as n
+
+_TRASH_PATH = "SELECT path FROM trash WHERE inode = ?"
+INODE_MAX = 2**63 - 1
+
+
+def resolve(tx: sqlite3.Connection, ref: n.Ref, *, follow: bool) -> Inode:
+    """The inode at `ref`; `follow`: if it is a link, what it points at.
+
+    Raises NotFoundError, PathNotADirectoryError, InvalidPathError, CycleError.
+    """
+    return locate(tx, ref, follow=follow)[0]
+
+
+def locate(tx: sqlite3.Connection, ref: n.Ref, *, follow: bool) -> tuple[Inode, bytes]:
+    """The inode at `ref` and its own absolute path, links resolved. Raises like `resolve`."""
+    start, names = beginning(tx, ref)
+    found, hops = _walk(tx, start, names, ref, follow=follow)
+    return found, paths.join(names) if ref.base == 0 and not hops else path_of(tx, found)
+
+
+def locate_parent(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, bytes, bytes]:
+    """The directory of `ref`, the name in it, which need not be there, and the absolute path of both.
+
+    Without a name `ref` is where it begins: the root, or the base; then the name is empty and the directory is that
+    itself. Raises like `resolve`.
+    """
+    start, names = beginning(tx, ref)
+    if not names:
+        return start, b"", path_of(tx, start)
+    directory, hops = _walk(tx, start, names[:-1], ref, follow=True)
+    if directory.type != DIRECTORY:
+        raise PathNotADirectoryError(f"the parent of {_shown(ref)} is no directory")
+    if ref.base == 0 and not hops:
+        return directory, names[-1], paths.join(names)
+    above = path_of(tx, directory)
+    return directory, names[-1], above.rstrip(b"/") + b"/" + names[-1]
+
+
+def path_of(tx: sqlite3.Connection, inode: Inode) -> bytes:
+    """The absolute path of an inode; of one in the trash, where it was."""
+    names: list[bytes] = []
+    while inode.id != ROOT_INODE:
+        if inode.parent == DETACHED:
+            row = tx.execute(_TRASH_PATH, (inode.id,)).fetchone()
+            above: bytes = row[0] if row else b"/" + inode.name
+            return above + b"".join(b"/" + name for name in reversed(names))
+        names.append(inode.name)
+        parent = by_id(tx, inode.parent)
+        if parent is None:
+            break
+        inode = parent
+    return paths.join(reversed(names))
+
+
+def is_in_tree(tx: sqlite3.Connection, inode: Inode) -> bool:
+    """Whether the root is above it, not the trash."""
+    while inode.id != ROOT_INODE:
+        parent = by_id(tx, inode.parent) if inode.parent != DETACHED else None
+        if parent is None:
+            return False
+        inode = parent
+    return True
+
+
+def beginning(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, tuple[bytes, ...]]:
+    """Where the way of `ref` begins, and the names from there on. Raises like `resolve`."""
+    if ref.base == 0:
+        root = by_id(tx, ROOT_INODE)
+        assert root is not None
+        return root, paths.split(ref.path)
+    if ref.path.startswith(b"/"):
+        raise InvalidPathError(f"{_shown(ref)} is absolute", cause="a path below a base is relative")
+    base = by_id(tx, ref.base) if ref.base <= INODE_MAX else None
+    if base is None or not is_in_tree(tx, base):
+        raise NotFoundError(f"the directory of inode {ref.base} is not there")
+    if base.type != DIRECTORY:
+        raise PathNotADirectoryError(f"inode {ref.base} is no directory")
+    return base, paths.split_relative(ref.path)
+
+
+def _walk(
+    tx: sqlite3.Connection, start: Inode, names: tuple[bytes, ...], ref: n.Ref, *, follow: bool
+) -> tuple[Inode, int]:
+    """What is there, and how many links were followed."""
+    current = start
+    ahead = list(reversed(names))
+    hops = 0
+    while ahead:
+        name = ahead.pop()
+        if current.type != DIRECTORY:
+            raise PathNotADirectoryError(
+                f"{_shown(ref)} leads through something that is no directory",
+                cause=f"{paths.show(current.name)} is a file",
+            )
+        if name == b"..":
+            current = _above(tx, current)
+            continue
+        found = child(tx, current.id, name)
+        if found is None:
+            raise NotFoundError(f"{_shown(ref)} is not there", cause=f"nothing is called {paths.show(name)}")
+        if found.type == SYMLINK and (ahead or follow):
+            hops += 1
+            if hops > SYMLINK_HOPS_MAX:
+                raise CycleError(
+                    f"{_shown(ref)} runs in a circle", cause=f"more than {SYMLINK_HOPS_MAX} links"
+                )
+            target = found.target or b""
+            if target.startswith(b"/"):
+                current = start if start.id == ROOT_INODE else _root(tx)
+            ahead.extend(part for part in reversed(target.split(b"/")) if part not in (b"", b"."))
+            continue
+        current = found
+    return current, hops
+
+
+def _above(tx: sqlite3.Connection, directory: Inode) -> Inode:
+    parent = by_id(tx, directory.parent) if directory.parent != DETACHED else None
+    return parent or _root(tx)
+
+
+def _root(tx: sqlite3.Connection) -> Inode:
+    root = by_id(tx, ROOT_INODE)
+    assert root is not None
+    return root
+
+
+def _shown(ref: n.Ref) -> str:
+    return paths.show(ref.path) if ref.base == 0 else f"{paths.show(ref.path)} below inode {ref.base}"

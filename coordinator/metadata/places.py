@@ -1,0 +1,86 @@
+"""Where a request wants to change something: a directory that is in the tree, and a name in it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from coordinator.metadata import lookup, tree
+from coordinator.metadata.context import Context
+from coordinator.metadata.tree import DETACHED, DIRECTORY, SYMLINK, Inode
+from quorumfs.errors import NotFoundError
+from quorumfs.ids import ROOT_INODE
+from quorumfs.paths import join, show
+from quorumfs.v1 import namespace_pb2 as n
+
+
+class Place(NamedTuple):
+    """A name in a directory, and the absolute path of both. The root is at no name of the parent 0."""
+
+    parent: int
+    name: bytes
+    path: bytes
+
+    @property
+    def is_root(self) -> bool:
+        return self.parent == DETACHED and not self.name
+
+
+def place_of(context: Context, ref: n.Ref) -> Place:
+    """The place that `ref` names; links are followed on the way, not at the end. What is there is not looked at.
+
+    Raises NotFoundError, PathNotADirectoryError, InvalidPathError, CycleError.
+    """
+    directory, name, path = lookup.locate_parent(context.tx, ref)
+    if name:
+        return Place(directory.id, name, path)
+    return Place(directory.parent, directory.name, path)
+
+
+def place_under(context: Context, parent: int, name: bytes) -> Place:
+    """A name in a directory that was found earlier. Raises NotFoundError when that is not in the tree any more."""
+    directory = tree.by_id(context.tx, parent)
+    if directory is None or not lookup.is_in_tree(context.tx, directory):
+        raise NotFoundError(f"the directory of {show(name)} is gone", cause="it was deleted meanwhile")
+    return Place(parent, name, _below(lookup.path_of(context.tx, directory), name))
+
+
+def former_place(context: Context, parent: int, name: bytes) -> Place:
+    """Like `place_under`, to tell of afterwards: a directory that is gone is no obstacle."""
+    directory = tree.by_id(context.tx, parent)
+    above = lookup.path_of(context.tx, directory) if directory is not None else b"/"
+    return Place(parent, name, _below(above, name))
+
+
+def found_at(context: Context, place: Place) -> Inode | None:
+    """What is at a place; links are not followed."""
+    if place.is_root:
+        return tree.there(context.tx, ROOT_INODE)
+    return tree.child(context.tx, place.parent, place.name)
+
+
+def resolved(context: Context, ref: n.Ref) -> tuple[Inode, bytes]:
+    """What is at `ref`, links followed, and its path. Raises like `place_of`."""
+    return lookup.locate(context.tx, ref, follow=True)
+
+
+def known_part(context: Context, ref: n.Ref) -> tuple[Inode, bytes, tuple[bytes, ...]]:
+    """As far as `ref` is there, links followed: the inode, its path, and the names that are missing below it.
+
+    Raises like `place_of`; a dangling link on the way counts as not found.
+    """
+    current, names = lookup.beginning(context.tx, ref)
+    path = lookup.path_of(context.tx, current)
+    for position, name in enumerate(names):
+        found = tree.child(context.tx, current.id, name) if current.type == DIRECTORY else None
+        if found is None:
+            return current, path, names[position:]
+        if found.type == SYMLINK:
+            found, path = lookup.locate(context.tx, n.Ref(base=current.id, path=name), follow=True)
+        else:
+            path = _below(path, name)
+        current = found
+    return current, path, ()
+
+
+def _below(path: bytes, name: bytes) -> bytes:
+    return join((name,)) if path == b"/" else path + b"/" + name

@@ -1,0 +1,155 @@
+"""Questions to the state: what clients ask, and what services and duties want to know. Reads only.
+
+`answer` is total: a refusal is a result with a code. Everything is one transaction's view; pages are bounded.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from coordinator.metadata import layouts, listings, lookup, settings
+from coordinator.metadata.context import detail_of
+from coordinator.metadata.listings import info
+from coordinator.metadata.replicas import ChunkCounts as ChunkCounts
+from coordinator.metadata.replicas import DamagedChunk as DamagedChunk
+from coordinator.metadata.replicas import NodeRow as NodeRow
+from coordinator.metadata.replicas import ReplicaRow as ReplicaRow
+from coordinator.metadata.replicas import chunk_counts as chunk_counts
+from coordinator.metadata.replicas import chunks_on as chunks_on
+from coordinator.metadata.replicas import damaged_chunks as damaged_chunks
+from coordinator.metadata.replicas import node_rows as node_rows
+from coordinator.metadata.replicas import replicas_of as replicas_of
+from coordinator.metadata.replicas import valid_chunk_ids as valid_chunk_ids
+from quorumfs.errors import FormatTooNewError, QuorumFSError, UploadGoneError
+from quorumfs.v1 import namespace_pb2 as n
+from quorumfs.v1 import types_pb2 as t
+
+_UPLOAD = "SELECT replication, chunk_size_bytes, deadline_ms, min_replicas FROM upload WHERE id = ?"
+_TOTALS = "SELECT files, directories, chunks, logical_bytes, inline_bytes FROM totals WHERE id = 1"
+_SESSION_END = (
+    "ttl_ms + max(opened_ms, coalesce((SELECT max(used_ms) FROM slot WHERE slot.session = session.id), 0))"
+)
+
+
+def answer(tx: sqlite3.Connection, op: n.ReadOp) -> n.ReadResult:
+    """The answer to one question; refusals are codes."""
+    kind = op.WhichOneof("op")
+    try:
+        if kind is None:
+            raise FormatTooNewError("a question of a kind unknown here")
+        return _ANSWERS[kind](tx, getattr(op, kind))
+    except QuorumFSError as error:
+        return n.ReadResult(code=t.ErrorCode.ValueType(error.code), error=detail_of(error))
+
+
+def _stat(tx: sqlite3.Connection, request: n.StatRequest) -> n.ReadResult:
+    inode, path = lookup.locate(tx, request.ref, follow=request.follow)
+    return n.ReadResult(info=info(tx, inode, path))
+
+
+def _list(tx: sqlite3.Connection, request: n.ListRequest) -> n.ReadResult:
+    return n.ReadResult(listing=listings.page(tx, request))
+
+
+def _layout(tx: sqlite3.Connection, request: n.LayoutRequest) -> n.ReadResult:
+    return n.ReadResult(layout=layouts.layout(tx, request))
+
+
+def _list_trash(tx: sqlite3.Connection, request: n.ListTrashRequest) -> n.ReadResult:
+    return n.ReadResult(trash=listings.trash_page(tx, request))
+
+
+def _stat_fs(tx: sqlite3.Connection, request: n.StatFsRequest) -> n.ReadResult:
+    files, directories, chunks, logical_bytes, inline_bytes = tx.execute(_TOTALS).fetchone()
+    found = n.FsInfo(
+        files=files,
+        directories=directories,
+        chunks=chunks,
+        logical_bytes=logical_bytes,
+        inline_bytes=inline_bytes,
+    )
+    return n.ReadResult(fs=found)
+
+
+def _get_upload(tx: sqlite3.Connection, request: n.GetUploadRequest) -> n.ReadResult:
+    row = tx.execute(_UPLOAD, (request.upload,)).fetchone()
+    if row is None:
+        raise UploadGoneError(f"upload {request.upload.hex()} is not open", cause="it ended, or never was")
+    replication, chunk_size_bytes, deadline_ms, min_replicas = row
+    found = n.UploadInfo(
+        upload=request.upload,
+        replication=replication,
+        chunk_size_bytes=chunk_size_bytes,
+        deadline_cluster_ms=deadline_ms,
+        min_replicas=min_replicas,
+    )
+    return n.ReadResult(upload=found)
+
+
+_ANSWERS: Mapping[str, Callable[[sqlite3.Connection, Any], n.ReadResult]] = {
+    "stat": _stat,
+    "list": _list,
+    "layout": _layout,
+    "list_trash": _list_trash,
+    "stat_fs": _stat_fs,
+    "get_upload": _get_upload,
+}
+
+
+# What services and duties want to know
+
+
+def applied_index(tx: sqlite3.Connection) -> int:
+    (index,) = tx.execute("SELECT applied_index FROM raft_state WHERE id = 1").fetchone()
+    return int(index)
+
+
+def cluster_identity(tx: sqlite3.Connection) -> tuple[str, int] | None:
+    """(cluster id, history); None before the cluster is initialised."""
+    row = tx.execute("SELECT cluster_id, history FROM cluster WHERE id = 1").fetchone()
+    return None if row is None else (str(row[0]), int(row[1]))
+
+
+def pending_deadline(tx: sqlite3.Connection) -> int | None:
+    """A replicated time (ms) at or before the next at which something is due; None when nothing waits."""
+    retention_ms = settings.load(tx)["trash.retention_ms"]
+    (earliest,) = tx.execute(
+        "SELECT min(due) FROM ("
+        " SELECT min(deadline_ms) AS due FROM upload"
+        " UNION ALL SELECT min(opened_ms + ttl_ms) FROM session"
+        " UNION ALL SELECT min(deleted_ms) FROM trash WHERE purged = 1"
+        " UNION ALL SELECT min(deleted_ms) + ? FROM trash WHERE purged = 0"
+        " UNION ALL SELECT min(maintenance_until_ms) FROM node WHERE maintenance_until_ms > 0)",
+        (retention_ms,),
+    ).fetchone()
+    return None if earliest is None else int(earliest)
+
+
+def open_uploads_past(tx: sqlite3.Connection, now_ms: int, limit: int) -> list[bytes]:
+    """Open uploads whose deadline has passed; the leader may know of later signs of life."""
+    rows = tx.execute(
+        "SELECT id FROM upload WHERE deadline_ms <= ? ORDER BY deadline_ms, id LIMIT ?", (now_ms, limit)
+    )
+    return [row[0] for row in rows]
+
+
+def sessions_past(tx: sqlite3.Connection, now_ms: int, limit: int) -> list[int]:
+    """Sessions without a batch for their time; the leader may know of later signs of life."""
+    rows = tx.execute(
+        f"SELECT id FROM session WHERE opened_ms + ttl_ms <= ?1 AND {_SESSION_END} <= ?1 ORDER BY id LIMIT ?2",
+        (now_ms, limit),
+    )
+    return [int(row[0]) for row in rows]
+
+
+def trash_is_due(tx: sqlite3.Connection, now_ms: int) -> bool:
+    """Whether something in the trash is to be reaped: purged by hand, or past its retention."""
+    retention_ms = settings.load(tx)["trash.retention_ms"]
+    row = tx.execute(
+        "SELECT 1 FROM trash WHERE purged = 1"
+        " UNION ALL SELECT 1 FROM trash WHERE purged = 0 AND deleted_ms <= ? LIMIT 1",
+        (now_ms - retention_ms,),
+    ).fetchone()
+    return row is not None

@@ -1,0 +1,67 @@
+"""The replicated counters: the next ids, and how much there is. Read once per entry, written once at its end."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import astuple, dataclass, replace
+
+_COLUMNS = (
+    "next_inode, next_version, next_trash, next_node, next_disk,"
+    " files, directories, symlinks, chunks, logical_bytes, inline_bytes"
+)
+_READ = f"SELECT {_COLUMNS} FROM totals WHERE id = 1"
+_WRITE = f"UPDATE totals SET ({_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = 1"
+
+
+@dataclass(slots=True)
+class Totals:
+    """The row of `totals`. Commands change it in place; `store` writes it if anything changed."""
+
+    next_inode: int
+    next_version: int
+    next_trash: int
+    next_node: int
+    next_disk: int
+    files: int
+    directories: int
+    symlinks: int
+    chunks: int
+    logical_bytes: int
+    inline_bytes: int
+
+    @staticmethod
+    def load(tx: sqlite3.Connection) -> Totals:
+        return Totals(*tx.execute(_READ).fetchone())
+
+    def copy(self) -> Totals:
+        return replace(self)
+
+    def store(self, tx: sqlite3.Connection, loaded: Totals) -> None:
+        """Write what differs from `loaded`, the row as it is in the database."""
+        if self != loaded:
+            tx.execute(_WRITE, astuple(self))
+
+    def take_inode(self) -> int:
+        taken = self.next_inode
+        self.next_inode = taken + 1
+        return taken
+
+    def take_version(self) -> int:
+        taken = self.next_version
+        self.next_version = taken + 1
+        return taken
+
+    def take_trash(self) -> int:
+        taken = self.next_trash
+        self.next_trash = taken + 1
+        return taken
+
+    def take_node(self) -> int:
+        taken = self.next_node
+        self.next_node = taken + 1
+        return taken
+
+    def take_disk(self) -> int:
+        taken = self.next_disk
+        self.next_disk = taken + 1
+        return taken
