@@ -19,11 +19,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from coordinator.consensus.database import Database
-from coordinator.metadata import migrations
-from coordinator.metadata.machine import Machine
-from coordinator.services.hashes import Hashes
-
 from common import log
 from common.admin import AsyncAdminService
 from common.cluster import ClusterNode, State
@@ -34,16 +29,21 @@ from common.metrics import Metrics
 from common.server import AsyncServer, Service
 from common.workers import Worker, Workers
 from coordinator.consensus import Consensus, ConsensusSettings, Identity, Leadership, SnapshotFile
+from coordinator.consensus.database import Database
 from coordinator.decisions.liveness import Timing
 from coordinator.duties.desk import Desk
 from coordinator.duties.enrol import Enrol
 from coordinator.duties.expiry import Expiry
 from coordinator.duties.genesis import Genesis
 from coordinator.duties.liveness import LivenessDuty
+from coordinator.duties.reap import Reap
 from coordinator.duties.reconcile import Reconcile
 from coordinator.duties.repair import Budget, Repair
+from coordinator.duties.settings import Settings
 from coordinator.duties.tenure import Tenure
 from coordinator.duties.tick import Tick
+from coordinator.metadata import migrations
+from coordinator.metadata.machine import Machine
 from coordinator.metrics import CoordinatorMetrics, Sample
 from coordinator.services import namespace, view
 from coordinator.services.consensus import ConsensusService
@@ -51,6 +51,7 @@ from coordinator.services.control import ControlService
 from coordinator.services.face import CoordinatorFace
 from coordinator.services.fetching import fetch_snapshot
 from coordinator.services.gateway import Gateway
+from coordinator.services.hashes import Hashes
 from coordinator.services.membership import MembershipService
 from coordinator.services.namespace import NamespaceService
 from coordinator.services.placing import Placer, open_uploads
@@ -92,7 +93,7 @@ class CoordinatorNode:
         self._directory = config.node.data_dir
         self._own = own_view(config, self._clock)
         node_id = config.node.id
-        self._secret = lambda: read_secret(config.cluster.secret_file)
+        self._secret: Callable[[], bytes] = lambda: read_secret(config.cluster.secret_file)
         self._metrics = Metrics(__version__, "coordinator")
         self._figures = CoordinatorMetrics(self._metrics.registry)
         timing = Timing(config.membership.suspect_seconds, config.membership.dead_seconds)
@@ -249,7 +250,9 @@ class CoordinatorNode:
         )
         return [
             Genesis(desk, identity.cluster_id, leadership.history, identity.members),
+            Settings(desk, replicated_settings(config)),
             Tick(desk),
+            Reap(desk),
             Expiry(desk, soft, config.upload.ttl_seconds, config.session.ttl_seconds),
             LivenessDuty(soft, lambda change: self._figures.transition(change.after.value)),
             Reconcile(desk, soft),
@@ -346,6 +349,21 @@ def own_view(config: NodeConfig, clock: Clock) -> m.NodeView:
         incarnation=now,
     )
     return m.NodeView(info=info, state=t.NODE_STATE_ALIVE, raft=config.raft.advertise)
+
+
+def replicated_settings(config: NodeConfig) -> dict[str, int]:
+    """What of the configuration `apply` goes by, under its replicated keys."""
+    data = config.data
+    return {
+        "data.chunk_size_bytes": data.chunk_size_bytes,
+        "data.replication": data.replication,
+        "data.min_replicas": data.min_replicas,
+        "data.inline_bytes_max": data.inline_bytes_max,
+        "data.inline_budget_bytes": data.inline_budget_bytes,
+        "session.ttl_ms": int(config.session.ttl_seconds * 1000),
+        "upload.ttl_ms": int(config.upload.ttl_seconds * 1000),
+        "trash.retention_ms": int(config.trash.retention_seconds * 1000),
+    }
 
 
 def settings_of(config: NodeConfig) -> ConsensusSettings:

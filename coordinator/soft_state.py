@@ -20,11 +20,10 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from coordinator.metadata import queries
-
 from coordinator.decisions.liveness import Liveness, Timing, judge, silence_seconds
 from coordinator.decisions.liveness import Signs as NodeSigns
 from coordinator.decisions.placement import Candidate
+from coordinator.metadata import queries
 from coordinator.soft.inventories import Inventories
 from coordinator.soft.orders import INVENTORY, OrderBook
 from coordinator.soft.signs import Promises, Signs

@@ -33,6 +33,7 @@ from coordinator.consensus.reading import ReaderThreads
 from coordinator.consensus.replica import LEADER, ROLE_NAMES, Timing
 from coordinator.consensus.settings import ConsensusSettings
 from coordinator.consensus.status import MemberState, RaftState, SnapshotFile
+from coordinator.metadata import migrations
 from quorumfs.clock import Clock
 from quorumfs.errors import QuorumFSError
 from quorumfs.mint import RandomBytes
@@ -280,6 +281,11 @@ class Consensus:
     def snapshot(self, directory: Path) -> SnapshotFile:
         """A copy of the state in a new file in `directory`; takes a while, blocks nobody else."""
         return snapshots.make(self._database, directory)
+
+    def schema_revision(self) -> str:
+        """Of the database, as of now."""
+        with self._database.reader() as tx:
+            return migrations.current_revision(tx)
 
     def hash_at(self, index: int) -> tuple[bytes, bytes] | None:
         """(hash of all rows, rolling hash) at an index that a HashAt entry marked; None: not (yet) here."""

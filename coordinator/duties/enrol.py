@@ -56,7 +56,7 @@ class Enrol:
         raise_for(answer.code, answer.error)
         return f"registered with {leader.node_id}"
 
-    def pause_seconds(self) -> float:
+    def wait(self) -> float:
         return SETTLED_SECONDS if self._settled else LOOK_SECONDS
 
 

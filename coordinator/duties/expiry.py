@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from coordinator.metadata import queries
-
 from common import log
 from coordinator.duties.desk import Desk
+from coordinator.metadata import queries
 from coordinator.soft_state import SoftState
 from quorumfs.v1 import entries_pb2 as e
 
@@ -47,6 +46,6 @@ class Expiry:
         _log.info("expiry.done", uploads=len(uploads), sessions=len(sessions))
         return f"ended {len(uploads)} uploads and {len(sessions)} sessions"
 
-    def pause_seconds(self) -> float:
+    def wait(self) -> float:
         shortest = min(self._upload_ttl_seconds, self._session_ttl_seconds)
         return max(LOOK_SECONDS_MIN, min(LOOK_SECONDS_MAX, shortest / 4))

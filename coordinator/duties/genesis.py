@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordinator.metadata import queries
-
 from common import log
 from coordinator.duties.desk import Desk, failures
+from coordinator.metadata import queries
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
@@ -40,7 +39,7 @@ class Genesis:
         _log.info("genesis.done", cluster=self._commands[0].init.cluster_id)
         return "initialised the cluster"
 
-    def pause_seconds(self) -> float:
+    def wait(self) -> float:
         return SETTLED_SECONDS if self._settled else RETRY_SECONDS
 
 

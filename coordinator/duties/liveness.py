@@ -46,5 +46,5 @@ class LivenessDuty:
             self._soft.clear_alarm(code)
         self._changed(change)
 
-    def pause_seconds(self) -> float:
+    def wait(self) -> float:
         return LOOK_SECONDS

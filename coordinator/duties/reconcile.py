@@ -16,10 +16,9 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from coordinator.metadata import queries
-
 from common import log
 from coordinator.duties.desk import Desk
+from coordinator.metadata import queries
 from coordinator.soft_state import Done, Inventory, Report, SoftState
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -58,7 +57,7 @@ class Reconcile:
         self._busy = bool(written or inventory or self._findings)
         return f"wrote {written} replica states, doubted {doubted}, asked {len(asked)} nodes for inventories"
 
-    def pause_seconds(self) -> float:
+    def wait(self) -> float:
         return 0.0 if self._busy else IDLE_SECONDS
 
     def _write(self, reports: Sequence[Report], *, believe: bool) -> int:

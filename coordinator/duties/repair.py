@@ -107,7 +107,7 @@ class Repair:
             return "every chunk has its replicas"
         return f"{len(damaged)} chunks lack replicas: ordered {ordered}, running {len(running)}"
 
-    def pause_seconds(self) -> float:
+    def wait(self) -> float:
         return BUSY_SECONDS if self.figures.running else IDLE_SECONDS
 
     def _order(self, decided: Plan, candidates: Mapping[str, Candidate]) -> int:

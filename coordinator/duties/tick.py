@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from coordinator.metadata import queries
-
 from coordinator.duties.desk import Desk
+from coordinator.metadata import queries
 from quorumfs.limits import TICK_INTERVAL_MS
 from quorumfs.v1 import entries_pb2 as e
 
@@ -31,5 +30,5 @@ class Tick:
         self._desk.propose([e.SystemCommand(tick=e.Tick())])
         return "told the time"
 
-    def pause_seconds(self) -> float:
+    def wait(self) -> float:
         return LOOK_SECONDS

@@ -119,11 +119,11 @@ class _Borrowed:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def cursor(self, *arguments: Any) -> sqlite3.Cursor:
-        return self._connection.cursor(*arguments)
+    def cursor(self) -> sqlite3.Cursor:
+        return self._connection.cursor()
 
-    def execute(self, *arguments: Any) -> sqlite3.Cursor:
-        return self._connection.execute(*arguments)
+    def execute(self, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
+        return self._connection.execute(statement, parameters)
 
     def create_function(self, *arguments: Any, **options: Any) -> None:
         """SQLAlchemy's REGEXP, which no version script uses."""

@@ -6,9 +6,8 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from coordinator.metadata import queries
-
 from coordinator.decisions.liveness import Liveness
+from coordinator.metadata import queries
 from coordinator.soft_state import SoftState
 from quorumfs.errors import QuorumFSError
 from quorumfs.rpc.status import to_detail

@@ -10,14 +10,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from coordinator.metadata import queries
-from coordinator.services.hashes import Hashes
-
 from common import log
 from common.admin import Authorize, allow_all
+from coordinator.metadata import queries
 from coordinator.services import view
 from coordinator.services.answers import space
 from coordinator.services.gateway import Gateway
+from coordinator.services.hashes import Hashes
 from coordinator.soft_state import SoftState, known_nodes
 from quorumfs.errors import (
     InvalidArgumentError,
@@ -233,8 +232,12 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         return a.ControlTokenResponse(code=refusal.code, error=refusal)
 
     async def ListEvents(self, request: a.ListEventsRequest, context: Any) -> Any:  # noqa: N802
-        raise not_built("the list of events")
-        yield a.Event()  # makes this a stream
+        for event in _events():
+            yield event
+
+
+def _events() -> Sequence[a.Event]:
+    raise not_built("the list of events")
 
 
 def not_built(what: str) -> InvalidArgumentError:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coordinator.metadata import queries
-
 from common import log
 from common.server import require_node
 from coordinator.consensus import Leadership
+from coordinator.metadata import queries
 from coordinator.services import view
 from coordinator.services.gateway import Gateway
 from coordinator.soft_state import KnownNode, SoftState, known_nodes
@@ -23,6 +22,7 @@ from quorumfs.errors import (
     InvalidArgumentError,
     PermissionDeniedError,
     QuorumFSError,
+    Retry,
     WrongClusterError,
     make,
 )
@@ -52,7 +52,10 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
             return await self._register(request)
         except QuorumFSError as error:
             detail = to_detail(error)
-            _log.warning("node.refused", node=request.node.node_id, error=str(error))
+            tell = (
+                _log.debug if error.retry is Retry.ELSEWHERE or error.retry is Retry.LATER else _log.warning
+            )
+            tell("node.refused", node=request.node.node_id, error=str(error))
             return m.RegisterResponse(code=detail.code, error=detail, leader=self._hint())
 
     async def _register(self, request: m.RegisterRequest) -> m.RegisterResponse:

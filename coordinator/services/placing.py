@@ -7,9 +7,8 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from coordinator.metadata import queries
-
 from coordinator.decisions.placement import Candidate, Chance, Decision, Wanted, place
+from coordinator.metadata import queries
 from coordinator.services.gateway import Gateway
 from coordinator.services.intake import Intake
 from coordinator.soft_state import SoftState
@@ -97,7 +96,7 @@ def explain(result: bytes, refused: Mapping[int, NoPlacementError]) -> bytes:
     """
     batch = n.BatchResult.FromString(result)
     for number, error in refused.items():
-        if number < len(batch.results) and batch.results[number].code == error.code:
+        if number < len(batch.results) and int(batch.results[number].code) == error.code:
             batch.results[number].error.CopyFrom(to_detail(error))
     return batch.SerializeToString()
 

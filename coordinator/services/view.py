@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from coordinator.consensus import RaftState
+from coordinator.metadata.machine import FORMAT
 from coordinator.services.answers import STATE_OF
 from coordinator.services.gateway import Gateway
 from coordinator.soft_state import KnownNode, SoftState, known_nodes
@@ -120,6 +121,8 @@ def raft_status(gateway: Gateway, own: m.NodeView) -> a.RaftStatus:
         last_index=state.last_index,
         base_index=state.base_index,
         history=gateway.consensus.identity.history,
+        format=FORMAT,
+        schema_revision=gateway.consensus.schema_revision(),
         tick_age_seconds=state.tick_age,
         journal_bytes=state.journal_bytes,
         queue_ops=state.queue_ops,

@@ -15,7 +15,6 @@ from typing import Any
 
 from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
-
 from quorumfs.clock import ManualClock
 from quorumfs.errors import NotLeaderError, QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
@@ -110,6 +109,9 @@ class LocalConsensus:
             boot_counter=1,
             members=[],
         )
+
+    def schema_revision(self) -> str:
+        return migrations.FIRST
 
     # Entries and questions
 

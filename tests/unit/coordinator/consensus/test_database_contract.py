@@ -10,7 +10,15 @@ from coordinator.consensus import snapshots
 from coordinator.consensus.database import Database
 from coordinator.consensus.interfaces import DatabaseDoor, LogEntry
 from quorumfs.errors import InternalError, UnavailableError
-from tests.support.fake_machine import FakeMachine, MachineBrokenError, hash_of_pairs, pairs, pairs_after, put, puts
+from tests.support.fake_machine import (
+    FakeMachine,
+    MachineBrokenError,
+    hash_of_pairs,
+    pairs,
+    pairs_after,
+    put,
+    puts,
+)
 from tests.support.memory_database import MemoryDatabase
 from tests.support.waiting import eventually
 

@@ -92,10 +92,10 @@ def test_the_cut_is_durable_before_anything_is_written_behind_it() -> None:
 
 def test_damage_to_the_last_frame_is_told_by_its_seal() -> None:
     disk = closed()
-    offset = frames(disk, 1)[-1][0]
-    disk.files.content(DIRECTORY / segment_name(1))[offset + 100] ^= 1
+    content, (offset, end) = disk.files.content(DIRECTORY / segment_name(1)), frames(disk, 1)[-1]
+    content[offset + 100] ^= 1
     refused(disk, "frame 6 is not what was written, but frame 7 follows")
-    break_seal(disk)
+    content[end : end + SECTOR_BYTES] = bytes(SECTOR_BYTES)
     assert numbers(disk.open()) == [0, 2, 3, 4, 5]
 
 
@@ -272,7 +272,7 @@ def test_frames_of_two_futures_of_one_journal_do_not_mix() -> None:
         futures.append(bytes(disk.files.content(path)))
     split = frames(disk, 1)[-1][0]
     disk.files.content(path)[:] = futures[0][:split] + futures[1][split:]
-    refused(disk, "but frame 8 follows")
+    refused(disk, "frame 8 is not what was written, but frame 9 follows")
 
 
 def test_a_command_that_looks_like_frames_of_this_journal_is_not_taken_for_them() -> None:
