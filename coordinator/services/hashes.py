@@ -24,6 +24,7 @@ from quorumfs.v1 import types_pb2 as t
 LOCAL_SECONDS = 20.0
 PEER_SECONDS = LOCAL_SECONDS + 2.0
 PAUSE_SECONDS = 0.02
+RECONNECT_SECONDS = 0.7
 
 
 class Hashes:
@@ -59,7 +60,11 @@ class Hashes:
         try:
             if member.node_id == self._node_id:
                 return await self.local(index)
-            return await asyncio.to_thread(self._ask, member, index)
+            try:
+                return await asyncio.to_thread(self._ask, member, index)
+            except UnavailableError:  # a channel whose other end was away a moment ago has not noticed its return
+                await asyncio.sleep(RECONNECT_SECONDS)
+                return await asyncio.to_thread(self._ask, member, index)
         except QuorumFSError as error:
             return a.StateHash.One(node_id=member.node_id, index=index, error=str(error))
 

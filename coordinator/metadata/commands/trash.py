@@ -131,20 +131,21 @@ def _reap_inode(context: Context, inode_id: int, last: Last, left: int) -> int:
         return -1
     inode = tree.there(context.tx, inode_id)
     if inode.type == FILE:
-        left = _reap_content(context, inode.version, last, left)
-        if left <= 0:
+        left, whole = _reap_content(context, inode.version, last, left)
+        if not whole:
             return -1
     tree.remove(context, inode)
-    return left - 1
+    return max(left - 1, 0)
 
 
-def _reap_content(context: Context, version: int, last: Last, left: int) -> int:
-    """Delete a version's extents from the end, and the version when they are all gone."""
+def _reap_content(context: Context, version: int, last: Last, left: int) -> tuple[int, bool]:
+    """Delete a version's extents from the end; what is left of the allowance, and whether the version is gone
+    with them. A version never goes without its inode: then the inode goes even if nothing is left."""
     (size,) = context.execute("SELECT size FROM version WHERE id = ?", (version,)).fetchone()
     count, begins = contents.drop_extents(context, version, left, last)
     context.totals.logical_bytes -= size - begins
-    if count == left and begins > 0:
+    if begins > 0:
         context.execute("UPDATE version SET size = ? WHERE id = ?", (begins, version))
-        return -1
+        return 0, False
     context.execute("DELETE FROM version WHERE id = ?", (version,))
-    return left - count
+    return left - count, True
