@@ -7,7 +7,7 @@ import sys
 from common import config as configuration
 from common import log
 from common.lifecycle import ExitCode, Lifecycle
-from quorumfs.errors import QuorumFSError
+from quorumfs.errors import IntegrityError, QuorumFSError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     except QuorumFSError as error:
         log.get(__name__).error("node.not_started", reason=error.message, cause=error.cause, next=error.next)
         sys.stderr.write(f"quorumfs-coordinator: {error}\n" + (f"{error.next}\n" if error.next else ""))
-        return ExitCode.FAILURE
+        return ExitCode.SICK_DISK if isinstance(error, IntegrityError) else ExitCode.FAILURE
 
 
 if __name__ == "__main__":

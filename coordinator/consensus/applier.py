@@ -127,7 +127,10 @@ class Applier:
         answers = self._database.apply([job.entry for job in group])
         for job, results in zip(group, answers, strict=True):
             self._jobs.popleft()
-            if job.waiting and results is not None:
+            if job.entry.configuration is not None:
+                for waiting in job.waiting:
+                    waiting.done(b"")
+            elif job.waiting and results is not None:
                 for waiting, result in zip(job.waiting, results, strict=True):
                     waiting.done(result)
         self.backlog_bytes -= size

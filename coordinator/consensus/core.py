@@ -16,17 +16,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from common import log
 from coordinator.consensus.applier import BACKLOG_BYTES_MAX, Applier, Committed, Install, MakeDurable
+from coordinator.consensus.configuration import Configuration
 from coordinator.consensus.guard import BrokenInvariantError
 from coordinator.consensus.interfaces import DatabaseDoor, Done, LogEntry, Question
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import LeaderClock, Leadership
+from coordinator.consensus.links import Peer
 from coordinator.consensus.messages import Message
 from coordinator.consensus.proposals import (
     SEED_BYTES,
@@ -61,6 +63,8 @@ class Wire(Links, Protocol):
 
     def wake(self) -> None: ...
 
+    def set_peers(self, peers: Iterable[Peer]) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -79,6 +83,14 @@ class _Barrier:
     readings: Sequence[Reading]
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A wish to change the members: `make` gives the next configuration, or raises QuorumFSError."""
+
+    make: Callable[[Configuration], Configuration]
+    done: Done
+
+
 @dataclass(slots=True)
 class Transfer:
     """A wish to hand the leadership over; `done` is set when it ended, `given` says how."""
@@ -95,6 +107,7 @@ class Outside:
 
     answer: Callable[[Sequence[Reading]], None]  # run questions on this member's state, now
     fetch: Callable[[str, int, Callable[[tuple[Path, int, int] | None], None]], None]
+    applied_configuration: Callable[[], Configuration]  # as the state has it
     apply_waits: Callable[[], None]  # there is work for the applier
     prepare_journal: Callable[[], None]  # have the spare segment made
     leadership_changed: Callable[[Leadership | None], None]
@@ -106,7 +119,7 @@ class Core:
     def __init__(
         self,
         own_id: str,
-        voters: Sequence[str],
+        configuration: Configuration,
         history: int,
         journal: Journal,
         database: DatabaseDoor,
@@ -130,6 +143,8 @@ class Core:
         self._outside = outside
         self._waiting: dict[int, list[Waiting]] = {}
         self._reads: deque[Reading] = deque()
+        self._changes: deque[Change] = deque()
+        self._own_id = own_id
         self._barriers: deque[_Barrier] = deque()
         self._transfer: Transfer | None = None
         self._installed: deque[tuple[int, int]] = deque()
@@ -143,7 +158,7 @@ class Core:
         self.turned_at = clock.monotonic()
         self.replica = Replica(
             own_id,
-            voters,
+            configuration,
             journal,
             (database.applied_index, database.applied_term),
             wire,
@@ -152,6 +167,7 @@ class Core:
             timing,
             self._on_commit,
             self._on_role,
+            self._on_configuration,
         )
         self.replica.own_check = self._own_check
         self.replica.may_hand_over = lambda: self.applier.backlog_bytes < BACKLOG_BYTES_MAX
@@ -196,6 +212,14 @@ class Core:
             done(BusyError("too many questions wait", next="try again a little later"))
             return
         self._reads.append(Reading(question, done))
+        self._wire.wake()
+
+    def change_members(self, change: Change) -> None:
+        """Queue a change of the group's members; its `done` gets b"" when it is committed, or why it was refused."""
+        if self.leadership is None:
+            change.done(self.not_leader())
+            return
+        self._changes.append(change)
         self._wire.wake()
 
     def transfer(self, transfer: Transfer) -> None:
@@ -278,8 +302,10 @@ class Core:
 
     def _refuse_all(self) -> None:
         """Nothing of what waits was proposed or read."""
-        if not (self.queue or self._reads or self._barriers):
+        if not (self.queue or self._reads or self._barriers or self._changes):
             return
+        while self._changes:
+            self._changes.popleft().done(self.not_leader())
         for waiting in self.queue.take_all():
             waiting.done(self.not_leader())
         while self._barriers:
@@ -300,6 +326,7 @@ class Core:
         if self.leadership is not None:
             self._finish_barriers()
             send = self._transfer_leadership() or send
+            send = self._change_members() or send
             send = self._propose() or send
             send = self._note_barrier() or send
         if send:
@@ -364,6 +391,34 @@ class Core:
         if transfer is not None:
             transfer.given = given
             transfer.done.set()
+
+    # Members
+
+    def _on_configuration(self, configuration: Configuration) -> None:
+        """Who belongs to the group is decided in the log; the wire follows."""
+        own_id = self._own_id
+        self._wire.set_peers(
+            Peer(one.node_id, one.member_uuid, one.raft)
+            for one in configuration.members
+            if one.node_id != own_id
+        )
+
+    def _change_members(self) -> bool:
+        """One change at a time, made from the configuration as it is; True when there is something to send."""
+        replica = self.replica
+        if not self._changes or replica.transferring or not self.journal.has_room():
+            return False
+        if replica.configurations.last_index > replica.handed_index():
+            return False  # the one before is still under way
+        change = self._changes.popleft()
+        try:
+            configuration = change.make(replica.configurations.current)
+        except QuorumFSError as error:
+            change.done(error)
+            return False
+        index = replica.change_members(configuration)
+        self._waiting[index] = [Waiting(b"", 1, 0.0, change.done)]
+        return True
 
     # Applying
 
@@ -441,5 +496,5 @@ class Core:
             index, term = self._installed.popleft()
             self._fetching = False
             if index:
-                self.replica.installed(index, term)
+                self.replica.installed(index, term, self._outside.applied_configuration())
                 _log.info("snapshot.installed", index=index, term=term)

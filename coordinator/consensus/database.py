@@ -49,7 +49,7 @@ class Database:
 
     def __init__(
         self,
-        files: SqliteFiles,
+        held: SqliteFiles,
         path: Path,
         machine: StateMachine,
         clock: Clock,
@@ -57,7 +57,7 @@ class Database:
         state_hash: StateHash,
     ) -> None:
         """Use `open`. Raises StorageFull, StorageFailure, CorruptDatabase."""
-        self._files = files
+        self._held = held
         self._machine = machine
         self._clock = clock
         self._checkpoint_bytes = checkpoint_bytes
@@ -89,6 +89,7 @@ class Database:
             _log.info("database.leftover_removed", file=name)
         if path is None:
             path = held.adopt(_create(directory / "state-new.tmp", machine))
+        held.settle(path)
         return cls(
             held, path, machine, clock or SystemClock(), checkpoint_bytes, state_hash or hashing.state_hash
         )
@@ -99,15 +100,17 @@ class Database:
             connection = open_writer(path)
             try:
                 entries = _entry_writer(connection, path, self._machine, self._pin)
-                wal = Wal(connection, path, self._checkpoint_bytes, self._clock)
-                self._files.sync_directory()
+                readers = Readers(path, lambda: entries.at.index, self._clock)
+                wal = Wal(
+                    connection, path, self._held.files, self._checkpoint_bytes, self._clock, readers.quiet
+                )
+                self._held.sync_directory()
                 wal.sync()
             except BaseException:
                 connection.close()
                 raise
         self._path, self._connection, self._entries, self._wal = path, connection, entries, wal
-        self._durable_index = entries.at.index
-        self._readers = Readers(path, lambda: entries.at.index, self._clock)
+        self._durable_index, self._readers = entries.at.index, readers
 
     def _pin(self, index: int) -> None:
         self._hashes.pin(index, self._readers)
@@ -137,7 +140,7 @@ class Database:
 
     @property
     def wal_bytes(self) -> int:
-        return 0 if self._closed else self._wal.size_bytes
+        return self._wal.size_bytes
 
     @property
     def last_checkpoint_seconds(self) -> float:
@@ -200,7 +203,7 @@ class Database:
     def checkpoint_if_needed(self) -> bool:
         """Empty the WAL when it has grown by a portion, as far as readers allow; whether it did something.
 
-        Waits for no reader. Raises StorageFull (it is tried again the next time) and StorageFailure.
+        Waits no longer than QUIET_SECONDS. Raises StorageFull (it is tried again the next time), StorageFailure.
         """
         with self._writing(f"writing a checkpoint of {self._path}"):
             return self._wal.checkpoint_if_needed()
@@ -224,12 +227,12 @@ class Database:
             raise ValueError(f"the snapshot is of {(at.index, at.term)}, not of {(index, term)}")
         path, connection, wal, readers = self._path, self._connection, self._wal, self._readers
         with self._writing(f"making the snapshot {file} the state"):
-            target = self._files.adopt(file)
+            target = self._held.adopt(file)
         with self._writing(f"opening the snapshot as {target}"):
             self._stand_on_adopted(target)
         connection.close()
         wal.close()
-        readers.retire(lambda: self._files.remove(path))
+        readers.retire(lambda: self._held.remove(path))
 
     def _stand_on_adopted(self, target: Path) -> None:
         try:

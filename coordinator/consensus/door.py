@@ -19,21 +19,22 @@ from typing import NoReturn
 from common import log
 from common.lifecycle import ExitCode
 from coordinator.consensus import pin, snapshots
-from coordinator.consensus.core import TRANSFER_SECONDS, Core, Outside, Reading, Transfer
+from coordinator.consensus.configuration import Configuration
+from coordinator.consensus.core import TRANSFER_SECONDS, Change, Core, Outside, Reading, Transfer
 from coordinator.consensus.database import Database
-from coordinator.consensus.files import RealFiles, SickStorage, StorageFull
+from coordinator.consensus.files import CorruptJournal, RealFiles, SickStorage, StorageFull
 from coordinator.consensus.guard import BrokenInvariantError
 from coordinator.consensus.identity import Identity
 from coordinator.consensus.interfaces import Done, Question
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import Leadership
-from coordinator.consensus.links import TcpLinks
+from coordinator.consensus.links import Peer, TcpLinks
 from coordinator.consensus.proposals import Proposal
 from coordinator.consensus.reading import ReaderThreads
 from coordinator.consensus.replica import LEADER, ROLE_NAMES, Timing
 from coordinator.consensus.settings import ConsensusSettings
 from coordinator.consensus.status import MemberState, RaftState, SnapshotFile
-from coordinator.metadata import migrations
+from coordinator.metadata import migrations, queries
 from quorumfs.clock import Clock
 from quorumfs.errors import QuorumFSError
 from quorumfs.mint import RandomBytes
@@ -42,6 +43,7 @@ from quorumfs.v1 import membership_pb2 as m
 TURN_SECONDS_MAX = 0.1
 FULL_DISK_SECONDS = 0.5
 STOP_SECONDS = 5.0
+STARTS_WITHOUT_LOG_MAX = 3
 
 Fatal = Callable[[str, int], NoReturn]
 FetchFrom = Callable[[str, int, Path], SnapshotFile]
@@ -80,36 +82,40 @@ class Consensus:
         self._stopping = threading.Event()
         self._apply_work = threading.Event()
         self._journal_work = threading.Event()
-        self._members = settings.members or identity.members
         own_id = settings.node_id or identity.node_id
         self._journal = Journal.open(
             directory / "raft", RealFiles(), clock, segment_bytes=settings.journal_segment_bytes
         )
+        refuse_lost_journal(self._journal.is_new, database.applied_index, identity.boot_counter, directory)
         self._links = TcpLinks(
             settings.host,
             settings.port,
-            own_id,
+            Peer(own_id, identity.member_uuid, ""),
             identity.cluster_id,
             secret,
-            {one.node_id: one.raft for one in self._members if one.node_id != own_id},
             clock,
             random,
         )
         self._readers = ReaderThreads(database.reader, settings.reader_threads)
         self._core = Core(
             own_id,
-            [one.node_id for one in self._members],
+            self._applied_configuration(),
             identity.history,
             self._journal,
             database,
             self._links,
             clock,
-            chance.random,
+            chance.SystemRandom().random,
             random,
             Timing(settings.heartbeat_seconds, settings.election_seconds_min, settings.election_seconds_max),
             settings.journal_keep_bytes,
             Outside(
-                self._answer, self._fetch, self._apply_work.set, self._journal_work.set, self._on_leadership
+                self._answer,
+                self._fetch,
+                self._applied_configuration,
+                self._apply_work.set,
+                self._journal_work.set,
+                self._on_leadership,
             ),
         )
         self._threads = [
@@ -189,7 +195,7 @@ class Consensus:
     def _fetch(
         self, leader_id: str, at_least: int, on_done: Callable[[tuple[Path, int, int] | None], None]
     ) -> None:
-        address = next((one.grpc for one in self._members if one.node_id == leader_id), "")
+        address = next((one.grpc for one in self.members() if one.node_id == leader_id), "")
         target = self._directory / "snapshot.fetched"
 
         def run() -> None:
@@ -238,7 +244,20 @@ class Consensus:
         return self._core.replica.leader_id()
 
     def members(self) -> Sequence[m.Member]:
-        return self._members
+        """Voters and learners, by the configuration that is effective here."""
+        return self._core.replica.configurations.current.members
+
+    def change_members(self, make: Callable[[Configuration], Configuration], done: Done) -> None:
+        """Have the leader change the members: `make` gives the next configuration or raises; `done` gets b"" when
+        the change is committed and applied here, or why it was refused: NotLeaderError, OutcomeUnknownError, what
+        `make` raised."""
+        self._core.change_members(Change(make, done))
+
+    def _applied_configuration(self) -> Configuration:
+        """As the state has it; before the cluster is initialised, that of genesis."""
+        with self._database.reader() as tx:
+            applied = queries.members(tx)
+        return Configuration.of(applied or self.identity.members)
 
     def heard_age(self) -> float:
         """Seconds since a leader was heard; 0 when this member leads."""
@@ -299,14 +318,14 @@ class Consensus:
         now = self._clock.monotonic()
         return RaftState(
             node_id=replica.own_id,
-            state=ROLE_NAMES[replica.role()],
+            state=ROLE_NAMES[replica.role()] if replica.own_id in replica.voters else "learner",
             term=replica.term(),
             leader_id=replica.leader_id(),
             commit_index=replica.commit_index(),
             applied_index=self._database.applied_index,
             last_index=journal.last_index,
             base_index=journal.first_index,
-            members=tuple(self._member_state(one, now) for one in self._members),
+            members=tuple(self._member_state(one, now) for one in self.members()),
             history=self.identity.history,
             tick_age_seconds=max(0.0, now - core.turned_at),
             journal_bytes=journal.disk_bytes,
@@ -328,3 +347,12 @@ class Consensus:
             self._links.heard_age(node_id, now),
             self._links.connected(node_id),
         )
+
+
+def refuse_lost_journal(is_new: bool, applied_index: int, boot_counter: int, directory: Path) -> None:
+    """A log that begins anew beside a member that was there before has forgotten votes and acknowledgements.
+
+    Raises CorruptJournal. A start that was cut short before the first log was made is let pass, twice.
+    """
+    if is_new and (applied_index > 1 or boot_counter > STARTS_WITHOUT_LOG_MAX):
+        raise CorruptJournal(directory / "raft", 0, "the log is gone, but this member has been running before")

@@ -38,6 +38,10 @@ class StateMachine(Protocol):
 
     def skip(self, tx: sqlite3.Connection, index: int, term: int) -> None: ...
 
+    def configure(self, tx: sqlite3.Connection, index: int, term: int, configuration: bytes) -> None:
+        """Note who belongs to the Raft group since the entry `index`."""
+        ...
+
     def take_marks(self) -> Sequence[int]:
         """The indexes of HashAt entries applied since the last call."""
         ...
@@ -118,7 +122,9 @@ class EntryWriter:
         if entry.index != expected:
             raise InternalError(f"entry {entry.index} came where {expected} is the next")
         answers: Answers = None
-        if entry.data is None:
+        if entry.configuration is not None:
+            self._machine.configure(self._connection, entry.index, entry.term, entry.configuration)
+        elif entry.data is None:
             self._machine.skip(self._connection, entry.index, entry.term)
         else:
             answers = self._machine.apply(self._connection, entry.index, entry.term, entry.data)

@@ -96,7 +96,7 @@ class FrameLog:
             return False
         if size <= self.segments.room or self.segments.has_spare:
             return True
-        return keep is not None and self._frame.control_only and size <= self.segments.reserve(keep)
+        return keep is not None and size <= self.segments.reserve(keep)
 
     # Writing
 

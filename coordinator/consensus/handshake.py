@@ -1,7 +1,7 @@
 """Mutual proof of the cluster's secret on a Raft connection, and the framing after it. Values in, bytes out; no I/O.
 
-1. The one who dialled sends a Hello of fixed size: magic, table version, digest of (cluster id, its id, the id it
-   wants), its nonce. Nothing of variable length is read from a stranger, and nothing is parsed before the size and
+1. The one who dialled sends a Hello of fixed size: magic, table version, digest of (cluster id, both members' ids
+   and UUIDs), its nonce. Nothing of variable length is read from a stranger, and nothing is parsed before the size and
    the magic are right.
 2. The listener answers with its nonce and its proof; the dialler checks it before it shows its own, so that nothing
    is proven to a stranger who only listens. Then the listener confirms.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Callable
 
 from coordinator.consensus.messages import TABLE_VERSION
 from quorumfs.limits import RAFT_FRAME_BYTES_MAX
@@ -38,12 +39,15 @@ class RefusedError(Exception):
     """The other end is not who it should be, or sent what it must not: close the connection."""
 
 
-def hello(cluster_id: str, own_id: str, peer_id: str, nonce: bytes) -> bytes:
-    return _HELLO.pack(MAGIC, TABLE_VERSION, own_id.encode(), _route(cluster_id, own_id, peer_id), nonce)
+def hello(route: bytes, own_id: str, nonce: bytes) -> bytes:
+    return _HELLO.pack(MAGIC, TABLE_VERSION, own_id.encode(), route, nonce)
 
 
-def read_hello(raw: bytes, cluster_id: str, own_id: str) -> tuple[str, bytes]:
-    """(id of who dialled, its nonce). Raises RefusedError: not ours, another cluster, another table."""
+def read_hello(raw: bytes, route_from: Callable[[str], bytes]) -> tuple[str, bytes]:
+    """(id of who dialled, its nonce). Raises RefusedError: not ours, another cluster or disk, another table.
+
+    `route_from` gives the route that a member of that id has to know.
+    """
     magic, version, name, route, nonce = _HELLO.unpack(raw)
     if magic != MAGIC:
         raise RefusedError("it does not speak this protocol")
@@ -53,8 +57,8 @@ def read_hello(raw: bytes, cluster_id: str, own_id: str) -> tuple[str, bytes]:
         peer_id = name.rstrip(b"\0").decode("ascii")
     except UnicodeDecodeError:
         raise RefusedError("its node id is not ASCII") from None
-    if not hmac.compare_digest(route, _route(cluster_id, peer_id, own_id)):
-        raise RefusedError(f"{peer_id!r} means another cluster or another node")
+    if not hmac.compare_digest(route, route_from(peer_id)):
+        raise RefusedError(f"{peer_id!r} means another cluster, or is not the member of that name")
     return peer_id, nonce
 
 
@@ -131,8 +135,9 @@ def keys(secret: bytes, client_nonce: bytes, server_nonce: bytes) -> tuple[bytes
     )
 
 
-def _route(cluster_id: str, from_id: str, to_id: str) -> bytes:
-    text = "\0".join((cluster_id, from_id, to_id)).encode()
+def route(cluster_id: str, from_id: str, from_uuid: str, to_id: str, to_uuid: str) -> bytes:
+    """What both ends of a connection must agree on before anything else: who means whom, in which cluster."""
+    text = "\0".join((cluster_id, from_id, from_uuid, to_id, to_uuid)).encode()
     return hashlib.sha256(text).digest()
 
 

@@ -24,11 +24,13 @@ FetchSnapshot = Callable[[str, int, Path], None]
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One committed entry. `data` is None when it carries no commands (a leader's no-op, a configuration)."""
+    """One committed entry. `data` is None when it carries no commands: a leader's no-op, or a configuration, which
+    is then in `configuration`, encoded."""
 
     index: int
     term: int
     data: bytes | None
+    configuration: bytes | None = None
 
 
 class DatabaseDoor(Protocol):

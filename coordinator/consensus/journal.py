@@ -319,13 +319,16 @@ class Journal(PySyncObjNames):
     def set_term(self, term: int, voted_for: str | None) -> None:
         """Term and vote, durable on return; what was gathered before them too, if they are new.
 
-        Raises ValueError for a term that goes back; StorageFull, with nothing changed; StorageFailure.
+        Raises ValueError for a term that goes back, and for a second vote in a term; StorageFull, with nothing
+        changed; StorageFailure.
         """
         self._log.check()
         if (term, voted_for) == (self._term, self._voted_for):
             return
         if term < self._term:
             raise ValueError(f"term {term} is before the present term {self._term}")
+        if term == self._term and self._voted_for is not None:
+            raise ValueError(f"in term {term} this member voted for {self._voted_for} already")
         vote = encode_vote(voted_for)
         self._admit(len(vote), 0)
         self._log.gather(Kind.HARD, 0, term, vote)

@@ -42,6 +42,10 @@ class Beats:
         self._proven_at = 0.0
         self.last = 0
 
+    def set_peers(self, peers: Iterable[str]) -> None:
+        """The other voters are these from now on."""
+        self._peers = tuple(peers)
+
     def restart(self, now: float) -> None:
         """A new leadership: no echo counts any more; the election itself proves contact at `now`."""
         self._echoed.clear()

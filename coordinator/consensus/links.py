@@ -20,7 +20,7 @@ import os
 import selectors
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from common import log
@@ -46,6 +46,15 @@ _log = log.get(__name__)
 
 OnMessage = Callable[[str, Message], None]
 OnChange = Callable[[str, bool], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A member as the port knows it; `uuid` is that of its disk's identity, `address` host:port."""
+
+    node_id: str
+    uuid: str
+    address: str
 
 
 @dataclass(slots=True, eq=False)
@@ -75,29 +84,29 @@ class _Connection:
 
 
 class TcpLinks:
-    """See the module. `peers`: node id -> host:port of the other members' Raft ports."""
+    """See the module. `set_peers` says who the other members are; until then there are none."""
 
     def __init__(
         self,
         host: str,
         port: int,
-        own_id: str,
+        own: Peer,
         cluster_id: str,
         secret: bytes,
-        peers: Mapping[str, str],
         clock: Clock,
         random: RandomBytes,
     ) -> None:
         self._address = (host, port)
-        self._own_id = own_id
+        self._own = own
+        self._own_id = own.node_id
         self._cluster_id = cluster_id
         self._secret = secret
         self._clock = clock
         self._random = random
         self._names = Names(clock, self.wake)
         self._closed = False
-        self._peers = dict(peers)
-        self._dial_at = dict.fromkeys(self._dialled_peers(), 0.0)
+        self._peers: dict[str, Peer] = {}
+        self._dial_at: dict[str, float] = {}
         self._selector = selectors.DefaultSelector()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake_fd, selectors.EVENT_READ)
@@ -172,13 +181,14 @@ class TcpLinks:
         link = self._links.get(peer)
         return NEVER_SECONDS if link is None else max(0.0, now - link.heard)
 
-    def set_peers(self, peers: Mapping[str, str]) -> None:
+    def set_peers(self, peers: Iterable[Peer]) -> None:
         """The other members are these from now on; connections to others end."""
-        self._peers = dict(peers)
+        before = self._peers
+        self._peers = {peer.node_id: peer for peer in peers}
         dialled = self._dialled_peers()
         self._dial_at = {peer: self._dial_at.get(peer, 0.0) for peer in dialled}
-        for peer in [peer for peer in self._links if peer not in self._peers]:
-            self._close(self._links[peer], "it is no member any more")
+        for peer in [peer for peer in self._links if self._peers.get(peer) != before.get(peer)]:
+            self._close(self._links[peer], "it is no member any more, or another one")
 
     def block(self, peers: frozenset[str]) -> None:
         """Fault hook: lose everything from and to these peers, without a word."""
@@ -215,7 +225,7 @@ class TcpLinks:
             self._register(connection, selectors.EVENT_READ)
 
     def _dial(self, peer: str) -> None:
-        name, _, port = self._peers[peer].rpartition(":")
+        name, _, port = self._peers[peer].address.rpartition(":")
         now = self._clock.monotonic()
         host = self._names.look(name.strip("[]"))
         if host is None:
@@ -291,7 +301,12 @@ class TcpLinks:
             return
         connection.connecting = False
         self._watch(connection)
-        self._put(connection, shake.hello(self._cluster_id, self._own_id, connection.peer, connection.nonce))
+        peer = self._peers.get(connection.peer)
+        if peer is None:
+            self._close(connection, "it is no member any more")
+            return
+        route = shake.route(self._cluster_id, self._own_id, self._own.uuid, peer.node_id, peer.uuid)
+        self._put(connection, shake.hello(route, self._own_id, connection.nonce))
 
     def _receive(self, connection: _Connection) -> None:
         size = connection.want - len(connection.early) if connection.want else READ_BYTES_PER_TURN
@@ -334,7 +349,7 @@ class TcpLinks:
             self._put(connection, shown)
             self._establish(connection, connection.nonce, server_nonce)
         elif not connection.nonce:
-            connection.peer, connection.client_nonce = shake.read_hello(raw, self._cluster_id, self._own_id)
+            connection.peer, connection.client_nonce = shake.read_hello(raw, self._route_from)
             if connection.peer not in self._peers or self._own_id > connection.peer:
                 raise shake.RefusedError(f"{connection.peer!r} is no member that dials this one")
             connection.nonce = self._random(shake.NONCE_BYTES)
@@ -346,6 +361,10 @@ class TcpLinks:
         else:
             shake.check_answer(secret, self._own_id, connection.client_nonce, connection.nonce, raw)
             self._establish(connection, connection.client_nonce, connection.nonce)
+
+    def _route_from(self, peer_id: str) -> bytes:
+        peer = self._peers.get(peer_id, Peer(peer_id, "", ""))
+        return shake.route(self._cluster_id, peer_id, peer.uuid, self._own_id, self._own.uuid)
 
     def _establish(self, connection: _Connection, client_nonce: bytes, server_nonce: bytes) -> None:
         of_client, of_server = shake.keys(self._secret, client_nonce, server_nonce)

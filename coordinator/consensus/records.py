@@ -58,10 +58,6 @@ class Kind(IntEnum):
     END = 8  # the frame before was synced, and a later segment exists
 
 
-CONTROL = frozenset({Kind.BASE, Kind.RESET, Kind.HARD})
-"""What may use the room that is kept for a full disk."""
-
-
 @dataclass(frozen=True, slots=True)
 class Header:
     """Of a segment. `size` in bytes; `chain` is the checksum of the last frame of the segment before."""
@@ -161,7 +157,6 @@ class FrameBuilder:
         self._pieces: list[bytes] = []
         self._crc = self._seed
         self.bytes = FRAME_HEAD_BYTES
-        self.control_only = True
 
     def __bool__(self) -> bool:
         return bool(self._pieces)
@@ -174,7 +169,6 @@ class FrameBuilder:
         self._crc = crc32c(payload, crc32c(head, self._crc))
         self._pieces += (head, payload)
         self.bytes = offset + RECORD_HEAD_BYTES + size
-        self.control_only = self.control_only and kind in CONTROL
         return offset
 
     def finish(self, sequence: int, previous: int) -> tuple[bytes, int]:

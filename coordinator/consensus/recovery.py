@@ -74,8 +74,9 @@ class Replay:
             case Kind.RESET:
                 retained.restart(index, term, segment, record.offset, bytes(record.payload))
             case Kind.HARD:
-                _expect(term >= self.term, record)
-                self.term, self.voted_for = term, decode_vote(record.payload)
+                vote = decode_vote(record.payload)
+                _expect(term > self.term or (term == self.term and self.voted_for in (None, vote)), record)
+                self.term, self.voted_for = term, vote
             case Kind.START:
                 self._start(record)
             case Kind.END:

@@ -27,6 +27,7 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from common import log
+from coordinator.consensus.configuration import Configuration, Configurations
 from coordinator.consensus.guard import BrokenInvariantError, Entry, follow
 from coordinator.consensus.interfaces import LogEntry
 from coordinator.consensus.journal import Journal
@@ -38,7 +39,7 @@ from quorumfs.clock import Clock
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 ROLE_NAMES = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
 
-COMMAND, NOOP = b"\x00", b"\x01"
+COMMAND, NOOP, CONFIGURATION = b"\x00", b"\x01", b"\x02"
 BATCH_BYTES_MAX = 1 << 20
 BATCH_ENTRIES_MAX = 512
 
@@ -100,7 +101,7 @@ class Replica(SyncObj):  # type: ignore[misc]
     def __init__(
         self,
         own_id: str,
-        voters: Sequence[str],
+        applied_configuration: Configuration,
         journal: Journal,
         applied: tuple[int, int],
         links: Links,
@@ -109,17 +110,20 @@ class Replica(SyncObj):  # type: ignore[misc]
         timing: Timing,
         on_commit: Callable[[list[LogEntry]], None],
         on_role: Callable[[int], None],
+        on_configuration: Callable[[Configuration], None],
     ) -> None:
         self.journal = journal
         self.own_id = own_id
-        self.voters = tuple(voters)
-        self.peers = tuple(peer for peer in voters if peer != own_id)
+        self.configurations = Configurations(applied_configuration)
+        self.voters: tuple[str, ...] = ()
+        self.peers: tuple[str, ...] = ()
         self._links = links
         self._clock = clock
         self._chance = chance
         self._timing = timing
         self._on_commit = on_commit
         self._on_role = on_role
+        self._on_configuration = on_configuration
         now = clock.monotonic()
         self.heard_at = -1e9
         self._mute_until = now + timing.election_min
@@ -129,7 +133,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._pre_vote: _PreVote | None = None
         self._votes: set[str] = set()
         self._acks: list[tuple[int, str, Message]] = []
-        self.beats = Beats(self.peers)
+        self.beats = Beats(())
         self.progress: dict[str, Progress] = {}
         self.noop_index = 0
         self.wanted_snapshot: tuple[str, int] | None = None
@@ -139,11 +143,12 @@ class Replica(SyncObj):  # type: ignore[misc]
         self.transferring = False
         super().__init__(
             Node(own_id),
-            [Node(peer) for peer in self.peers],
+            [Node(one) for one in applied_configuration.voters if one != own_id],
             conf=_conf(timing),
             transport=_NoTransport(self._send_vote),
         )
         self._adopt(journal, applied)
+        self._find_configurations(journal, applied[0])
         self._postpone_election()
 
     def _adopt(self, journal: Journal, applied: tuple[int, int]) -> None:
@@ -162,6 +167,31 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._SyncObj__raftCurrentTerm = current
         self._SyncObj__votedForNodeId = journal.getVotedForNodeId() if remembered == current else None
         self._SyncObj__raftCommitIndex = self._SyncObj__raftLastApplied = index
+
+    def _find_configurations(self, journal: Journal, applied_index: int) -> None:
+        """Those of the log's tail are effective, though not applied."""
+        index = applied_index + 1
+        while index <= journal.last_index:
+            entries = journal.entries(index, BATCH_BYTES_MAX, BATCH_ENTRIES_MAX)
+            for command, at, _ in entries:
+                if command[:1] == CONFIGURATION:
+                    self.configurations.append(at, Configuration.decode(command[1:]))
+            index = entries[-1][1] + 1
+        self._configure()
+
+    def _configure(self) -> None:
+        """Go by the current configuration from now on."""
+        current = self.configurations.current
+        self.voters = current.voters
+        self.peers = tuple(one for one in current.ids if one != self.own_id)
+        voting_peers = [one for one in self.voters if one != self.own_id]
+        self._SyncObj__otherNodes = {Node(one) for one in voting_peers}
+        self.beats.set_peers(voting_peers)
+        for peer in self.peers:
+            self.progress.setdefault(peer, Progress(self.journal.last_index + 1))
+        self.progress = {peer: self.progress[peer] for peer in self.peers}
+        _log.info("group.configured", voters=list(self.voters), peers=list(self.peers))
+        self._on_configuration(current)
 
     # What it is
 
@@ -251,7 +281,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._votes = {self.own_id}
         self._SyncObj__votesCount = 1
         _log.info("election.begun", term=self.term(), transfer=transfer)
-        if len(self.voters) == 1:
+        if self.voters == (self.own_id,):
             self._SyncObj__onBecomeLeader()
             return
         for peer in self.peers:
@@ -341,6 +371,14 @@ class Replica(SyncObj):  # type: ignore[misc]
         """Add an entry to the log of this leader; its index. It goes out with the next `replicate`."""
         index = self.journal.last_index + 1
         self.journal.add(COMMAND + command, index, self.term())
+        return index
+
+    def change_members(self, configuration: Configuration) -> int:
+        """Append a configuration to the log of this leader; effective at once. Its index."""
+        index = self.journal.last_index + 1
+        self.journal.add(CONFIGURATION + configuration.encode(), index, self.term())
+        self.configurations.append(index, configuration)
+        self._configure()
         return index
 
     def heartbeat_due(self) -> bool:
@@ -433,6 +471,7 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def _hand_over(self) -> None:
         """Give the committed entries to be applied: those that this member's disk has."""
+        self.configurations.applied(self.handed_index())
         upto = min(self.commit_index(), self.journal.synced_index)
         while self.handed_index() < upto and self.may_hand_over():
             found = self.journal.entries(
@@ -441,14 +480,19 @@ class Replica(SyncObj):  # type: ignore[misc]
             self._SyncObj__raftLastApplied = found[-1][1]
             self._on_commit(
                 [
-                    LogEntry(index, term, command[1:] if command[:1] == COMMAND else None)
+                    LogEntry(
+                        index,
+                        term,
+                        command[1:] if command[:1] == COMMAND else None,
+                        command[1:] if command[:1] == CONFIGURATION else None,
+                    )
                     for command, index, term in found
                 ]
             )
 
     def best_follower(self) -> str | None:
         """Whom the leadership could be handed to with the least waiting."""
-        connected = [peer for peer in self.peers if peer in self.voters and self._links.connected(peer)]
+        connected = [peer for peer in self.voters if peer != self.own_id and self._links.connected(peer)]
         return max(connected, key=lambda peer: (self.progress[peer].match, peer), default=None)
 
     def hand_leadership_to(self, peer: str) -> bool:
@@ -481,8 +525,16 @@ class Replica(SyncObj):  # type: ignore[misc]
         if plan.truncate_from is not None:
             _log.info("log.truncated", index=plan.truncate_from, leader=peer)
             self.journal.truncate_from(plan.truncate_from)
+        reconfigured = plan.truncate_from is not None and self.configurations.truncate_from(
+            plan.truncate_from
+        )
         for command, index, term in plan.append:
             self.journal.add(command, index, term)
+            if command[:1] == CONFIGURATION:
+                self.configurations.append(index, Configuration.decode(command[1:]))
+                reconfigured = True
+        if reconfigured:
+            self._configure()
         commit = min(message["commit_index"], plan.verified)
         if commit > self.commit_index():
             self._SyncObj__raftCommitIndex = commit
@@ -494,7 +546,10 @@ class Replica(SyncObj):  # type: ignore[misc]
         if not self._accept_leader(peer, message["term"]):
             return
         self.wanted_snapshot = (peer, message["index"])
-        self._acknowledge(peer, message["beat"], self.commit_index(), reset=True)
+        # What is committed here is in every leader's log: so it may go on from there, after a snapshot above all.
+        self._acknowledge(
+            peer, message["beat"], min(self.commit_index(), self.journal.synced_index), reset=False
+        )
 
     def _on_stale(self, peer: str, message: Message) -> None:
         if message["term"] > self.term():
@@ -542,9 +597,12 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     # Snapshots
 
-    def installed(self, index: int, term: int) -> None:
+    def installed(self, index: int, term: int, configuration: Configuration) -> None:
         """The state machine became a snapshot of (index, term): the log begins there, or goes on."""
         self.journal.reset(index, term)
+        self.configurations.reset(index, configuration)
+        self.configurations.truncate_from(self.journal.last_index + 1)
+        self._configure()
         self._SyncObj__raftLastApplied = max(self.handed_index(), index)
         self._SyncObj__raftCommitIndex = min(max(self.commit_index(), index), self.journal.last_index)
         self.check = None

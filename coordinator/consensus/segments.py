@@ -58,6 +58,7 @@ class Segments:
         self._files = files
         self.segment_bytes = segment_bytes
         self._live: dict[int, Segment] = {}
+        self.current = Segment(0, directory, -1, 0)  # none yet
         self._offset = 0
         self._lock = threading.Lock()  # of what follows: shared with `prepare`
         self._dead: list[Segment] = []
@@ -71,11 +72,8 @@ class Segments:
     def adopt(self, found: list[Segment], offset: int) -> None:
         """These are the segments, oldest first; the next frame goes to `offset` of the last."""
         self._live = {one.number: one for one in found}
+        self.current = found[-1]
         self._offset = offset
-
-    @property
-    def current(self) -> Segment:
-        return next(reversed(self._live.values()))
 
     @property
     def disk_bytes(self) -> int:
@@ -140,9 +138,10 @@ class Segments:
         self._files.sync_directory(self._directory)
         if self._live:
             self.mark(end_frame)
+        segment = Segment(number, path, spare.fd, spare.size)
         with self._lock:
-            self._live[number] = Segment(number, path, spare.fd, spare.size)
-        self._offset = len(beginning)
+            self._live[number] = segment
+        self.current, self._offset = segment, len(beginning)
 
     def retire(self, first_needed: int) -> None:
         """The segments before `first_needed` hold nothing that is retained; `prepare` removes them."""

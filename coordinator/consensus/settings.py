@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from quorumfs.errors import InvalidArgumentError
 from quorumfs.limits import (
@@ -12,12 +12,11 @@ from quorumfs.limits import (
     RAFT_ELECTION_SECONDS_MIN,
     RAFT_HEARTBEAT_SECONDS,
 )
-from quorumfs.v1 import membership_pb2 as m
 
 
 @dataclass(frozen=True, slots=True)
 class ConsensusSettings:
-    """Times in seconds. `members` and `node_id` are the identity's unless given here.
+    """Times in seconds. `node_id` is the identity's unless given here.
 
     `journal_keep_bytes` of log stay behind what SQLite has made durable, so that a member that was away for
     a while needs no snapshot.
@@ -26,13 +25,11 @@ class ConsensusSettings:
     host: str
     port: int
     node_id: str = ""
-    members: tuple[m.Member, ...] = field(default=())
     heartbeat_seconds: float = RAFT_HEARTBEAT_SECONDS
     election_seconds_min: float = RAFT_ELECTION_SECONDS_MIN
     election_seconds_max: float = RAFT_ELECTION_SECONDS_MAX
     journal_segment_bytes: int = 16 * MIB
     journal_keep_bytes: int = 64 * MIB
-    checkpoint_bytes: int = 64 * MIB
     reader_threads: int = 2
     faults: bool = False
 

@@ -77,7 +77,11 @@ def verify(path: Path, schema_known: SchemaKnown | None = None) -> tuple[int, in
 
 
 def known_schema(connection: sqlite3.Connection) -> None:
-    migrations.lineage(migrations.current_revision(connection))
+    """Raises QuorumFSError unless the database has a schema that this software has scripts for."""
+    revision = migrations.current_revision(connection)
+    if not revision:
+        raise IntegrityError("the snapshot is damaged", cause="it names no schema")
+    migrations.lineage(revision)
 
 
 def open_frozen(path: Path) -> sqlite3.Connection:

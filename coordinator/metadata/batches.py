@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from coordinator.metadata.commands import files, namespace, sessions, trash, uploads
 from coordinator.metadata.context import Context, detail_of
-from quorumfs.errors import FormatTooNewError, InvalidArgumentError, QuorumFSError
+from quorumfs.errors import FormatTooNewError, InternalError, InvalidArgumentError, QuorumFSError
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 
@@ -38,7 +38,11 @@ GUARDED = frozenset({"add_extents", "commit_upload"})
 
 
 def apply(context: Context, raw: bytes) -> bytes:
-    """Apply a Batch as it was received; a serialized BatchResult. Only the disk can make it raise."""
+    """Apply a Batch as it was received; a serialized BatchResult.
+
+    Whatever a client sends has an answer. Raises InternalError for a state that is broken, sqlite3.Error: both
+    end the process.
+    """
     try:
         batch = n.Batch.FromString(raw)
     except DecodeError as error:
@@ -77,6 +81,8 @@ def _one(context: Context, op: n.Op) -> n.Result:
         if kind in GUARDED:
             return context.guarded(command, getattr(op, kind))
         return command(context, getattr(op, kind))
+    except InternalError:
+        raise
     except QuorumFSError as error:
         return n.Result(code=t.ErrorCode.ValueType(error.code), error=detail_of(error))
 

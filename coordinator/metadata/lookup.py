@@ -26,6 +26,8 @@ from quorumfs.v1 import namespace_pb2 as n
 
 _TRASH_PATH = "SELECT path FROM trash WHERE inode = ?"
 INODE_MAX = 2**63 - 1
+_TOP = Inode(ROOT_INODE, DIRECTORY, DETACHED, b"", 0, 0, 0, 0, None, 0)
+"""Stands for the root on the way down, which every path begins with; its row is read only when it is the answer."""
 
 
 def resolve(tx: sqlite3.Connection, ref: n.Ref, *, follow: bool) -> Inode:
@@ -88,11 +90,11 @@ def is_in_tree(tx: sqlite3.Connection, inode: Inode) -> bool:
 
 
 def beginning(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, tuple[bytes, ...]]:
-    """Where the way of `ref` begins, and the names from there on. Raises like `resolve`."""
+    """Where the way of `ref` begins, and the names from there on; of the root no more than its id and type when
+    there are names. Raises like `resolve`."""
     if ref.base == 0:
-        root = by_id(tx, ROOT_INODE)
-        assert root is not None
-        return root, paths.split(ref.path)
+        names = paths.split(ref.path)
+        return _TOP if names else _root(tx), names
     if ref.path.startswith(b"/"):
         raise InvalidPathError(f"{_shown(ref)} is absolute", cause="a path below a base is relative")
     base = by_id(tx, ref.base) if ref.base <= INODE_MAX else None
@@ -131,16 +133,16 @@ def _walk(
                 )
             target = found.target or b""
             if target.startswith(b"/"):
-                current = start if start.id == ROOT_INODE else _root(tx)
+                current = _TOP
             ahead.extend(part for part in reversed(target.split(b"/")) if part not in (b"", b"."))
             continue
         current = found
-    return current, hops
+    return _root(tx) if current is _TOP else current, hops
 
 
 def _above(tx: sqlite3.Connection, directory: Inode) -> Inode:
     parent = by_id(tx, directory.parent) if directory.parent != DETACHED else None
-    return parent or _root(tx)
+    return parent or _TOP
 
 
 def _root(tx: sqlite3.Connection) -> Inode:

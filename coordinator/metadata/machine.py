@@ -22,13 +22,16 @@ from collections.abc import Callable
 from google.protobuf.message import DecodeError
 
 from coordinator.metadata import batches, migrations, system
-from coordinator.metadata.context import Context
+from coordinator.metadata.context import NS_PER_MS, Context
 from coordinator.metadata.hashing import roll
 from quorumfs.errors import FormatTooNewError, InternalError
 from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import membership_pb2 as m
 
 FORMAT = 1
 """The newest format of entries that this software applies."""
+WALL_MS_MAX = (2**63 - 1) // NS_PER_MS
+"""A leader whose clock is centuries ahead must not make times that no member can store."""
 
 _READ = "SELECT applied_index, cluster_ms, rolling FROM raft_state WHERE id = 1"
 _APPLIED = (
@@ -68,7 +71,8 @@ class Machine:
         decoded = _decode(entry, index)
         cluster_ms, rolling = _before(tx, index)
         now_ms = max(cluster_ms, decoded.stamp.cluster_ms)
-        context = Context(tx, index, now_ms, decoded.stamp.wall_ms, decoded.seed)
+        wall_ms = min(decoded.stamp.wall_ms, WALL_MS_MAX)
+        context = Context(tx, index, now_ms, wall_ms, decoded.seed)
         results = [self._item(context, number, item) for number, item in enumerate(decoded.items)]
         context.store_totals()
         self.rolling = roll(rolling, index, entry, results)
@@ -80,6 +84,18 @@ class Machine:
         """Note that an entry without commands was passed. Raises InternalError, sqlite3.Error."""
         _, self.rolling = _before(tx, index)
         tx.execute(_SKIPPED, (index, term))
+
+    def configure(self, tx: sqlite3.Connection, index: int, term: int, configuration: bytes) -> None:
+        """Note who belongs to the Raft group since entry `index`. Raises InternalError, sqlite3.Error."""
+        self.skip(tx, index, term)
+        tx.execute("DELETE FROM member")
+        tx.executemany(
+            "INSERT INTO member (node_id, member) VALUES (?, ?)",
+            [
+                (one.node_id, one.SerializeToString(deterministic=True))
+                for one in m.Configuration.FromString(configuration).members
+            ],
+        )
 
     def take_marks(self) -> list[int]:
         """The indexes at which a HashAt was applied since the last call; the state is to be hashed there."""

@@ -41,14 +41,14 @@ def place_under(context: Context, parent: int, name: bytes) -> Place:
     directory = tree.by_id(context.tx, parent)
     if directory is None or not lookup.is_in_tree(context.tx, directory):
         raise NotFoundError(f"the directory of {show(name)} is gone", cause="it was deleted meanwhile")
-    return Place(parent, name, _below(lookup.path_of(context.tx, directory), name))
+    return Place(parent, name, below(lookup.path_of(context.tx, directory), name))
 
 
 def former_place(context: Context, parent: int, name: bytes) -> Place:
     """Like `place_under`, to tell of afterwards: a directory that is gone is no obstacle."""
     directory = tree.by_id(context.tx, parent)
     above = lookup.path_of(context.tx, directory) if directory is not None else b"/"
-    return Place(parent, name, _below(above, name))
+    return Place(parent, name, below(above, name))
 
 
 def found_at(context: Context, place: Place) -> Inode | None:
@@ -77,10 +77,11 @@ def known_part(context: Context, ref: n.Ref) -> tuple[Inode, bytes, tuple[bytes,
         if found.type == SYMLINK:
             found, path = lookup.locate(context.tx, n.Ref(base=current.id, path=name), follow=True)
         else:
-            path = _below(path, name)
+            path = below(path, name)
         current = found
     return current, path, ()
 
 
-def _below(path: bytes, name: bytes) -> bytes:
+def below(path: bytes, name: bytes) -> bytes:
+    """The path of a name in the directory at `path`."""
     return join((name,)) if path == b"/" else path + b"/" + name

@@ -23,6 +23,7 @@ from coordinator.metadata.replicas import node_rows as node_rows
 from coordinator.metadata.replicas import replicas_of as replicas_of
 from coordinator.metadata.replicas import valid_chunk_ids as valid_chunk_ids
 from quorumfs.errors import FormatTooNewError, QuorumFSError, UploadGoneError
+from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 
@@ -110,6 +111,11 @@ def cluster_identity(tx: sqlite3.Connection) -> tuple[str, int] | None:
     """(cluster id, history); None before the cluster is initialised."""
     row = tx.execute("SELECT cluster_id, history FROM cluster WHERE id = 1").fetchone()
     return None if row is None else (str(row[0]), int(row[1]))
+
+
+def members(tx: sqlite3.Connection) -> list[m.Member]:
+    """Of the Raft group, as of the last entry applied; none before the cluster is initialised."""
+    return [m.Member.FromString(row[0]) for row in tx.execute("SELECT member FROM member ORDER BY node_id")]
 
 
 def pending_deadline(tx: sqlite3.Connection) -> int | None:

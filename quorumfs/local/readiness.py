@@ -12,6 +12,7 @@ from quorumfs.rpc.channels import ChannelSource
 from quorumfs.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
 _ASK_SECONDS = 1.0
+_BEHIND_ENTRIES = 100  # under load a follower is always a little behind
 
 
 def cluster_status(layout: Layout, channels: ChannelSource) -> admin_pb2.ClusterStatus | None:
@@ -33,10 +34,16 @@ def lacking(layout: Layout, channels: ChannelSource) -> list[str]:
     status = cluster_status(layout, channels)
     if status is None:
         return ["no leader", *missing]
+    behind = [
+        f"{one.member.node_id}: it has not caught up with the leader"
+        for one in status.raft.members
+        if not one.connected or one.match_index + _BEHIND_ENTRIES < status.raft.commit_index
+    ]
     alive = {node.info.node_id for node in status.view.nodes if node.state == types_pb2.NODE_STATE_ALIVE}
-    return [
+    absent = [
         f"{node.node_id}: not registered as alive" for node in layout.datanodes if node.node_id not in alive
-    ] + missing
+    ]
+    return [*behind, *absent, *missing]
 
 
 def _silent_sidecars(layout: Layout) -> Iterable[str]:

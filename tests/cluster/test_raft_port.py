@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from coordinator.consensus import handshake as shake
-from coordinator.consensus.links import STRANGERS_MAX, TcpLinks
+from coordinator.consensus.links import STRANGERS_MAX, Peer, TcpLinks
 from coordinator.consensus.messages import Message
 from quorumfs.clock import SystemClock
 from quorumfs.errors import UnavailableError
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.cluster
 
 SECRET = b"the secret of this cluster ....."
 CLUSTER = "cluster-1"
+ROUTE = shake.route(CLUSTER, "c2", "uuid-c2", "c1", "uuid-c1")
 
 
 class Member:
@@ -32,11 +33,13 @@ class Member:
     def __init__(
         self, own_id: str, ports: dict[str, int], secret: bytes = SECRET, cluster: str = CLUSTER
     ) -> None:
-        peers = {node_id: f"127.0.0.1:{port}" for node_id, port in ports.items() if node_id != own_id}
+        peers = [
+            Peer(one, f"uuid-{one}", f"127.0.0.1:{port}") for one, port in ports.items() if one != own_id
+        ]
         self.port = ports[own_id]
-        self.links = TcpLinks(
-            "127.0.0.1", self.port, own_id, cluster, secret, peers, SystemClock(), system_random
-        )
+        own = Peer(own_id, f"uuid-{own_id}", "")
+        self.links = TcpLinks("127.0.0.1", self.port, own, cluster, secret, SystemClock(), system_random)
+        self.links.set_peers(peers)
         self.messages: list[tuple[str, Message]] = []
         self.turned_at = time.monotonic()
         self.stall_seconds_max = 0.0
@@ -128,7 +131,9 @@ def test_a_member_of_elsewhere_is_refused(secret: bytes, cluster: str) -> None:
 
 
 def test_a_taken_port_is_said_with_what_to_do(pair: tuple[Member, Member]) -> None:
-    links = TcpLinks("127.0.0.1", pair[0].port, "c3", CLUSTER, SECRET, {}, SystemClock(), system_random)
+    links = TcpLinks(
+        "127.0.0.1", pair[0].port, Peer("c3", "", ""), CLUSTER, SECRET, SystemClock(), system_random
+    )
     with pytest.raises(UnavailableError, match="cannot be opened"):
         links.start(lambda peer, message: None, lambda peer, up: None)
     links.close()
@@ -173,11 +178,11 @@ def test_a_pickle_is_not_executed(pair: tuple[Member, Member], tmp_path: Any) ->
 def test_a_recorded_handshake_is_worth_nothing(pair: tuple[Member, Member]) -> None:
     """The challenge is new each time, so that the answer of before does not fit."""
     with hostile(pair[0].port) as sock:
-        sock.sendall(shake.hello(CLUSTER, "c2", "c1", b"n" * 32))
+        sock.sendall(shake.hello(ROUTE, "c2", b"n" * 32))
         challenge = sock.recv(shake.CHALLENGE_BYTES)
         answer, _ = shake.answer(SECRET, "c1", b"n" * 32, challenge)
     with hostile(pair[0].port) as sock:
-        sock.sendall(shake.hello(CLUSTER, "c2", "c1", b"n" * 32))
+        sock.sendall(shake.hello(ROUTE, "c2", b"n" * 32))
         assert sock.recv(shake.CHALLENGE_BYTES) != challenge
         sock.sendall(answer)
         assert is_closed(sock)

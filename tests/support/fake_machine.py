@@ -57,6 +57,9 @@ class FakeMachine:
         (self.rolling,) = tx.execute("SELECT rolling FROM raft_state").fetchone()
         tx.execute("UPDATE raft_state SET applied_index = ?, applied_term = ?", (index, term))
 
+    def configure(self, tx: sqlite3.Connection, index: int, term: int, configuration: bytes) -> None:
+        self.skip(tx, index, term)
+
     def take_marks(self) -> Sequence[int]:
         taken, self._marks = self._marks, []
         return taken

@@ -23,12 +23,17 @@ StateHash = Callable[[sqlite3.Connection], bytes]
 class MemoryDatabase:
     """A new one is empty, at index 1, and durable.
 
-    `keep_images`: remember the state after every `apply`, so that a crash may leave any of them; otherwise it leaves the
-    last durable state or the newest.
+    `keep_images`: remember the state after every `apply`, so that a crash may leave any of them; otherwise it
+    leaves the last durable state or the newest.
     """
 
     def __init__(
-        self, machine: StateMachine, state_hash: StateHash, *, image: bytes | None = None, keep_images: bool = False
+        self,
+        machine: StateMachine,
+        state_hash: StateHash,
+        *,
+        image: bytes | None = None,
+        keep_images: bool = False,
     ) -> None:
         self._machine = machine
         self._state_hash = state_hash
@@ -108,7 +113,9 @@ class MemoryDatabase:
 
     def install(self, file: Path, index: int, term: int) -> None:
         if index <= self.applied_index:
-            raise ValueError(f"a snapshot of index {index} is not newer than the applied {self.applied_index}")
+            raise ValueError(
+                f"a snapshot of index {index} is not newer than the applied {self.applied_index}"
+            )
         found = _opened(file.read_bytes())
         at = position_of(found)
         if (at.index, at.term) != (index, term):

@@ -15,12 +15,14 @@ from quorumfs.v1 import types_pb2 as t
 
 OFFSET_MAX = 2**62
 
+_CHUNK = "SELECT state, live FROM chunk WHERE id = ? AND state <> ? AND home = ?"
 _REPLICA = "SELECT state, disk FROM replica WHERE chunk = ? AND node = ?"
 _UPSERT = "INSERT OR REPLACE INTO replica (chunk, node, disk, state) VALUES (?, ?, ?, ?)"
 
 
 def update_replicas(context: Context, command: e.UpdateReplicas) -> int:
-    """Note, change or remove locations of sealed chunks."""
+    """Note, change or remove locations of sealed chunks on datanodes. The last LIVE one is removed only when the
+    chunk is condemned."""
     nodes: dict[str, int | None] = {}
     done = 0
     for update in command.updates:
@@ -33,13 +35,14 @@ def update_replicas(context: Context, command: e.UpdateReplicas) -> int:
 
 
 def _update(context: Context, update: e.ReplicaUpdate, node: int) -> bool:
-    chunk = context.execute("SELECT state, live FROM chunk WHERE id = ?", (update.chunk,)).fetchone()
-    if chunk is None or chunk[0] == contents.ALLOCATED:
+    chunk = context.execute(_CHUNK, (update.chunk, contents.ALLOCATED, contents.ON_DATANODES)).fetchone()
+    if chunk is None:
         return False
     row = context.execute(_REPLICA, (update.chunk, node)).fetchone()
     was_live = row is not None and row[0] == t.REPLICA_STATE_LIVE
     if update.state == t.REPLICA_STATE_UNSPECIFIED:
-        if row is None or (was_live and chunk[1] <= 1):
+        last = was_live and chunk[1] <= 1 and chunk[0] != contents.CONDEMNED
+        if row is None or last:
             return False
         context.execute("DELETE FROM replica WHERE chunk = ? AND node = ?", (update.chunk, node))
     elif update.state in t.ReplicaState.values():

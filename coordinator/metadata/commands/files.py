@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coordinator.metadata import contents, tree
 from coordinator.metadata.context import NS_PER_MS, Context
-from coordinator.metadata.places import Place, place_of
+from coordinator.metadata.places import Place, found_at, place_of
 from coordinator.metadata.tree import DIRECTORY, FILE, Inode
 from quorumfs.checksum import crc32c
 from quorumfs.errors import (
@@ -72,7 +72,7 @@ def _check_inline(context: Context, place: Place, length: int, replication: int)
 def clone(context: Context, request: n.CloneRequest) -> n.Result:
     """A file of its own that shares the chunks of another."""
     source_place = place_of(context, getattr(request, "from"))
-    source = tree.child(context.tx, source_place.parent, source_place.name)
+    source = found_at(context, source_place)
     if source is None:
         raise NotFoundError(f"{show(source_place.path)} does not exist")
     if source.type != FILE:

@@ -10,7 +10,7 @@ from coordinator.metadata.commands.files import (
     info_at,
 )
 from coordinator.metadata.context import NS_PER_MS, Context
-from coordinator.metadata.places import Place, found_at, known_part, place_of, resolved
+from coordinator.metadata.places import Place, below, found_at, known_part, place_of, resolved
 from coordinator.metadata.tree import DIRECTORY, FILE, SYMLINK, Inode
 from quorumfs.errors import (
     AlreadyExistsError,
@@ -24,7 +24,7 @@ from quorumfs.errors import (
     TooLargeError,
 )
 from quorumfs.limits import SYMLINK_TARGET_BYTES_MAX
-from quorumfs.paths import join, show
+from quorumfs.paths import show
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 
@@ -51,7 +51,7 @@ def _mkdir_all(context: Context, request: n.MkdirRequest, mode: int) -> n.Result
     if last.type != DIRECTORY:
         raise PathNotADirectoryError(f"{show(path)} is no directory")
     for depth, name in enumerate(missing, 1):
-        path = join((path, name)) if path != b"/" else b"/" + name
+        path = below(path, name)
         place = Place(last.id, name, path)
         wanted = mode if depth == len(missing) else DIRECTORY_MODE_DEFAULT
         last = _add_directory(context, place, wanted, request.mtime_ns)

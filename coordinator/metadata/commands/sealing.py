@@ -83,12 +83,14 @@ def _take_chunk(context: Context, upload: Open, sealed: n.SealedChunk) -> None:
 
 
 def _take_acks(context: Context, upload: Open, sealed: n.SealedChunk) -> None:
-    """The chunk is sealed where it is durable; what was promised elsewhere is not there."""
+    """The chunk is sealed where it is durable; what was promised elsewhere is not there. A replica that was found
+    damaged since it was first handed in stays so."""
     holders = _holders(context, sealed)
     for node, disk in holders.items():
         context.execute(
-            "INSERT OR REPLACE INTO replica (chunk, node, disk, state) VALUES (?, ?, ?, ?)",
-            (sealed.chunk, node, disk, t.REPLICA_STATE_LIVE),
+            "INSERT INTO replica (chunk, node, disk, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (chunk, node)"
+            " DO UPDATE SET disk = ?3, state = ?4 WHERE state = ?5",
+            (sealed.chunk, node, disk, t.REPLICA_STATE_LIVE, t.REPLICA_STATE_PENDING),
         )
     context.execute(
         "DELETE FROM replica WHERE chunk = ? AND state = ?", (sealed.chunk, t.REPLICA_STATE_PENDING)

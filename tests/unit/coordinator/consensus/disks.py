@@ -14,8 +14,10 @@ SEGMENT_BYTES = 32 * 1024
 
 
 class JournalDisk:
-    def __init__(self, capacity_bytes: int | None = None, cache_bytes: int = CACHE_BYTES) -> None:
-        self.random = Random(7)
+    def __init__(
+        self, capacity_bytes: int | None = None, cache_bytes: int = CACHE_BYTES, seed: int = 7
+    ) -> None:
+        self.random = Random(seed)
         self.files = FakeFiles(self.random, capacity_bytes)
         self.clock = ManualClock()
         self.cache_bytes = cache_bytes

@@ -163,7 +163,9 @@ def test_a_snapshot_tells_its_index_and_becomes_the_state_of_another(make: Make,
     assert content(target) == pairs_after(51)
 
 
-def test_a_snapshot_is_refused_that_is_not_newer_or_not_what_it_is_said_to_be(make: Make, tmp_path: Path) -> None:
+def test_a_snapshot_is_refused_that_is_not_newer_or_not_what_it_is_said_to_be(
+    make: Make, tmp_path: Path
+) -> None:
     source, target = make("source"), make("target")
     source.apply(puts(2, 5))
     target.apply(puts(2, 5))

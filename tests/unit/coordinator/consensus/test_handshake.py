@@ -8,6 +8,7 @@ from coordinator.consensus import handshake as shake
 from quorumfs.limits import RAFT_FRAME_BYTES_MAX
 
 SECRET = b"s" * 32
+ROUTE = shake.route("cluster", "c2", "uuid-2", "c1", "uuid-1")
 CLIENT, SERVER = b"c" * 32, b"S" * 32
 
 
@@ -17,22 +18,30 @@ def pair() -> tuple[shake.Sealer, shake.Opener]:
 
 
 def test_both_ends_that_know_the_secret_are_let_in() -> None:
-    peer, nonce = shake.read_hello(shake.hello("cluster", "c2", "c1", CLIENT), "cluster", "c1")
+    peer, nonce = shake.read_hello(shake.hello(ROUTE, "c2", CLIENT), lambda peer: ROUTE)
     assert (peer, nonce) == ("c2", CLIENT)
     shown, server_nonce = shake.answer(SECRET, "c1", CLIENT, shake.challenge(SECRET, "c1", CLIENT, SERVER))
     assert server_nonce == SERVER
     shake.check_answer(SECRET, "c1", CLIENT, SERVER, shown)
 
 
-@pytest.mark.parametrize(("cluster", "own"), [("another", "c1"), ("cluster", "c3")])
-def test_a_hello_for_another_cluster_or_node_is_refused(cluster: str, own: str) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("another", "c2", "uuid-2", "c1", "uuid-1"),
+        ("cluster", "c2", "former disk", "c1", "uuid-1"),
+        ("cluster", "c2", "uuid-2", "c3", "uuid-1"),
+        ("cluster", "c2", "uuid-2", "c1", "former disk"),
+    ],
+)
+def test_a_hello_that_means_another_cluster_node_or_disk_is_refused(other: tuple[str, ...]) -> None:
     with pytest.raises(shake.RefusedError):
-        shake.read_hello(shake.hello("cluster", "c2", "c1", CLIENT), cluster, own)
+        shake.read_hello(shake.hello(shake.route(*other), "c2", CLIENT), lambda peer: ROUTE)
 
 
 def test_garbage_of_the_right_length_is_refused() -> None:
     with pytest.raises(shake.RefusedError):
-        shake.read_hello(b"\xff" * shake.HELLO_BYTES, "cluster", "c1")
+        shake.read_hello(b"\xff" * shake.HELLO_BYTES, lambda peer: ROUTE)
 
 
 def test_a_listener_without_the_secret_learns_no_proof() -> None:

@@ -189,6 +189,17 @@ def test_a_term_never_goes_back_and_the_same_again_costs_nothing() -> None:
         journal.set_term(2, None)
 
 
+@pytest.mark.parametrize("other", ["c1", None])
+def test_a_vote_is_given_once_in_a_term(other: str | None) -> None:
+    disk = JournalDisk()
+    journal = disk.open()
+    journal.set_term(3, None)
+    journal.set_term(3, "c2")
+    with pytest.raises(ValueError, match="voted for c2 already"):
+        journal.set_term(3, other)
+    assert disk.crashed().voted_for == "c2"
+
+
 # Reading
 
 
@@ -553,6 +564,16 @@ def test_every_sync_is_timed_by_the_clock_that_was_given(monkeypatch: pytest.Mon
         journal.append(b"a", index, 1)
         journal.sync()
     assert (journal.fsync.count, journal.fsync.seconds_total, journal.fsync.seconds_max) == (3, 2.75, 2.0)
+
+
+def test_an_orderly_restart_writes_a_seal_and_a_spare_and_no_more() -> None:
+    disk = JournalDisk()
+    journal = disk.open()
+    fill(journal, 5)
+    journal.close()
+    writes = disk.files.calls["write"]
+    disk.open()
+    assert disk.files.calls["write"] == writes + 2
 
 
 def test_the_disk_it_uses_is_segments_and_a_spare() -> None:

@@ -81,13 +81,17 @@ def test_a_torn_frame_at_the_end_is_cut_and_overwritten_by_zeros() -> None:
 
 
 def test_the_cut_is_durable_before_anything_is_written_behind_it() -> None:
-    disk = closed()
-    break_seal(disk)
-    offset = frames(disk, 1)[-1][0]
-    disk.files.content(DIRECTORY / segment_name(1))[offset + 100] ^= 1
-    disk.open()
-    disk.files.crash()
-    assert not any(disk.files.content(DIRECTORY / segment_name(1))[offset + SECTOR_BYTES :])
+    for seed in range(10):
+        disk = JournalDisk(seed=seed)
+        journal = disk.open()
+        journal.append(b"x" * 5000, 2, 1)
+        journal.close()
+        break_seal(disk)
+        content, (offset, _) = disk.files.content(DIRECTORY / segment_name(1)), frames(disk, 1)[-1]
+        content[offset + 100] ^= 1
+        disk.open()
+        disk.files.crash()
+        assert not any(content[offset + SECTOR_BYTES :])
 
 
 def test_damage_to_the_last_frame_is_told_by_its_seal() -> None:
@@ -308,6 +312,7 @@ def test_a_command_that_looks_like_frames_of_this_journal_is_not_taken_for_them(
         (Kind.START, 1, 0, b"short"),
         (Kind.END, 0, 0, b""),
         (Kind.HARD, 0, 4, b""),
+        (Kind.HARD, 0, 5, b"c2"),
         (Kind.HARD, 0, 9, b"\xff"),
     ],
 )
