@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import queue
 import signal
 import socket
 import sys
@@ -39,12 +40,14 @@ class Lifecycle:
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._watchdog_seconds = _watchdog_seconds(environ)
         self._interrupts = 0
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def install(self) -> None:
         """Take SIGTERM and SIGINT (set `stopping`) and SIGUSR2 (all threads' stacks on stderr). Main thread.
 
         A second SIGINT ends the process at once.
         """
+        threading.Thread(target=self._hear_signals, name="signals", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         faulthandler.register(signal.SIGUSR2, all_threads=True)
@@ -101,8 +104,13 @@ class Lifecycle:
             self._interrupts += 1
             if self._interrupts > 1:
                 os._exit(128 + number)
-        # No logging here: a signal may arrive while this very thread holds a logging lock.
-        self.stop(signal.Signals(number).name)
+        # This may run while the main thread holds any lock, that of `stopping` or of logging too. Of all that
+        # could be called here only SimpleQueue.put is made for it.
+        self._signals.put(number)
+
+    def _hear_signals(self) -> None:
+        while True:
+            self.stop(signal.Signals(self._signals.get()).name)
 
 
 def fatal(message: str, code: int = ExitCode.FAILURE) -> NoReturn:

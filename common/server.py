@@ -7,6 +7,7 @@ loopback mode, any address but loopback. Handlers raise QuorumFSError; `intercep
 from __future__ import annotations
 
 import asyncio
+import resource
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ __all__ = ["AsyncServer", "Service", "ThreadedServer", "require_node"]
 STREAMS_MAX = 1024  # concurrent calls of one connection
 CALLS_MAX = 20_000  # concurrent calls of one asyncio server
 METADATA_BYTES_MAX = 16 << 10
+CONNECTIONS_MAX = 8192
 START_SECONDS_MAX = 10.0
 TRUST = "quorumfs.v1.Trust"
 
@@ -45,6 +47,14 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 5_000),
 )
 _log = log.get(__name__)
+
+
+def server_options() -> Sequence[tuple[str, int | str]]:
+    """What every server is made with. Connections leave half of the process's descriptors for its own work:
+    whoever opens thousands is refused, and disks, peers and the leader are still reached."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connections = CONNECTIONS_MAX if descriptors < 0 else min(CONNECTIONS_MAX, max(16, descriptors // 2))
+    return (*_OPTIONS, ("grpc.max_allowed_incoming_connections", connections))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +174,7 @@ class ThreadedServer(_Listener):
         interceptor = ThreadedInterceptor(
             self.tokens, self._rpc_metrics, self._pools, pool_of, self._refusing
         )
-        server = grpc.server(self._pools["control"], interceptors=[interceptor], options=_OPTIONS)
+        server = grpc.server(self._pools["control"], interceptors=[interceptor], options=server_options())
         for one in self._services:
             one.add(one.servicer, server)
         membership_pb2_grpc.add_TrustServicer_to_server(TrustService(self._handshakes), server)
@@ -292,7 +302,7 @@ class AsyncServer(_Listener):
         self._ending = asyncio.Event()
         interceptor = AsyncInterceptor(self.tokens, self._rpc_metrics)
         self._server = server = grpc.aio.server(
-            interceptors=(interceptor,), options=_OPTIONS, maximum_concurrent_rpcs=self._calls_max
+            interceptors=(interceptor,), options=server_options(), maximum_concurrent_rpcs=self._calls_max
         )
         for one in self._services:
             one.add(one.servicer, server)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from common import log
 from quorumfs.backoff import Backoff
-from quorumfs.errors import InvalidArgumentError, NotFoundError
+from quorumfs.errors import InvalidArgumentError, NotFoundError, QuorumFSError
 from quorumfs.v1 import admin_pb2
 
 STOP_SECONDS_MAX = 5.0
@@ -157,7 +157,8 @@ class WorkerThread:
             pause = self.worker.wait()
             failed = False
         except Exception as error:  # noqa: BLE001  the thread's outermost frame: counted, told, tried again
-            _log.warning("duty.failed", duty=self.worker.name, cause=str(error), exc_info=error)
+            trace = None if isinstance(error, QuorumFSError) else error  # ours say it all in a sentence
+            _log.warning("duty.failed", duty=self.worker.name, cause=str(error), exc_info=trace)
             said, failed = f"failed: {error or type(error).__name__}", True
             pause = self._backoff.delay(self._failed_in_a_row, self._chance())
         with self._lock:

@@ -9,11 +9,14 @@ from common import log
 from common.config import from_command_line
 from common.lifecycle import ExitCode, Lifecycle
 from datanode.node import Datanode
+from datanode.store.fence import ForgottenError
+from datanode.store.opening import NoDiskError
 from quorumfs.errors import QuorumFSError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The process's exit status: 0 ended in order, 1 could not start, 2 refused configuration (raised)."""
+    """The process's exit status: 0 ended in order, 1 could not start, 74 could not for its disks; 2, for a
+    refused configuration, is raised."""
     config = from_command_line("quorumfs-datanode", "datanode", sys.argv[1:] if argv is None else argv)
     buffer = log.setup(config.log.level, config.log.format, node_id=config.node.id, role="datanode")
     lifecycle = Lifecycle()
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QuorumFSError as error:
         log.get(__name__).error("node.not_started", cause=str(error), next=error.next)
         sys.stderr.write(f"quorumfs-datanode: {error}" + (f"; {error.next}" if error.next else "") + "\n")
-        return ExitCode.FAILURE
+        return ExitCode.SICK_DISK if isinstance(error, (NoDiskError, ForgottenError)) else ExitCode.FAILURE
     return ExitCode.OK
 
 

@@ -5,6 +5,7 @@ it does by itself, how it ends. Everything is made here and handed on; nothing b
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from common.server import ThreadedServer
 from common.workers import Worker, Workers
 from datanode.duties.commands import Commands, Hands, LaneDuty, Outcomes
 from datanode.duties.content import Content
-from datanode.duties.upkeep import MeasureDuty, ScrubDuty, VerifyDuty
+from datanode.duties.upkeep import MeasureDuty, PurgeDuty, ScrubDuty, SettleDuty, VerifyDuty
 from datanode.metrics import DatanodeMetrics
 from datanode.services.chunks import ChunksService
 from datanode.services.face import DRAIN_SECONDS_DEFAULT, DatanodeFace, Drain, Labels
@@ -35,10 +36,12 @@ from datanode.store.orders import Orders
 from datanode.store.scrub import Scrubber
 from datanode.transfer.admission import DATA_THREADS, READS_MAX, WRITES_MAX, Gate
 from datanode.transfer.meter import Meter
+from datanode.transfer.peers import PeerChannels
 from datanode.transfer.pull import Puller
 from datanode.transfer.receive import Receiver
 from datanode.transfer.send import Sender
 from datanode.transfer.watch import StreamWatch
+from quorumfs.clock import SystemClock
 from quorumfs.errors import UnavailableError
 from quorumfs.rpc.channels import Channels
 from quorumfs.rpc.trust import TrustedChannels, read_secret
@@ -69,7 +72,7 @@ class Datanode:
         self._labels = Labels(config.node.labels)
 
         # Whom it calls: other datanodes for bytes, coordinators with a proof of the secret.
-        self._channels = Channels(credentials.channel_credentials(config))
+        self._channels = PeerChannels(Channels(credentials.channel_credentials(config)))
         self._trusted = SecretChannels(
             config.cluster.secret_file, config.node.id, credentials.channel_credentials(config)
         )
@@ -98,7 +101,15 @@ class Datanode:
         content = Content(self._store, commands.outcomes, self._writes, self._reads)
         lanes: list[Worker] = [LaneDuty("orders", commands.orders, commands)]
         lanes += [LaneDuty(f"copies-{k}", commands.copies, commands) for k in range(config.repair.parallel)]
-        self._workers = Workers([*lanes, scrub, VerifyDuty(self._store), MeasureDuty(self._store)])
+        purge = PurgeDuty(self._store, config.gc.quarantine_seconds, self._is_registered, SystemClock())
+        quiet: list[Worker] = [
+            scrub,
+            VerifyDuty(self._store),
+            MeasureDuty(self._store),
+            SettleDuty(self._fence),
+            purge,
+        ]
+        self._workers = Workers([*lanes, *quiet])
         commands.wake = self._workers_waker([lane.name for lane in lanes])
         scrub.wake = lambda: self._workers.wake(scrub.name)
 
@@ -145,6 +156,7 @@ class Datanode:
             self._receiver(),
             Sender(self._store, self._reads, self._watch, self._meter),
             puller,
+            self._writes,
             self._reads,
         )
         self._server = ThreadedServer(
@@ -158,6 +170,11 @@ class Datanode:
             credentials=credentials.server_credentials(config),
             data_threads=DATA_THREADS,
         )
+
+    def _is_registered(self) -> bool:
+        """Whether a leader acknowledges this node now."""
+        heartbeats = self._cluster.heartbeats
+        return heartbeats is not None and heartbeats.registered
 
     def _workers_waker(self, names: Sequence[str]) -> Callable[[], None]:
         def wake() -> None:
@@ -259,20 +276,24 @@ class SecretChannels:
         self._credentials = channel_credentials
         self._read = read
         self._channels: TrustedChannels | None = None
+        self._lock = threading.Lock()
 
     def get(self, address: str) -> grpc.Channel:
         """Raises UnavailableError while there is no secret, PermissionDeniedError if others can read it."""
-        if self._channels is None:
-            if not self._path.exists():
-                raise UnavailableError(
-                    "this node cannot prove itself",
-                    cause=f"the cluster's secret {self._path} is missing",
-                    next="dfsctl cluster init makes it; copy it to every node with mode 0600",
-                )
-            self._channels = TrustedChannels(
-                self._read(self._path), self._node_id, credentials=self._credentials
+        with self._lock:
+            if self._channels is None:
+                self._channels = self._open()
+            channels = self._channels
+        return channels.get(address)
+
+    def _open(self) -> TrustedChannels:
+        if not self._path.exists():
+            raise UnavailableError(
+                "this node cannot prove itself",
+                cause=f"the cluster's secret {self._path} is missing",
+                next="dfsctl cluster init makes it; copy it to every node with mode 0600",
             )
-        return self._channels.get(address)
+        return TrustedChannels(self._read(self._path), self._node_id, credentials=self._credentials)
 
     def drop(self, address: str) -> None:
         if self._channels is not None:

@@ -55,6 +55,7 @@ CODE_OF_STATUS: Mapping[int, Code] = {
     401: Code.UNAUTHENTICATED,
     403: Code.PERMISSION_DENIED,
     404: Code.NOT_FOUND,
+    411: Code.INVALID_ARGUMENT,
     413: Code.TOO_LARGE,
     414: Code.TOO_LARGE,
     429: Code.BUSY,
@@ -65,6 +66,7 @@ CODE_OF_STATUS: Mapping[int, Code] = {
 NEXT_OF_STATUS: Mapping[int, str] = {
     404: "the endpoints are listed in the documentation; see GET /health for a start",
     405: "the Allow header names the methods of this path",
+    411: "send a Content-Length",
     413: "send less",
     415: "send Content-Type: application/json",
 }

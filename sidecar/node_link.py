@@ -6,7 +6,7 @@
 3. What the node said last stays, with its time: a dead node's labels, disks and term can still be read.
 
 `Observation.state` is "ok" (it answers), "hung" (it takes connections and does not answer) or "down" (nobody
-listens).
+listens, or another node does: its answers are not this node's, and it must not get this node's orders).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from quorumfs.v1 import admin_pb2
 from sidecar import limits
 from sidecar.methods import GET_HEALTH, GET_STATUS
 from sidecar.shared import Sample, Shared
-from sidecar.transport import Method, RefusedError, SilentError, Transport, call
+from sidecar.transport import Method, RefusedError, SilentError, Transport, call, refused
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -150,6 +150,13 @@ class NodeLink:
         )
         health_answer, health_error = _ended(health.result)
         status_answer, status_error = _ended(status.result)
+        if status_answer is not None and status_answer.node.node_id not in ("", self.node_id):
+            stranger = refused(
+                self.address,
+                f"another node, {status_answer.node.node_id}, listens there",
+                was_sent=False,
+            )
+            return self._observation(None, None, stranger)
         return self._observation(health_answer, status_answer, health_error or status_error)
 
     def _observation(

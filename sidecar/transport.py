@@ -154,7 +154,7 @@ def silent(address: str, cause: str, *, was_sent: bool) -> SilentError:
 
 
 def refused(address: str, cause: str, *, was_sent: bool) -> RefusedError:
-    error = RefusedError(f"nothing listens at {address}", cause=cause)
+    error = RefusedError(f"the node is not at {address}", cause=cause)
     error.was_sent = was_sent
     return error
 

@@ -1,11 +1,14 @@
 """gunicorn's threaded worker, made safe against slow and hostile clients and quick to stop.
 
 What stock gthread leaves open, and how it is closed here:
-1. A new connection takes a thread before its first byte. Here it waits in the poller, where it costs nothing.
-2. Once a byte came, the thread waits for the rest of the request without an end. Here every request has a
-   deadline; whoever is late is cut off. A log stream lifts its own; the kernel's send timeout bounds it.
-3. An unreadable request is answered in HTML. Here in the JSON that every error has.
-4. A stop waits for open streams. Here they are ended first, and the process dies with its parent.
+1. A connection takes a thread before its request has arrived. Here it is gathered in the poller, where it costs
+   a small buffer (`gathering.py`), also after the first on a connection that is kept.
+2. Every request has a deadline, from the first byte to the end of its answer; whoever is late is cut off. A log
+   stream lifts its own; the kernel's send timeout bounds it.
+3. When there are too many connections, no more are accepted. Here the one that has been sending its request for
+   longest makes room: an honest one is done in milliseconds.
+4. An unreadable request is answered in HTML. Here in the JSON that every error has.
+5. A stop waits for open streams. Here they are ended first, and the process dies with its parent.
 
 The overridden methods are private to gunicorn 27: the pin in pyproject.toml and the cluster tests hold them.
 """
@@ -34,8 +37,11 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from common import log
 from sidecar import limits
 from sidecar.errors import http_error_json
+from sidecar.gathering import Refused, judge
 
 PR_SET_PDEATHSIG = 1
+RECEIVE_BYTES = 16 << 10
+SHORT_OF_DESCRIPTORS_SECONDS = 0.05
 STOP_LINGER_SECONDS = 0.2  # gunicorn gives a kept-alive connection two seconds when it stops
 
 _STATUS_OF_ERROR: tuple[tuple[type[Exception], HTTPStatus], ...] = (
@@ -73,6 +79,41 @@ class Deadlines:
         return len(connections)
 
 
+class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
+    """One connection, with what has arrived of its next request."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.arrived = bytearray()
+        self.refused: Refused | None = None
+        self.is_last = False
+
+    def take_in(self) -> bool:
+        """Receive what is there; whether the request is whole, or to be refused. Raises OSError at its end."""
+        received = self.sock.recv(RECEIVE_BYTES)
+        if not received:
+            raise ConnectionResetError(errno.ECONNRESET, "it was closed")
+        self.arrived += received
+        verdict = judge(self.arrived)
+        if verdict is None:
+            return False
+        if isinstance(verdict, Refused):
+            self.refused = verdict
+        else:
+            # What came behind it is not waited for: nobody has to send requests ahead.
+            self.is_last = len(self.arrived) > verdict.size_bytes
+            del self.arrived[verdict.size_bytes :]
+        self.data_ready = True
+        return True
+
+    def hand_over(self) -> None:
+        """Give the gathered request to the parser."""
+        self.sock.setblocking(True)
+        self.init()
+        self.parser.unreader.unread(bytes(self.arrived))
+        self.arrived.clear()
+
+
 class SidecarWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -91,23 +132,67 @@ class SidecarWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         try:
             client, address = listener.accept()
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EMFILE, errno.ENFILE):
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._make_room()
+                time.sleep(SHORT_OF_DESCRIPTORS_SECONDS)  # the listener stays readable meanwhile
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 raise
             return
         self.nr_conns += 1
         set_send_timeout(client, limits.SEND_STALL_SECONDS)
-        connection = TConn(self.cfg, client, address, listener.getsockname())
-        connection.timeout = time.monotonic() + limits.HEADER_SECONDS
-        self.pending_conns.append(connection)
-        self.poller.register(
-            connection.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection)
-        )
+        connection = Connection(self.cfg, client, address, listener.getsockname())
+        self.poller.register(connection.sock, selectors.EVENT_READ)
+        self._gather(connection)
+        if self.nr_conns >= self.worker_connections:
+            self._make_room()
+
+    def on_client_socket_readable(self, conn: Any, client: Any) -> None:
+        """The next request on a kept connection begins."""
+        self.keepalived_conns.remove(conn)
+        self._gather(conn)
+        self.on_pending_socket_readable(conn, client)
+
+    def on_pending_socket_readable(self, conn: Any, client: Any) -> None:
+        """More of a request has come; when it is whole, a thread takes it."""
+        if conn not in self.pending_conns:
+            return  # it made room for another one in this very round
+        try:
+            if not conn.take_in():
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            self.pending_conns.remove(conn)
+            self._drop(conn)
+            return
+        self.pending_conns.remove(conn)
+        self.poller.unregister(client)
+        self.enqueue_req(conn)
+
+    def _gather(self, conn: Any) -> None:
+        conn.timeout = time.monotonic() + limits.HEADER_SECONDS
+        self.pending_conns.append(conn)
+        self.poller.modify(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def _make_room(self) -> None:
+        if self.pending_conns:
+            self._drop(self.pending_conns.popleft())
+
+    def _drop(self, conn: Any) -> None:
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
 
     def handle(self, conn: Any) -> Any:
         key = id(conn)
         self._deadlines.enter(key, conn.sock, time.monotonic() + limits.HEADER_SECONDS)
         try:
-            return super().handle(conn)
+            if conn.refused is not None:
+                conn.sock.setblocking(True)
+                answer_error(conn.sock, conn.refused.status)
+                return False
+            conn.hand_over()
+            return super().handle(conn) and not conn.is_last
         finally:
             self._deadlines.leave(key)
 
@@ -134,21 +219,16 @@ class SidecarWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no type
         if status is None:
             log.get("sidecar").error("http.failed", exc_info=exc)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
-        body = json.dumps({"error": http_error_json(status, status.phrase)}).encode()
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        try:
-            util.write_nonblock(client, head.encode() + body)
-        except OSError:
-            pass  # the client is gone, and nothing is left to tell it
+        answer_error(client, status)
 
     def _end_streams(self) -> None:
         self.app.end_streams()
 
     def _cap_keepalive(self, deadline: float) -> None:
-        super()._cap_keepalive(min(deadline, time.monotonic() + STOP_LINGER_SECONDS))
+        soon = min(deadline, time.monotonic() + STOP_LINGER_SECONDS)
+        super()._cap_keepalive(soon)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, soon)
 
 
 class _Lifts(threading.local):
@@ -169,6 +249,19 @@ def with_lift(application: Any) -> Any:
         return application(environ, start_response)
 
     return lifted
+
+
+def answer_error(client: socket.socket, status: HTTPStatus) -> None:
+    """Write the whole answer, without waiting; the connection is not used any more."""
+    body = json.dumps({"error": http_error_json(status, status.phrase)}).encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    try:
+        util.write_nonblock(client, head.encode() + body)
+    except OSError:
+        pass  # the client is gone, and nothing is left to tell it
 
 
 def die_with_parent(parent: int) -> None:

@@ -62,8 +62,8 @@ class EpochStore(Protocol):
         """Returns when `epoch` is the highest, and durably so. Raises FencedError for a lower one."""
         ...
 
-    def heard(self, commit_index: int) -> None:
-        """A leader that is obeyed has told its commit index."""
+    def heard(self, epoch: t.Epoch, commit_index: int) -> None:
+        """The leader of `epoch`, which is obeyed, has told its commit index. Never waits for a disk."""
         ...
 
 

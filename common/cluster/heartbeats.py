@@ -26,6 +26,7 @@ from quorumfs.errors import (
     QuorumFSError,
     WrongClusterError,
 )
+from quorumfs.limits import SUSPECT_SECONDS
 from quorumfs.rpc.status import leader_of, raise_for
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
@@ -37,6 +38,7 @@ CONTENT_RETRY_SECONDS = 1.0
 REGISTER_AGAIN_FRACTION = 0.2
 HURRY_GAP_SECONDS = 0.05  # a burst of news is one heartbeat
 STUCK_SECONDS = 30.0
+SILENT_INTERVALS = 3
 _log = log.get(__name__)
 
 
@@ -69,8 +71,9 @@ class Heartbeats:
         self.cluster_id = cluster_id
         self.trouble = ""
         self._acknowledged_at: float | None = None
+        self._accepted_at = 0.0
         self._last_kind: Code | None = None
-        self._turned_at = self._clock.monotonic()
+        self._turned_at = self._due_at = self._clock.monotonic()
         self._wake = threading.Condition()
         self._hurry = False
         self._stopping = False
@@ -97,8 +100,14 @@ class Heartbeats:
 
     @property
     def registered(self) -> bool:
-        """Whether a leader has accepted this node, and it has not lost that leader since."""
-        return self._registered_under is not None
+        """Whether a leader has accepted this node, and has answered it lately: it counts as alive there."""
+        if self._registered_under is None:
+            return False
+        silence = self._clock.monotonic() - self._accepted_at
+        return silence < max(SUSPECT_SECONDS, SILENT_INTERVALS * self._interval_seconds)
+
+    def _must_register(self) -> bool:
+        return self._registered_under is None
 
     @property
     def age_seconds(self) -> float | None:
@@ -108,15 +117,20 @@ class Heartbeats:
 
     @property
     def turning(self) -> bool:
-        """Whether the loop makes its turns; not whether anybody answers."""
-        return self._thread.is_alive() and self._clock.monotonic() - self._turned_at < STUCK_SECONDS
+        """Whether the loop makes its turns, or has not begun; not whether anybody answers."""
+        if self._thread.ident is None:
+            return True
+        return self._thread.is_alive() and self._clock.monotonic() - self._due_at < STUCK_SECONDS
 
     def _run(self) -> None:
         try:
             pause = 0.0
             while self._rest(pause):
                 pause = self.turn()
+                self._due_at = self._clock.monotonic() + pause
         except Exception as error:  # noqa: BLE001  outermost frame: a node without heartbeats only looks alive
+            if self._stopping:
+                return  # its channels were closed under it
             _log.error("heartbeat.died", exc_info=error)
             fatal(f"the heartbeat thread ended: {error!r}")
 
@@ -138,15 +152,16 @@ class Heartbeats:
         address = self._following.address
         hint: Leader | None = None
         try:
-            if self._registered_under is None:
+            if self._must_register():
                 self._register(address)
                 interval = 0.0  # the heartbeat that carries the reports follows at once
             else:
                 self._beat(address)
                 interval = self._interval_seconds - (self._clock.monotonic() - began)
-                if not self.registered:
+                if self._must_register():
                     interval = min(interval, self._interval_seconds * REGISTER_AGAIN_FRACTION)
             event = Event.ACCEPTED
+            self._accepted_at = self._clock.monotonic()
             self._note(event, None)
         except QuorumFSError as error:
             event, hint, interval = judge(error), error.leader, 0.0
@@ -159,7 +174,9 @@ class Heartbeats:
         return step.wait_seconds
 
     def _learn(self, event: Event, hint: Leader | None, address: str) -> None:
-        """What a failed call says about who leads."""
+        """What the end of a call says about who leads, and whether this node belongs."""
+        if event is Event.REFUSED:
+            self._registered_under = None  # whatever it was before, this node does not belong now
         if hint is not None:
             self._tracker.observe(hint, "hint")
         elif event in (Event.SILENT, Event.NOT_LEADER):
@@ -291,7 +308,7 @@ class Heartbeats:
             self._agenda.epochs.obey(epoch)
         except FencedError as error:
             raise NotLeaderError(f"{address} was deposed", cause=error.cause) from error
-        self._agenda.epochs.heard(commit_index)
+        self._agenda.epochs.heard(epoch, commit_index)
         return epoch.history, epoch.term
 
     def _believe(self, hint: t.LeaderHint, epoch: tuple[int, int]) -> None:

@@ -211,11 +211,13 @@ class ClusterNode:
                     name="heartbeat_loop", ok=turns, liveness=True, detail="turning" if turns else "stuck"
                 )
             )
+            registered = self.heartbeats.registered
+            well = "the leader acknowledges" if registered else "no leader has acknowledged this node lately"
             checks.append(
                 a.Check(
                     name="registered",
-                    ok=self.heartbeats.registered,
-                    detail=self.heartbeats.trouble or "the leader acknowledges",
+                    ok=registered,
+                    detail=self.heartbeats.trouble or well,
                     age_seconds=max(0.0, self.heartbeat_age_seconds()),
                 )
             )

@@ -71,10 +71,12 @@ class Applier:
         self._on_work = on_work
         self._on_progress = on_progress
         self._on_installed = on_installed
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Job] = deque()  # the loop appends, the applier takes
+        self._in_hand: deque[Job] = deque()  # the applier's own: taken, not done yet
         self._hooks: list[Callable[[], None]] = []
+        self._bytes_put = 0  # written by the loop only
+        self._bytes_done = 0  # written by the applier only
         self.durable_index = 0
-        self.backlog_bytes = 0
         self.disk_full = False
 
     def subscribe(self, hook: Callable[[], None]) -> None:
@@ -83,28 +85,28 @@ class Applier:
 
     def put(self, job: Job) -> None:
         if isinstance(job, Committed):
-            self.backlog_bytes += job.size_bytes
+            self._bytes_put += job.size_bytes
         self._jobs.append(job)
         self._on_work()
 
     @property
     def waits(self) -> bool:
-        return bool(self._jobs)
+        return bool(self._jobs or self._in_hand)
+
+    @property
+    def backlog_bytes(self) -> int:
+        return self._bytes_put - self._bytes_done
 
     def work(self) -> bool:
         """Do a piece of what waits; False when the disk is full, and the same is to be tried again later.
 
         Raises StorageFailure and whatever `apply` raises: then nothing more may be done here.
         """
-        if not self._jobs:
-            return True
-        job = self._jobs[0]
+        if not self._in_hand:
+            self._take()
         try:
-            if isinstance(job, Committed):
-                self._apply()
-            else:
-                self._jobs.popleft()
-                self._do(job)
+            if self._in_hand:
+                self._do()
         except StorageFull as error:
             if not self.disk_full:
                 _log.error("apply.disk_full", cause=str(error))
@@ -116,32 +118,46 @@ class Applier:
         self._on_progress()
         return True
 
-    def _apply(self) -> None:
-        group: list[Committed] = []
+    def _take(self) -> None:
+        """A group of entries, or one job of another kind."""
         size = 0
-        for job in self._jobs:
-            if not isinstance(job, Committed) or len(group) == GROUP_ENTRIES_MAX or size >= GROUP_BYTES_MAX:
-                break
-            group.append(job)
+        while self._jobs and len(self._in_hand) < GROUP_ENTRIES_MAX and size < GROUP_BYTES_MAX:
+            job = self._jobs[0]
+            if not isinstance(job, Committed):
+                if not self._in_hand:
+                    self._in_hand.append(self._jobs.popleft())
+                return
+            self._in_hand.append(self._jobs.popleft())
             size += job.size_bytes
+
+    def _do(self) -> None:
+        """What is in hand; it stays there until it is done."""
+        first = self._in_hand[0]
+        if isinstance(first, MakeDurable):
+            self.durable_index = self._database.make_durable()
+        elif isinstance(first, Install):
+            self._install(first)
+        else:
+            self._apply([job for job in self._in_hand if isinstance(job, Committed)])
+        self._in_hand.clear()
+
+    def _apply(self, group: Sequence[Committed]) -> None:
         answers = self._database.apply([job.entry for job in group])
         for job, results in zip(group, answers, strict=True):
-            self._jobs.popleft()
             if job.entry.configuration is not None:
                 for waiting in job.waiting:
                     waiting.done(b"")
             elif job.waiting and results is not None:
                 for waiting, result in zip(job.waiting, results, strict=True):
                     waiting.done(result)
-        self.backlog_bytes -= size
+        self._in_hand.clear()
+        self._bytes_done += sum(job.size_bytes for job in group)
         for hook in self._hooks:
             hook()
         self._database.checkpoint_if_needed()
 
-    def _do(self, job: Install | MakeDurable) -> None:
-        if isinstance(job, MakeDurable):
-            self.durable_index = self._database.make_durable()
-        elif job.index > self._database.applied_index:
+    def _install(self, job: Install) -> None:
+        if job.index > self._database.applied_index:
             self._database.install(job.file, job.index, job.term)
             self.durable_index = job.index
             self._on_installed(job.index, job.term)

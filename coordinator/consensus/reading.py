@@ -84,6 +84,8 @@ class ReaderThreads:
             with self._open_reader() as tx:
                 for question, _ in burst:
                     answers.append(answer_one(question, tx))
+        except QuorumFSError as error:
+            answers += [error] * (len(burst) - len(answers))
         except (sqlite3.Error, OSError) as error:
             _log.error("read.failed", error=repr(error))
             missing = len(burst) - len(answers)

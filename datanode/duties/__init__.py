@@ -1,1 +1,1 @@
-"""What a datanode does by itself: commands, scrubbing, inventories, measuring."""
+"""What a datanode does by itself: commands, scrubbing, inventories, measuring, purging."""

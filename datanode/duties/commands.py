@@ -1,7 +1,8 @@
 """Carries out what the leader ordered in answers to heartbeats, and keeps what came of it until it is told.
 
-1. Two lanes: `orders` for what is quick (delete, restore, verify, scrub), `copies` for what moves bytes. A
-   long copy never holds up a delete. Both are bounded; what does not fit is answered as busy.
+1. Two lanes: `orders` for what is quick (delete, restore, scrub, labels), `copies` for what reads or moves the
+   bytes of a chunk. A long copy never holds up a delete. Both are bounded; what does not fit is answered as
+   busy.
 2. A command is known by its epoch and number. One that waits or runs is not taken twice; one that was done
    and told is harmless to do again.
 3. The epoch is obeyed anew when a command's turn comes: a leader deposed meanwhile commands nothing.
@@ -33,6 +34,8 @@ OUTCOMES_MAX = 4096
 OUTCOMES_PER_HEARTBEAT = 512
 IDLE_SECONDS = 3600.0  # woken when a command comes
 _log = log.get(__name__)
+
+_LONG = ("replicate", "verify")
 
 Key = tuple[int, int, int]
 
@@ -111,7 +114,7 @@ class Commands:
                 if _key(command) in self._known:
                     continue
                 self._known.add(_key(command))
-            lane = self.copies if command.WhichOneof("command") == "replicate" else self.orders
+            lane = self.copies if command.WhichOneof("command") in _LONG else self.orders
             if not lane.put(command):
                 busy = BusyError("the command was not taken", cause=f"{WAITING_MAX} wait in {lane.name}")
                 self._finish(
@@ -218,7 +221,7 @@ class Hands:
     def _verify(self, chunk: ChunkId) -> t.ReplicaAck:
         verdict = self.store.verify(chunk)
         if not verdict.ok:
-            self.store.mark_corrupt(chunk)
+            self.store.mark_corrupt(chunk, verdict.inode)
             raise IntegrityError(f"chunk {chunk.hex()} is damaged", cause=verdict.detail)
         return t.ReplicaAck(node_id=self.node_id, disk_id=self.store.where(chunk)[0], durable=True)
 

@@ -1,4 +1,6 @@
-"""Quiet duties over the store: scrub everything, verify suspects, learn file sizes."""
+"""Quiet duties over the store: scrub everything, verify suspects, learn file sizes, keep what was heard of
+leaders, remove what has been in quarantine for long enough.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,18 @@ from collections.abc import Callable
 
 from common import log
 from datanode.store.chunks import ChunkStore
+from datanode.store.fence import EpochStore
 from datanode.store.scrub import Scrubber, Step, verify_suspect
+from quorumfs.clock import Clock
+from quorumfs.ids import ChunkId
 
 SAVE_EVERY_BYTES = 1 << 30
 SUSPECT_PAUSE_SECONDS = 1.0
 REST_SECONDS_MAX = 3600.0  # what is used may grow meanwhile, and the pace with it
 MEASURE_PAUSE_SECONDS = 3600.0
+SETTLE_SECONDS = 10.0  # of commits heard may be forgotten in a crash
+PURGE_SECONDS = 30.0
+PURGES_PER_UNIT = 1000
 _log = log.get(__name__)
 
 
@@ -19,7 +27,7 @@ class ScrubDuty:
     """Reads and verifies one chunk per unit, then rests so long that the bound on bytes per second holds.
 
     The pace is what the period asks for, at most the bound; a bound too low for the period is told once a
-    round. A round that ends early waits for the period to pass.
+    round. Rests are bounded, so where there is little to read it is read more often than that.
     """
 
     name = "scrub"
@@ -130,3 +138,65 @@ class MeasureDuty:
 
     def wait(self) -> float:
         return 0.02 if self._shard else MEASURE_PAUSE_SECONDS
+
+
+class SettleDuty:
+    """Writes down what was heard of commits, so that heartbeats never wait for a disk."""
+
+    name = "settle"
+
+    def __init__(self, fence: EpochStore) -> None:
+        self._fence = fence
+
+    def work(self) -> str:
+        self._fence.settle()
+        return f"commit index {self._fence.commit_index} is kept"
+
+    def wait(self) -> float:
+        return SETTLE_SECONDS
+
+
+class PurgeDuty:
+    """Removes condemned chunks that have lain in quarantine for the configured time.
+
+    Time counts only while a leader acknowledges this node (`counts`), and in steps no longer than twice the
+    pause: no clock that jumps, no machine that slept, and no cluster without a leader, in which nobody could
+    restore anything, shortens it. A restart of the process begins it anew. Wrong bytes stay: they may be the
+    last that is left of a chunk.
+    """
+
+    name = "purge"
+
+    def __init__(
+        self, store: ChunkStore, quarantine_seconds: float, counts: Callable[[], bool], clock: Clock
+    ) -> None:
+        self._store = store
+        self._quarantine_seconds = quarantine_seconds
+        self._counts = counts
+        self._clock = clock
+        self._age_seconds = 0.0
+        self._looked_at = clock.monotonic()
+        self._since: dict[tuple[ChunkId, int], float] = {}
+        self._more = False
+
+    def work(self) -> str:
+        self._let_time_pass()
+        found = self._store.condemned()
+        self._since = {one: self._since.get(one, self._age_seconds) for one in found}
+        due = [
+            one for one, since in self._since.items() if self._age_seconds - since >= self._quarantine_seconds
+        ]
+        self._more = len(due) > PURGES_PER_UNIT
+        purged = [one for one in due[:PURGES_PER_UNIT] if self._store.purge(*one)]
+        if purged:
+            _log.info("quarantine.purged", chunks=len(purged), left=len(found) - len(purged))
+        return f"{len(purged)} purged, {len(found) - len(purged)} in quarantine"
+
+    def wait(self) -> float:
+        return 0.2 if self._more else min(PURGE_SECONDS, max(1.0, self._quarantine_seconds / 4))
+
+    def _let_time_pass(self) -> None:
+        now = self._clock.monotonic()
+        if self._counts():
+            self._age_seconds += min(now - self._looked_at, 2 * PURGE_SECONDS)
+        self._looked_at = now

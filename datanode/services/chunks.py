@@ -42,7 +42,8 @@ class ChunksService:
         receiver: Receiver,
         sender: Sender,
         puller: Puller,
-        verifying: Gate,
+        writes: Gate,
+        reads: Gate,
     ) -> None:
         self._node_id = node_id
         self._store = store
@@ -51,13 +52,14 @@ class ChunksService:
         self._receiver = receiver
         self._sender = sender
         self._puller = puller
-        self._verifying = verifying
+        self._writes = writes
+        self._reads = reads
 
     def as_service(self) -> Service:
-        """What a ThreadedServer is given: calls that carry or read bytes run in the data pool."""
-        return Service(
-            NAME, self, add_to_server, dict.fromkeys(("Write", "Read", "Verify", "Replicate"), "data")
-        )
+        """What a ThreadedServer is given: calls that open chunks run in the data pool, so that deletes, health
+        and handshakes find a thread whatever they wait for."""
+        opening = ("Write", "Read", "Verify", "Replicate", "List", "Stat")
+        return Service(NAME, self, add_to_server, dict.fromkeys(opening, "data"))
 
     def Write(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> pb.WriteResponse:  # noqa: N802
         return self._receiver.receive(messages, context)
@@ -70,7 +72,9 @@ class ChunksService:
     ) -> pb.ReplicateResponse:
         require_node(context)
         self._fence.obey(request.epoch)
-        info = self._puller.pull(chunk_id(request.chunk), request.sources, request.length, request.checksum)
+        chunk = chunk_id(request.chunk)
+        with self._writes.enter():
+            info = self._puller.pull(chunk, request.sources, request.length, request.checksum)
         return pb.ReplicateResponse(ack=ReplicaAck(node_id=self._node_id, disk_id=info.disk_id, durable=True))
 
     def Delete(  # noqa: N802
@@ -109,7 +113,7 @@ class ChunksService:
         self, request: pb.VerifyChunkRequest, context: grpc.ServicerContext
     ) -> pb.VerifyChunkResponse:
         chunk = chunk_id(request.chunk)
-        with self._verifying.enter():
+        with self._reads.enter():
             verdict = self._store.verify(chunk)
         if not verdict.ok:
             self._store.suspect(chunk)  # verified once more before it is put aside

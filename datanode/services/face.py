@@ -18,7 +18,7 @@ from datanode.store.chunks import ChunkStore
 from datanode.store.fence import EpochStore
 from datanode.transfer.admission import Gate
 from quorumfs import limits
-from quorumfs.errors import NoLeaderError
+from quorumfs.errors import NoLeaderError, PreconditionFailedError
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.rpc.status import from_rpc, raise_for
 from quorumfs.v1 import admin_pb2 as pb
@@ -73,14 +73,18 @@ class Drain:
             if self._thread is not None:
                 return
             self._cluster.begin_draining()
-            self._cancelled.clear()
+            self._cancelled = threading.Event()
             self._thread = threading.Thread(
-                target=self._run, args=(seconds, reason), name="drain", daemon=True
+                target=self._run, args=(seconds, reason, self._cancelled), name="drain", daemon=True
             )
             self._thread.start()
 
     def cancel(self) -> None:
-        """Take streams again. Raises PreconditionFailedError unless it drains."""
+        """Take streams again. Raises PreconditionFailedError unless it drains, or when it is over with that."""
+        if self._lifecycle.stopping.is_set():
+            raise PreconditionFailedError(
+                "there is no shutdown to cancel", cause="the node is ending already"
+            )
         self._cluster.cancel_draining()
         self._cancelled.set()
         with self._lock:
@@ -92,16 +96,19 @@ class Drain:
 
     def wait(self, seconds: float) -> bool:
         """Close the gates and wait until nobody is inside, at most so long; whether nobody is."""
+        return self._wait(seconds, threading.Event())
+
+    def _wait(self, seconds: float, cancelled: threading.Event) -> bool:
         for gate in self._gates:
             gate.close()
         until = time.monotonic() + seconds
-        while self.streams and time.monotonic() < until and not self._cancelled.is_set():
-            self._cancelled.wait(_POLL_SECONDS)
+        while self.streams and time.monotonic() < until and not cancelled.is_set():
+            cancelled.wait(_POLL_SECONDS)
         return not self.streams
 
-    def _run(self, seconds: float, reason: str) -> None:
-        self.wait(seconds)
-        if not self._cancelled.is_set():
+    def _run(self, seconds: float, reason: str, cancelled: threading.Event) -> None:
+        self._wait(seconds, cancelled)
+        if not cancelled.is_set():
             self._lifecycle.stop(reason)
 
 

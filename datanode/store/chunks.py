@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from datanode.store import reader, rules
@@ -53,6 +54,7 @@ class ChunkStore:
         self._holds = [Holds(disk) for disk in self.disks]
         self._index = Index()
         self._lock = threading.RLock()
+        self._restoring = threading.Lock()
         self._publishing: set[ChunkId] = set()
         self._suspects: dict[ChunkId, None] = {}
         self._serial = itertools.count(1)
@@ -85,6 +87,8 @@ class ChunkStore:
                     self._index.add(chunk, number)
             if disk.writable:
                 disk.sync_directory(directory)
+        if disk.writable:
+            disk.sync_directory(disk.quarantine)
 
     def _load_quarantine(self, number: int, disk: Disk) -> None:
         for name in disk.files.names(disk.quarantine):
@@ -139,10 +143,10 @@ class ChunkStore:
                 raise BusyError(f"chunk {chunk.hex()} is being sealed by another stream")
             self._publishing.add(chunk)
         try:
-            if chunk in self._index:
-                info = self._same_content(header)
+            there = self._sealed_before(header)
+            if there is not None:
                 disk.files.remove(temporary)
-                return info
+                return there
             final = disk.chunk_path(chunk)
             disk.files.rename(temporary, final)
             disk.sync_directory(final.parent)
@@ -156,8 +160,15 @@ class ChunkStore:
         self._announce(header, disk)
         return ChunkInfo(header, disk.disk_id, str(final))
 
-    def _same_content(self, header: Header) -> ChunkInfo:
-        info = self.info(header.chunk)
+    def _sealed_before(self, header: Header) -> ChunkInfo | None:
+        """The replica that is here already, if it can be read; one that cannot makes way for the new one."""
+        if header.chunk not in self._index:
+            return None
+        try:
+            info = self.info(header.chunk)
+        except IntegrityError:
+            self.mark_corrupt(header.chunk)
+            return None
         if (info.header.length, info.header.checksum) != (header.length, header.checksum):
             raise PreconditionFailedError(
                 f"chunk {header.chunk.hex()} is sealed here with other content",
@@ -203,6 +214,8 @@ class ChunkStore:
         try:
             with reader.open_chunk(disk, disk.files.open(path), chunk) as opened:
                 return ChunkInfo(opened.header, disk.disk_id, str(path), quarantined=True)
+        except FileNotFoundError:
+            raise self._not_found(chunk) from None
         except OSError as error:
             raise disk.translate_read(error, chunk) from error
 
@@ -222,13 +235,16 @@ class ChunkStore:
 
     def verify(self, chunk: ChunkId) -> Verdict:
         """Read every block and check it. Changes nothing. Raises ChunkNotFoundError, BusyError."""
+        with self._lock:
+            disk = self._disk_of(chunk)
+        inode = disk.files.inode_of(disk.chunk_path(chunk))
         try:
             with self.open_reader(chunk) as opened:
-                return opened.verify()
+                return replace(opened.verify(), inode=inode)
         except ChunkNotFoundError:
             raise
         except IntegrityError as error:
-            return Verdict(False, detail=str(error))
+            return Verdict(False, detail=str(error), inode=inode)
 
     # Suspects and corruption
 
@@ -250,13 +266,18 @@ class ChunkStore:
                 del self._suspects[chunk]
             return chunk
 
-    def mark_corrupt(self, chunk: ChunkId) -> None:
-        """Put a replica with wrong bytes aside; the leader hears of it. Nothing happens if it is not here."""
+    def mark_corrupt(self, chunk: ChunkId, inode: int = 0) -> None:
+        """Put a replica with wrong bytes aside; the leader hears of it. Nothing happens if it is not here.
+
+        `inode`: the file that was found damaged. Another one has come in its place meanwhile: it stays.
+        """
         with self._lock:
             number = self._index.disk_of(chunk)
             if number is None:
                 return
             disk = self.disks[number]
+            if inode and disk.files.inode_of(disk.chunk_path(chunk)) not in (0, inode):
+                return
             try:
                 disk.files.rename(disk.chunk_path(chunk), disk.corrupt_path(chunk))
             except OSError as error:
@@ -286,14 +307,20 @@ class ChunkStore:
             try:
                 size = disk.files.size_of(old)
                 disk.files.rename(old, new)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
                 self._vanished(chunk)
+                if chunk in self._index:  # the file is there; it is the directory that is not
+                    raise disk.translate(error, f"quarantining chunk {chunk.hex()}") from error
                 return False
             except OSError as error:
                 raise disk.translate(error, f"quarantining chunk {chunk.hex()}") from error
             self._index.remove(chunk)
             self._index.set_aside(chunk, Quarantined(number, condemn_index, size))
-        self._sync_names(disk, new.parent, old.parent)
+        try:
+            disk.sync_directory(new.parent)
+            disk.sync_directory(old.parent)
+        except OSError as error:
+            raise disk.translate(error, f"quarantining chunk {chunk.hex()}") from error
         self.delta.add(Change(chunk, ReplicaChange.MISSING, disk.disk_id))
         return True
 
@@ -302,32 +329,77 @@ class ChunkStore:
 
         A chunk that was not quarantined gets the hold alone: the order to delete it may be on its way.
         """
-        with self._lock:
-            number = self._index.disk_of(chunk)
-            aside = self._index.aside(chunk) if number is None else None
-            if aside is not None and aside.condemn_index is None:
-                return False  # wrong bytes do not come back
-            if aside is None and number is None:
-                return False
-            number = aside.disk if aside is not None else number
-            assert number is not None
-            disk = self.disks[number]
-            try:
-                self._holds[number].add(chunk, void_below_index)
-                if aside is None:
-                    return True
-                old, new = self._aside_path(chunk, aside), disk.chunk_path(chunk)
-                disk.files.rename(old, new)
-            except OSError as error:
-                raise disk.translate(error, f"restoring chunk {chunk.hex()}") from error
-        self._sync_names(disk, new.parent, old.parent)
-        with self._lock:
-            self._index.take_back(chunk)
-            self._index.add(chunk, number)
+        number = self._lies_on(chunk)
+        if number is None:
+            return False
+        disk = self.disks[number]
+        try:
+            self._holds[number].add(chunk, void_below_index)
+            with self._restoring:
+                moved = self._bring_back(chunk)
+        except OSError as error:
+            raise disk.translate(error, f"restoring chunk {chunk.hex()}") from error
+        if not moved:
+            return chunk in self._index
         try:
             self._announce(self.info(chunk).header, disk)
         except IntegrityError:
             pass  # it is a suspect now; what verifying finds is reported
+        return True
+
+    def condemned(self) -> list[tuple[ChunkId, int]]:
+        """(chunk, condemn index) of all that lies in quarantine by order."""
+        with self._lock:
+            return self._index.condemned()
+
+    def purge(self, chunk: ChunkId, condemn_index: int) -> bool:
+        """Remove a condemned chunk for good; False if it is not in quarantine under that index (any more).
+
+        Not synced: what comes back after a crash lies in quarantine still. Raises UnavailableError.
+        """
+        with self._restoring:
+            with self._lock:
+                aside = self._index.aside(chunk)
+                if aside is None or aside.condemn_index != condemn_index:
+                    return False
+            disk = self.disks[aside.disk]
+            try:
+                disk.files.remove(self._aside_path(chunk, aside))
+            except FileNotFoundError:
+                pass  # somebody removed it
+            except OSError as error:
+                raise disk.translate(error, f"purging chunk {chunk.hex()}") from error
+            with self._lock:
+                self._index.take_back(chunk)
+        return True
+
+    def _lies_on(self, chunk: ChunkId) -> int | None:
+        """The number of the disk with the chunk, sealed or condemned. Wrong bytes do not come back: None."""
+        with self._lock:
+            number = self._index.disk_of(chunk)
+            aside = self._index.aside(chunk)
+            if number is None and aside is not None and aside.condemn_index is not None:
+                return aside.disk
+            return number
+
+    def _bring_back(self, chunk: ChunkId) -> bool:
+        """Give a condemned chunk its name again, durably; False if it is not condemned here (any more)."""
+        with self._lock:
+            aside = None if chunk in self._index else self._index.aside(chunk)
+            if aside is None or aside.condemn_index is None:
+                return False
+            disk = self.disks[aside.disk]
+            old, new = self._aside_path(chunk, aside), disk.chunk_path(chunk)
+            try:
+                disk.files.rename(old, new)
+            except FileNotFoundError:
+                self._index.take_back(chunk)  # somebody removed it
+                return False
+        disk.sync_directory(new.parent)
+        disk.sync_directory(old.parent)
+        with self._lock:
+            self._index.take_back(chunk)
+            self._index.add(chunk, aside.disk, aside.size)
         return True
 
     def _birth_of(self, chunk: ChunkId) -> Birth | None:
@@ -365,6 +437,16 @@ class ChunkStore:
         """Learn the sizes of the files of one shard (0..255) that are not known; how many were learned."""
         with self._lock:
             unknown = self._index.unmeasured(shard)
+            unknown_aside = self._index.unmeasured_aside(shard)
+        for chunk, aside in unknown_aside:
+            disk = self.disks[aside.disk]
+            try:
+                size = disk.files.size_of(self._aside_path(chunk, aside))
+            except OSError:
+                continue  # what was put aside is nobody's evidence
+            with self._lock:
+                if self._index.aside(chunk) == aside:
+                    self._index.set_aside(chunk, replace(aside, size=size))
         for chunk, number in unknown:
             disk = self.disks[number]
             try:
@@ -374,7 +456,7 @@ class ChunkStore:
                 continue
             with self._lock:
                 self._index.measured(chunk, number, size)
-        return len(unknown)
+        return len(unknown) + len(unknown_aside)
 
     # Small things
 
@@ -402,13 +484,6 @@ class ChunkStore:
             )
         )
 
-    def _sync_names(self, disk: Disk, *directories: Path) -> None:
-        try:
-            for directory in directories:
-                disk.sync_directory(directory)
-        except OSError as error:
-            raise disk.translate(error, "making a rename durable") from error
-
     def _vanished(self, chunk: ChunkId) -> None:
         """Its file is gone, and none of ours removed it: that would have been under the lock."""
         with self._lock:
@@ -433,8 +508,9 @@ class ChunkStore:
 
 
 def _parse(name: str) -> ChunkId | None:
+    """The chunk of that name; None for any other spelling than the one that is written here."""
     try:
         raw = bytes.fromhex(name)
     except ValueError:
         return None
-    return ChunkId(raw) if len(raw) == 16 else None
+    return ChunkId(raw) if len(raw) == 16 and raw.hex() == name else None

@@ -2,8 +2,8 @@
 
 1. One entry per chunk, the newest state. An entry stays until a heartbeat that carried it is acknowledged;
    if the chunk changed again in between, the newer entry stays.
-2. Bounded: when there are too many the oldest go. A leader that was away for so long asks for the full
-   inventory anyway, which says the same.
+2. Bounded: when there are too many, the oldest sealed ones go, as commits name those; a loss only when there
+   is nothing else. A leader that was away for so long asks for the full inventory anyway.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Delta:
             self._sequence += 1
             self._entries.pop(change.chunk, None)
             if len(self._entries) >= self._entries_max:
-                del self._entries[next(iter(self._entries))]
+                del self._entries[self._least_news()]
             self._entries[change.chunk] = (self._sequence, change)
 
     def pending(self, limit: int) -> tuple[list[Change], int]:
@@ -70,6 +70,11 @@ class Delta:
                 told.append(chunk)
             for chunk in told:
                 del self._entries[chunk]
+
+    def _least_news(self) -> ChunkId:
+        oldest = next(iter(self._entries))
+        sealed = (one for one, (_, kept) in self._entries.items() if kept.state is ReplicaChange.SEALED)
+        return next(sealed, oldest)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+from common import log
 from datanode.store import identity
 from datanode.store.files import Files
 from datanode.store.identity import DiskIdentity
@@ -43,6 +44,7 @@ READ_ERRORS_MAX = 3  # chunks that could not be read before the whole disk count
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the process is short of something; the disk is well
+_log = log.get(__name__)
 
 
 class Disk:
@@ -58,7 +60,7 @@ class Disk:
         self._state = "ok"
         self._error = ""
         self._promised_bytes = 0
-        self._read_errors = 0
+        self._unreadable: set[ChunkId] = set()
         self._directories = GroupSync(files)
 
     # Opening
@@ -70,7 +72,7 @@ class Disk:
         holds it: that is never the disk's fault.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._make_directory()
             self._take_lock()
             self._clear_temporary_records()
             self.identity = self._read_identity()
@@ -103,6 +105,13 @@ class Disk:
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
+
+    def _make_directory(self) -> None:
+        """A name that is only in a parent's cache would be lost with all that was acknowledged below it."""
+        missing = [one for one in (self.path, *self.path.parents) if not one.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            self.files.sync_directory(made.parent)
 
     def _take_lock(self) -> None:
         try:
@@ -180,16 +189,28 @@ class Disk:
 
     def space(self) -> tuple[int, int]:
         """(total, free for new chunks) in bytes; free is what there is, less the reserve and the promised."""
+        total, available = self._space()
+        return total, max(0, available - self._promised_bytes)
+
+    def _space(self) -> tuple[int, int]:
+        """(total, available above the reserve) in bytes."""
         try:
             total, available = self.files.space(self.path)
         except OSError as error:
             self.fail(f"its free space cannot be asked: {error}")
             return 0, 0
-        return total, max(0, available - self._reserve_bytes - self._promised_bytes)
+        return total, available - self._reserve_bytes
 
     def promise(self, size_bytes: int) -> None:
-        """Room that a chunk being written will take."""
+        """Keep room for a chunk being written. Raises NoSpaceError when there is too little."""
+        _, available = self._space()
         with self._lock:
+            free = available - self._promised_bytes
+            if free < size_bytes:
+                raise NoSpaceError(
+                    f"no room on {self.path}",
+                    cause=f"{size_bytes} bytes are needed, {max(0, free)} are free above the reserve",
+                )
             self._promised_bytes += size_bytes
 
     def release(self, size_bytes: int) -> None:
@@ -240,10 +261,11 @@ class Disk:
         if error.errno in _OURS:
             return BusyError("the node is short of resources", cause=str(error))
         with self._lock:
-            self._read_errors += 1
-            failing = self._read_errors >= READ_ERRORS_MAX
+            if len(self._unreadable) < READ_ERRORS_MAX:
+                self._unreadable.add(chunk)
+            failing = len(self._unreadable) >= READ_ERRORS_MAX
         if failing:
-            self.fail(f"{self._read_errors} chunks could not be read, the last: {error}")
+            self.fail(f"{READ_ERRORS_MAX} chunks could not be read, the last: {error}")
         return IntegrityError(
             f"chunk {chunk.hex()} cannot be read here",
             cause=f"{error.strerror or error} ({self.path})",
@@ -257,8 +279,10 @@ class Disk:
 
     def _set_state(self, state: str, reason: str) -> None:
         with self._lock:
-            if self._state != "failed":
-                self._state, self._error = state, reason
+            if self._state in ("failed", state):
+                return
+            self._state, self._error = state, reason
+        _log.error(f"disk.{state}", path=str(self.path), disk_id=self.disk_id, cause=reason)
 
 
 class GroupSync:
@@ -286,7 +310,7 @@ class GroupSync:
                 del self._gathering[path]  # who comes from here on waits for the next one
             try:
                 self._files.sync_directory(path)
-            except OSError as error:
+            except BaseException as error:
                 mine.set_exception(error)
                 raise
             mine.set_result(None)

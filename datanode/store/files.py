@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _SYNC_FILE_RANGE_WRITE = 2
@@ -27,7 +27,8 @@ class Files:
         return os.open(path, flags | os.O_CLOEXEC, 0o640)
 
     def open(self, path: Path) -> int:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        """A descriptor for reading. Never follows a link, never waits for a pipe's other end."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -65,6 +66,13 @@ class Files:
     def size_of(self, path: Path) -> int:
         return path.stat().st_size
 
+    def inode_of(self, path: Path) -> int:
+        """What tells this file from another one of the same name; 0 when it cannot be asked."""
+        try:
+            return path.stat(follow_symlinks=False).st_ino
+        except OSError:
+            return 0
+
     def sync_data(self, fd: int) -> None:
         """The data and what is needed to find it are on the disk on return."""
         os.fdatasync(fd)
@@ -98,6 +106,19 @@ class Files:
         """(total, available to us) in bytes of the file system that holds `path`."""
         found = os.statvfs(path)
         return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
+    def overwrite(self, path: Path, content: bytes, offsets: Sequence[int]) -> None:
+        """`content` at each of `offsets` of a file that is there, each durable before the next is begun.
+
+        Takes no new room where the file has some. Raises FileNotFoundError.
+        """
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            for offset in offsets:
+                self.write(fd, content, offset)
+                self.sync_data(fd)
+        finally:
+            os.close(fd)
 
     def replace_file(self, path: Path, content: bytes) -> None:
         """`path` holds `content`, durably, or still what it held before: never a part."""

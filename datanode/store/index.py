@@ -70,6 +70,14 @@ class Index:
         """(chunk, disk) of those in a shard (0..255) whose size is not known."""
         return [(chunk, value) for chunk, value in self._shards[shard].items() if value < 256]
 
+    def unmeasured_aside(self, shard: int) -> list[tuple[ChunkId, Quarantined]]:
+        """The same of those that were put aside."""
+        return [
+            (chunk, found)
+            for chunk, found in self._quarantined.items()
+            if chunk[0] == shard and not found.size
+        ]
+
     def used_bytes(self, disk: int) -> int:
         return self._used[disk]
 
@@ -91,6 +99,14 @@ class Index:
 
     def aside(self, chunk: ChunkId) -> Quarantined | None:
         return self._quarantined.get(chunk)
+
+    def condemned(self) -> list[tuple[ChunkId, int]]:
+        """(chunk, condemn index) of what was put aside by order."""
+        return [
+            (chunk, found.condemn_index)
+            for chunk, found in self._quarantined.items()
+            if found.condemn_index is not None
+        ]
 
     def quarantined_bytes(self, disk: int) -> int:
         return self._quarantined_bytes[disk]

@@ -18,6 +18,10 @@ from quorumfs.errors import PreconditionFailedError, UnavailableError, WrongClus
 from quorumfs.mint import RandomBytes, system_random, uuid_text
 
 
+class NoDiskError(UnavailableError):
+    """No disk of this node can be used, or none says who it is: a sick disk, or one that is not mounted."""
+
+
 class NodeDisks:
     """The disks of this node and whose they are. `disks` has one for each configured directory, in order."""
 
@@ -57,8 +61,8 @@ def open_disks(
 ) -> NodeDisks:
     """All of `paths`, locked, identified, with their directories made.
 
-    Raises PreconditionFailedError when another process uses one of them, UnavailableError when none is usable
-    or when one cannot be read and the others are new. Nothing stays locked when it raises.
+    Raises PreconditionFailedError when another process uses one of them, NoDiskError when none is usable or
+    when one cannot be read and the others are new. Nothing stays locked when it raises.
     """
     files = files or Files()
     disks: list[Disk] = []
@@ -71,7 +75,7 @@ def open_disks(
             _settle(disk, owner, random)
         if not any(disk.usable for disk in disks):
             raise _none_usable(disks)
-    except (PreconditionFailedError, UnavailableError):
+    except (PreconditionFailedError, NoDiskError):
         for disk in disks:
             disk.close()
         raise
@@ -100,9 +104,9 @@ def _settle(disk: Disk, owner: DiskIdentity, random: RandomBytes) -> None:
         disk.adopt(replace(disk.identity, cluster_id=owner.cluster_id))
 
 
-def _none_usable(disks: Sequence[Disk]) -> UnavailableError:
+def _none_usable(disks: Sequence[Disk]) -> NoDiskError:
     reasons = "; ".join(f"{disk.path}: {disk.health()[1] or disk.health()[0]}" for disk in disks)
-    return UnavailableError(
+    return NoDiskError(
         "no disk says who this node is",
         cause=reasons,
         next="mount the disks of this node, or correct storage.data_dirs",

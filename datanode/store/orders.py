@@ -11,13 +11,7 @@ from dataclasses import dataclass, field
 
 from datanode.store.chunks import ChunkStore
 from datanode.store.fence import EpochLike, EpochStore
-from quorumfs.errors import (
-    BusyError,
-    HistoryBehindError,
-    QuorumFSError,
-    SafetyGuardError,
-    UnavailableError,
-)
+from quorumfs.errors import HistoryBehindError, QuorumFSError
 from quorumfs.ids import ChunkId
 
 
@@ -62,7 +56,7 @@ class Orders:
             try:
                 gone = self._store.quarantine(chunk, condemn_index, epoch.history)
                 (outcome.done if gone else outcome.absent).append(chunk)
-            except (SafetyGuardError, UnavailableError, BusyError) as error:
+            except QuorumFSError as error:
                 outcome.refused.append(chunk)
                 outcome.error = error
         return outcome
@@ -78,7 +72,7 @@ class Orders:
             try:
                 back = self._store.restore(chunk, void_below_index)
                 (outcome.done if back else outcome.absent).append(chunk)
-            except (UnavailableError, BusyError) as error:
+            except QuorumFSError as error:
                 outcome.refused.append(chunk)
                 outcome.error = error
         return outcome

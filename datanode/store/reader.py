@@ -16,13 +16,17 @@ from quorumfs.ids import ChunkId
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome of reading every byte. `first_bad_offset` means something only when not `ok`."""
+    """The outcome of reading every byte. `first_bad_offset` means something only when not `ok`.
+
+    `inode`: the file that was read; 0 if that cannot be told.
+    """
 
     ok: bool
     length: int = 0
     checksum: int = 0
     detail: str = ""
     first_bad_offset: int = 0
+    inode: int = 0
 
 
 class ChunkReader:

@@ -77,10 +77,10 @@ class Scrubber:
         try:
             verdict = self._store.verify(chunk)
             size, ok = verdict.length, verdict.ok
+            if not ok:
+                self._store.mark_corrupt(chunk, verdict.inode)
         except ChunkNotFoundError:
             pass  # deleted a moment ago
-        if not ok:
-            self._store.mark_corrupt(chunk)
         self.position = Position(chunk.hex(), now.round, now.bytes + size, now.corrupt + (not ok))
         return Step(chunk, size, ok)
 
@@ -91,15 +91,15 @@ def verify_suspect(store: ChunkStore) -> tuple[ChunkId, bool] | None:
     if chunk is None:
         return None
     try:
-        ok = store.verify(chunk).ok
+        verdict = store.verify(chunk)
     except ChunkNotFoundError:
         return chunk, True  # gone, which has been reported
     except BusyError:
         store.suspect(chunk)
         raise
-    if not ok:
-        store.mark_corrupt(chunk)
-    return chunk, ok
+    if not verdict.ok:
+        store.mark_corrupt(chunk, verdict.inode)
+    return chunk, verdict.ok
 
 
 def _read(disk: Disk) -> Position | None:

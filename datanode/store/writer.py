@@ -52,16 +52,16 @@ class ChunkWriter:
         self.length = 0
         self._chunk, self._upload, self._birth = identity
         self._path = path
-        self._promised_bytes = promised_bytes
+        self._promised_bytes = 0
         self._publish = publish
         self._table = bytearray()
         self._handed_back = 0
         self._fd = -1
-        disk.promise(promised_bytes)
+        self._promise(promised_bytes)
         try:
             self._fd = disk.files.create(path)
         except OSError as error:
-            disk.release(promised_bytes)
+            self._give_up_promise()
             raise disk.translate(error, self._doing("beginning")) from error
 
     def append(self, offset: int, data: bytes | memoryview, block_checksums: bytes | memoryview) -> None:
@@ -78,6 +78,9 @@ class ChunkWriter:
                 cause=f"the block at {offset + bad * BLOCK_BYTES} does not match its checksum",
                 next="send the chunk again",
             )
+        missing = layout.file_size(offset + len(data)) - self._promised_bytes
+        if missing > 0:  # more comes than was announced
+            self._promise(max(missing, WRITE_BACK_BYTES))
         try:
             self.disk.files.write(self._fd, data, HEADER_BYTES + offset)
         except OSError as error:
@@ -159,6 +162,10 @@ class ChunkWriter:
                 OSError
             ) as error:  # the descriptor is gone all the same; Linux reports late write errors here
                 self.disk.fail(f"closing {self._path.name}: {error}")
+
+    def _promise(self, size_bytes: int) -> None:
+        self.disk.promise(size_bytes)
+        self._promised_bytes += size_bytes
 
     def _give_up_promise(self) -> None:
         self.disk.release(self._promised_bytes)

@@ -1,21 +1,22 @@
-"""The stream to the next node of a pipeline: bytes go out as they came in, from a short bounded queue.
+"""The stream to the next node of a pipeline: bytes go out as they came in, from a short bounded outbox.
 
 1. `push` hands over a message and waits at most STALL_SECONDS for room. A next node that fails, or takes
    nothing for so long, is *lost*: its call is cancelled, the messages are let go, this node goes on alone.
-2. gRPC sends from a thread of its own, which takes messages from the queue. It ends with the call.
+2. gRPC sends from a thread of its own, which takes messages from the outbox. It ends with the call.
 3. A lost row is never joined again within the same chunk: what it has is not whole.
 """
 
 from __future__ import annotations
 
-import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
 from datanode.transfer import pipeline
+from datanode.transfer.outbox import Outbox
+from datanode.transfer.watch import STREAM_SECONDS_MAX
 from quorumfs import limits
 from quorumfs.errors import QuorumFSError, TimedOutError, UnavailableError
 from quorumfs.rpc.channels import ChannelSource
@@ -23,8 +24,7 @@ from quorumfs.rpc.status import from_rpc
 from quorumfs.v1.chunks_pb2 import WriteResponse
 from quorumfs.v1.types_pb2 import NodeAddress, ReplicaAck
 
-QUEUED_MESSAGES = 4
-STREAM_SECONDS_MAX = 900.0  # a chunk that takes longer has no patient client any more
+QUEUED_BYTES = 4 * limits.MIB
 WRITE_METHOD = "/quorumfs.v1.Chunks/Write"
 
 _POLL_SECONDS = 0.25
@@ -44,8 +44,8 @@ class Forward:
         """Begins the call; `opening` is the first message, `seconds` the rest of the caller's deadline."""
         self._behind = tuple(behind)
         self._stall_seconds = stall_seconds
-        self._queue: queue.Queue[bytes | None] = queue.Queue(QUEUED_MESSAGES)
-        self._queue.put_nowait(opening)
+        self._outbox = Outbox(QUEUED_BYTES)
+        self._outbox.put(opening, 0)
         self._lost: QuorumFSError | None = None
         self._call: Any = None
         try:
@@ -53,7 +53,7 @@ class Forward:
                 WRITE_METHOD, request_serializer=None, response_deserializer=WriteResponse.FromString
             )
             self._call = write.future(
-                self._messages(), timeout=min(seconds or STREAM_SECONDS_MAX, STREAM_SECONDS_MAX)
+                iter(self._outbox), timeout=min(seconds or STREAM_SECONDS_MAX, STREAM_SECONDS_MAX)
             )
         except (grpc.RpcError, QuorumFSError, ValueError) as error:
             self._lose(
@@ -71,19 +71,17 @@ class Forward:
             return
         give_up_at = time.monotonic() + self._stall_seconds
         while not self._call.done():
-            try:
-                self._queue.put(message, timeout=_POLL_SECONDS)
+            if self._outbox.put(message, _POLL_SECONDS):
                 return
-            except queue.Full:
-                if time.monotonic() >= give_up_at:
-                    self._lose(self._stalled(f"it took nothing for {self._stall_seconds:g} s"))
-                    return
+            if time.monotonic() >= give_up_at:
+                self._lose(self._stalled(f"it took nothing for {self._stall_seconds:g} s"))
+                return
         self._lose(self._ended_early())
 
     def acks(self, patience_seconds: float) -> list[ReplicaAck]:
         """One line for each node of the row, after the last message; waits at most `patience_seconds`."""
         if self._lost is None:
-            self._end_messages()
+            self._outbox.end()
             try:
                 answer: WriteResponse = self._call.result(timeout=patience_seconds)
                 return pipeline.complete_acks(self._behind, answer.replicas)
@@ -107,33 +105,11 @@ class Forward:
         if self._lost is None:
             self._lose(self._stalled("the write was given up"))
 
-    def _messages(self) -> Iterator[bytes]:
-        while True:
-            message = self._queue.get()
-            if message is None:
-                return
-            yield message
-
-    def _end_messages(self) -> None:
-        """Tell the sending thread that nothing follows."""
-        while True:
-            try:
-                self._queue.put(None, timeout=_POLL_SECONDS)
-                return
-            except queue.Full:
-                if self._call.done():
-                    return
-
     def _lose(self, error: QuorumFSError) -> None:
         self._lost = error
         if self._call is not None:
             self._call.cancel()
-        while True:  # free the messages, and wake the sending thread if it waits for one
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                break
-        self._queue.put_nowait(None)
+        self._outbox.discard()  # which also wakes the sending thread if it waits
 
     def _ended_early(self) -> QuorumFSError:
         """Why the call ended before the last message: its error, or what the row says in its answer."""

@@ -6,6 +6,7 @@ lost node is lost with it. A node whose own disk fails goes on as a relay for th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ from quorumfs.ids import ID_BYTES, ChunkId, UploadId
 from quorumfs.rpc.status import to_detail
 from quorumfs.v1.chunks_pb2 import WriteOpen
 from quorumfs.v1.types_pb2 import NodeAddress, ReplicaAck
+
+# host:port as nodes are registered. gRPC would take more (unix:/path, dns://server/name): that is not for a
+# client to choose.
+_ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
+_SCHEMES = frozenset({"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +55,23 @@ def read_opening(message: WriteOpen | None, node_id: str, cluster_id: str) -> Op
         raise InvalidArgumentError(
             "a pipeline has each node once", cause=f"{', '.join(names)[:200]} was asked for"
         )
+    _check_addresses([address.grpc for address in behind])
     birth = Birth(message.birth.history, message.birth.index, message.birth.cluster_ms)
     upload = UploadId(message.upload.ljust(ID_BYTES, b"\0"))
     return Opening(
         ChunkId(message.chunk), upload, birth, behind, message.min_replicas, message.size_hint, message
     )
+
+
+def _check_addresses(addresses: Sequence[str]) -> None:
+    for address in addresses:
+        found = _ADDRESS.fullmatch(address)
+        if found is None or found["host"].lower() in _SCHEMES:
+            raise InvalidArgumentError(
+                "a pipeline goes to host:port addresses", cause=f"{address[:100]!r} was asked for"
+            )
+    if len(set(addresses)) != len(addresses):
+        raise InvalidArgumentError("a pipeline goes to each address once")
 
 
 def passed_on(opening: Opening, keeps_own: bool) -> WriteOpen:

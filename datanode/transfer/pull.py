@@ -63,11 +63,14 @@ class Puller:
         verdict = self._store.verify(chunk)
         if verdict.ok and (verdict.length, verdict.checksum) == (length, checksum):
             return self._store.info(chunk)
-        self._store.mark_corrupt(chunk)
+        self._store.mark_corrupt(chunk, verdict.inode)
         return None
 
     def _pull_from(self, source: NodeAddress, chunk: ChunkId, length: int, checksum: int) -> ChunkInfo:
-        channel = self._channels.get(source.grpc)
+        try:
+            channel = self._channels.get(source.grpc)
+        except (UnavailableError, ValueError) as error:
+            raise _SourceError(f"it cannot be called: {error}") from error
         stub = chunks_pb2_grpc.ChunksStub(channel)
         told: chunks_pb2.ChunkInfo = stub.Stat(
             chunks_pb2.StatChunkRequest(chunk=chunk), timeout=limits.RPC_DEADLINE_SECONDS
@@ -95,6 +98,8 @@ class Puller:
         try:
             for raw in frames:
                 frame = decode_frame(raw)
+                if frame.offset + len(frame.data) > length:
+                    raise _SourceError(f"it sends more than the {length} bytes that it says it has")
                 writer.append(frame.offset, frame.data, frame.block_checksums)
         finally:
             frames.cancel()

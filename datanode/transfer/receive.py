@@ -28,6 +28,7 @@ from quorumfs.errors import (
     NoSpaceError,
     PreconditionFailedError,
     QuorumFSError,
+    TooLargeError,
     UnavailableError,
 )
 from quorumfs.frames import WriteFrame, decode_write, encode_open
@@ -36,6 +37,7 @@ from quorumfs.v1.chunks_pb2 import WriteEnd, WriteResponse
 from quorumfs.v1.types_pb2 import ReplicaAck
 
 SILENCE_SECONDS_MAX = limits.STALL_SECONDS * 4
+MESSAGE_BYTES_MAX = limits.FRAME_BYTES_MAX + limits.BLOCK_BYTES
 
 # What this node's own disk cannot do; anything else is the sender's fault or a bug.
 _OWN_FAILURES = (NoSpaceError, UnavailableError, BusyError, PreconditionFailedError)
@@ -77,7 +79,7 @@ class Receiver:
         raises, or the peer goes away, nothing remains here.
         """
         with self._gate.enter(), self._watch.track(stream.cancel, SILENCE_SECONDS_MAX) as watched:
-            first = decode_write(next(messages, b""))
+            first = decode_write(_checked(next(messages, b"")))
             opening = pipeline.read_opening(first.open, self._node_id, self._cluster_id())
             leg = _OwnLeg(self._store, opening)
             tail = self._tail(opening, leg, stream.time_remaining())
@@ -85,8 +87,8 @@ class Receiver:
                 end = self._take_frames(messages, opening, leg, tail, watched.progress)
                 if end is None:
                     return self._given_up(opening, leg, tail)
+                watched.allowed_seconds = float("inf")  # of the peer nothing is expected any more
                 leg.seal(end)
-                watched.allowed_seconds = float("inf")  # the waiting below has its own limit
                 behind = tail.acks(pipeline.patience_seconds(len(opening.behind))) if tail else []
                 return WriteResponse(replicas=[leg.ack(self._node_id), *behind])
             finally:
@@ -118,18 +120,33 @@ class Receiver:
                     f"chunk {opening.chunk.hex()} was not ended", cause="the stream closed without its `end`"
                 )
             progress()
-            self._meter.received(len(raw))
+            self._meter.received(len(_checked(raw)))
             if tail is not None:
                 tail.push(raw)
             frame = decode_write(raw)
             if frame.end is not None:
                 return frame.end
+            if not frame.data:
+                raise InvalidArgumentError(
+                    f"chunk {opening.chunk.hex()} was not continued", cause="a frame without bytes came"
+                )
             leg.append(frame)
         return None
 
     def _given_up(self, opening: Opening, leg: _OwnLeg, tail: Forward | None) -> WriteResponse:
         behind = [] if tail is None else tail.given_up()
         return WriteResponse(replicas=[leg.given_up(self._node_id, opening), *behind])
+
+
+def _checked(raw: bytes) -> bytes:
+    """Nobody needs larger messages, and a few of each stream are held. Raises TooLargeError."""
+    if len(raw) > MESSAGE_BYTES_MAX:
+        raise TooLargeError(
+            "a frame is too large",
+            cause=f"{len(raw)} bytes; at most {MESSAGE_BYTES_MAX}",
+            next="send smaller",
+        )
+    return raw
 
 
 class _OwnLeg:

@@ -16,13 +16,19 @@ import hmac
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import grpc
 
-from quorumfs.errors import InvalidArgumentError, PermissionDeniedError, UnauthenticatedError
+from quorumfs.errors import (
+    InvalidArgumentError,
+    PermissionDeniedError,
+    TimedOutError,
+    UnauthenticatedError,
+)
 from quorumfs.limits import RPC_DEADLINE_SECONDS
 from quorumfs.mint import RandomBytes, system_random
 from quorumfs.rpc.channels import Channels, open_channel
@@ -143,12 +149,20 @@ class _Prover:
         self._token: bytes | None = None
         self._lock = threading.Lock()
 
-    def token(self) -> bytes:
-        """The token, after a handshake if there is none. Raises grpc.RpcError, UnauthenticatedError."""
-        with self._lock:
+    def token(self, seconds: float | None) -> bytes:
+        """The token, after a handshake if there is none, which takes at most `seconds`, the call's own limit.
+
+        Raises grpc.RpcError, UnauthenticatedError, TimedOutError.
+        """
+        until = time.monotonic() + min(seconds or RPC_DEADLINE_SECONDS, RPC_DEADLINE_SECONDS)
+        if not self._lock.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise TimedOutError(f"{self._address} was not called", cause="it has not answered a handshake")
+        try:
             if self._token is None:
-                self._token = self._handshake()
+                self._token = self._handshake(until)
             return self._token
+        finally:
+            self._lock.release()
 
     def refused(self, token: bytes) -> None:
         """The server does not know `token`: the next `token()` gets a new one."""
@@ -156,10 +170,11 @@ class _Prover:
             if self._token == token:
                 self._token = None
 
-    def _handshake(self) -> bytes:
+    def _handshake(self, until: float) -> bytes:
         nonce = self._random(NONCE_BYTES)
         hello = self._stub.Hello(
-            membership_pb2.HelloRequest(node_id=self._node_id, nonce=nonce), timeout=RPC_DEADLINE_SECONDS
+            membership_pb2.HelloRequest(node_id=self._node_id, nonce=nonce),
+            timeout=max(0.0, until - time.monotonic()),
         )
         expected = proof(self._secret, "server", nonce, hello.nonce, hello.node_id)
         if len(hello.nonce) != NONCE_BYTES or not hmac.compare_digest(hello.proof, expected):
@@ -171,7 +186,7 @@ class _Prover:
         mine = proof(self._secret, "client", nonce, hello.nonce, hello.node_id)
         answer = self._stub.Prove(
             membership_pb2.ProveRequest(node_id=self._node_id, server_nonce=hello.nonce, proof=mine),
-            timeout=RPC_DEADLINE_SECONDS,
+            timeout=max(0.0, until - time.monotonic()),
         )
         if not answer.token:
             raise UnauthenticatedError(
@@ -204,35 +219,39 @@ class _TokenInterceptor(
         self._prover = prover
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        token = self._prover.token()
+        token = self._prover.token(client_call_details.timeout)
         call = continuation(_with_token(client_call_details, token), request)
         if not call.done():  # a future under way: it cannot be repeated in here
             return self._watch(call, token)
         if call.code() is not grpc.StatusCode.UNAUTHENTICATED:
             return call
         self._prover.refused(token)
-        return continuation(_with_token(client_call_details, self._prover.token()), request)
+        return continuation(
+            _with_token(client_call_details, self._prover.token(client_call_details.timeout)), request
+        )
 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        token = self._prover.token()
+        token = self._prover.token(client_call_details.timeout)
         call = continuation(_with_token(client_call_details, token), request)
 
         def again() -> Any:
             self._prover.refused(token)
-            return continuation(_with_token(client_call_details, self._prover.token()), request)
+            return continuation(
+                _with_token(client_call_details, self._prover.token(client_call_details.timeout)), request
+            )
 
         return _RepeatableStream(call, again)
 
     def intercept_stream_unary(
         self, continuation: Any, client_call_details: Any, request_iterator: Any
     ) -> Any:
-        token = self._prover.token()
+        token = self._prover.token(client_call_details.timeout)
         return self._watch(continuation(_with_token(client_call_details, token), request_iterator), token)
 
     def intercept_stream_stream(
         self, continuation: Any, client_call_details: Any, request_iterator: Any
     ) -> Any:
-        token = self._prover.token()
+        token = self._prover.token(client_call_details.timeout)
         return self._watch(continuation(_with_token(client_call_details, token), request_iterator), token)
 
     def _watch(self, call: Any, token: bytes) -> Any:

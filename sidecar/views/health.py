@@ -46,7 +46,7 @@ def reasons(seen: Observation) -> list[str]:
     if seen.state == "hung":
         return [f"the node hangs: it takes connections and does not answer ({seen.detail})"]
     if seen.state == "down":
-        return [f"the node is down: nothing listens on its port ({seen.detail})"]
+        return [f"the node is down: {seen.detail}"]
     if seen.health is None:
         return [f"the node answers but does not say how it is ({seen.detail})"]
     return [_sentence(check) for check in seen.health.checks if not check.ok]

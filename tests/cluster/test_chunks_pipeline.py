@@ -74,6 +74,7 @@ class Node:
             Receiver(name, lambda: "", self.store, self.channels, self.writes, self.watch, meter),
             Sender(self.store, self.reads, self.watch, meter),
             Puller(self.store, self.channels),
+            self.writes,
             self.reads,
         )
         self.server = ThreadedServer(
@@ -329,6 +330,50 @@ def test_streams_beyond_the_limit_are_refused_at_once_and_short_calls_go_on(
         future.cancel()
     hold.set()
     until(lambda: nodes[0].writes.inside == 0)
+
+
+def reading(channels: Channels, node: Node, chunk: bytes) -> Iterator[bytes]:
+    call = channels.get(node.address.grpc).unary_stream(
+        "/quorumfs.v1.Chunks/Read",
+        request_serializer=pb.ReadChunkRequest.SerializeToString,
+        response_deserializer=None,
+    )
+    return call(pb.ReadChunkRequest(chunk=chunk), timeout=60)
+
+
+def test_a_reader_that_goes_away_gives_its_place_back(nodes: list[Node], channels: Channels) -> None:
+    chunk = os.urandom(16)
+    write(channels, nodes[:1], chunk, os.urandom(40 * MIB), 1)
+    stream = reading(channels, nodes[0], chunk)
+    next(stream)
+    assert nodes[0].reads.inside == 1
+    stream.cancel()
+    until(lambda: nodes[0].reads.inside == 0)
+
+
+def test_readers_that_take_nothing_cost_little_memory_and_lose_their_places(
+    nodes: list[Node], channels: Channels
+) -> None:
+    chunk = os.urandom(16)
+    write(channels, nodes[:1], chunk, os.urandom(60 * MIB), 1)
+    before = resident_bytes()
+    streams = [reading(channels, nodes[0], chunk) for _ in range(READS_MAX)]
+    for stream in streams:
+        next(stream)  # and no more
+    until(lambda: nodes[0].reads.inside == READS_MAX)
+    # Both ends are in this process. The whole would be READS_MAX * 60 MiB.
+    assert resident_bytes() - before < READS_MAX * 12 * MIB
+    with pytest.raises(grpc.RpcError) as caught:
+        next(reading(channels, nodes[0], chunk))
+    assert code_of(caught.value) is Code.BUSY
+    for stream in list(nodes[0].watch._streams):
+        stream.moved_at -= 3600
+    assert nodes[0].watch.scan() == READS_MAX
+    until(lambda: nodes[0].reads.inside == 0)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_flipped_byte_never_comes_out_as_good(nodes: list[Node], channels: Channels) -> None:

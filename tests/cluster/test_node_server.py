@@ -224,6 +224,67 @@ def test_a_message_that_is_too_large_is_refused(node: Node, channel: grpc.Channe
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_connections_beyond_the_limit_are_refused_and_those_that_are_there_go_on(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.server.CONNECTIONS_MAX", 8)
+    node = Node(kind)
+    node.server.start()
+    channels = Channels()
+    stub = admin_pb2_grpc.AdminStub(channels.get(node.server.address))
+    assert stub.GetStatus(admin_pb2.GetStatusRequest(), timeout=5).state == "running"
+    idle = [socket.create_connection((node.server.host, node.server.port)) for _ in range(30)]
+    try:
+        for connection in idle:
+            connection.settimeout(5)
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        assert sum(greeted(connection) for connection in idle) <= 8
+        assert stub.GetStatus(admin_pb2.GetStatusRequest(), timeout=5).state == "running"
+    finally:
+        for connection in idle:
+            connection.close()
+        channels.close()
+        node.server.stop(0.5)
+
+
+def greeted(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(9) != b""
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_coordinator_that_hangs_costs_a_call_no_more_than_its_deadline(threads: int) -> None:
+    hanging = threading.Event()
+
+    def secret() -> bytes:
+        hanging.wait(30)
+        return SECRET
+
+    server = ThreadedServer("127.0.0.1", 0, [], node_id="c1", secret=secret)
+    server.start()
+    channels = TrustedChannels(SECRET, "d1")
+    transport, took = GrpcTransport(channels), []
+
+    def call() -> None:
+        began = time.monotonic()
+        with pytest.raises(QuorumFSError):
+            transport.heartbeat(server.address, m.HeartbeatRequest(), 0.5)
+        took.append(time.monotonic() - began)
+
+    callers = [threading.Thread(target=call) for _ in range(threads)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(20)
+    hanging.set()
+    channels.close()
+    server.stop(0.5)
+    assert len(took) == threads
+    assert max(took) < 2.0
+
+
 def test_a_stopped_server_leaves_its_port_and_no_thread(kind: str) -> None:
     before = set(threading.enumerate())
     node = Node(kind)

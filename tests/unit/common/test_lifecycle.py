@@ -80,3 +80,18 @@ def test_a_second_interrupt_ends_it_at_once() -> None:
         "life.stopping.wait(10); print('not reached')\n"
     )
     assert done.returncode == 128 + signal.SIGINT
+
+
+def test_a_signal_that_comes_while_the_main_thread_holds_a_lock_ends_the_process_in_order() -> None:
+    program = (
+        "import os, signal\n"
+        "from common.lifecycle import Lifecycle\n"
+        "life = Lifecycle({})\n"
+        "life.install()\n"
+        "with life.stopping._cond:\n"  # as inside `wait`
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert life.wait(10)\n"
+        "print(life.reason)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.returncode) == ("SIGTERM\n", 0)

@@ -110,7 +110,7 @@ def leader_view(node_id: str = "c1", grpc: str = C1, age_seconds: float = 0.2) -
     )
 
 
-def status(leader: admin_pb2.LeaderView | None = None) -> admin_pb2.NodeStatus:
+def status(leader: admin_pb2.LeaderView | None = None, node_id: str = "d1") -> admin_pb2.NodeStatus:
     told = admin_pb2.NodeStatus(
         cluster_id="6f9619ff-8b86-d011-b42d-00c04fc964ff",
         state="running",
@@ -119,7 +119,7 @@ def status(leader: admin_pb2.LeaderView | None = None) -> admin_pb2.NodeStatus:
         last_heartbeat_age_seconds=0.4,
         leader=leader_view() if leader is None else leader,
     )
-    told.node.node_id, told.node.incarnation = "d1", 3
+    told.node.node_id, told.node.incarnation = node_id, 3
     told.node.labels["zone"] = "a"
     told.node.disks.add(disk_id="k1", path="/srv/disk0", total_bytes=100, free_bytes=60, state="ok")
     return told

@@ -31,12 +31,26 @@ def test_a_node_that_is_well_is_healthy(path: str) -> None:
 
 @pytest.mark.parametrize(("state", "word"), [("hung", "hangs"), ("down", "is down")])
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
-def test_a_node_that_does_not_answer_is_unhealthy_and_it_is_said_how(path: str, state: str, word: str) -> None:
+def test_a_node_that_does_not_answer_is_unhealthy_and_it_is_said_how(
+    path: str, state: str, word: str
+) -> None:
     answer = client({OWN: FakeNode(state=state)}).get(path)
     assert answer.status_code == 503
     assert answer.json is not None
     assert answer.json["node"]["state"] == state
     assert word in answer.json["reasons"][0]
+
+
+def test_another_node_on_this_nodes_port_is_not_taken_for_it() -> None:
+    stranger = well(Shutdown=admin_pb2.ShutdownResponse(state="draining"))
+    tested = client({OWN: stranger}, node_id="d9")
+    answer = tested.get("/health")
+    assert answer.status_code == 503
+    assert answer.json is not None
+    assert answer.json["node"]["state"] == "down"
+    assert "another node, d1, listens there" in answer.json["reasons"][0]
+    assert tested.post("/shutdown", data="{}", headers=JSON).status_code == 503
+    assert "Shutdown" not in [name.rpartition(".")[2] for name, _ in stranger.asked]
 
 
 def test_a_node_without_a_leader_lives_and_is_not_ready() -> None:
@@ -67,7 +81,11 @@ def test_the_leader_is_told_with_its_age_and_source() -> None:
 
 @pytest.mark.parametrize("state", ["hung", "down"])
 def test_the_leader_is_found_although_the_own_node_does_not_answer(state: str) -> None:
-    nodes = {OWN: FakeNode(state=state), C2: view("c2", "c2", C2, term=8, is_leader=True), C3: view("c3", "c2", C2)}
+    nodes = {
+        OWN: FakeNode(state=state),
+        C2: view("c2", "c2", C2, term=8, is_leader=True),
+        C3: view("c3", "c2", C2),
+    }
     answer = client(nodes).get("/leader")
     assert answer.status_code == 200
     assert answer.json is not None
@@ -93,7 +111,9 @@ def test_without_a_leader_the_answer_is_503_with_the_last_one_known() -> None:
 
 
 def test_a_view_of_the_leader_that_is_too_old_is_not_told_as_current() -> None:
-    old = FakeNode({"GetStatus": fakes.status(fakes.leader_view(age_seconds=30.0)), "GetHealth": fakes.health()})
+    old = FakeNode(
+        {"GetStatus": fakes.status(fakes.leader_view(age_seconds=30.0)), "GetHealth": fakes.health()}
+    )
     assert client({OWN: old}).get("/leader").status_code == 503
 
 
@@ -191,7 +211,8 @@ def test_a_selector_chooses_nodes_and_a_bad_one_is_refused() -> None:
 
 def test_raft_of_a_coordinator_is_its_own_members_view() -> None:
     told = admin_pb2.RaftStatus(node_id="c1", state="follower", term=7, commit_index=12, applied_index=11)
-    found = client({C1: well(GetRaft=told)}, role="coordinator").get("/v1/raft").json
+    own = well(GetStatus=fakes.status(node_id="c1"), GetRaft=told)
+    found = client({C1: own}, role="coordinator").get("/v1/raft").json
     assert found is not None
     assert (found["node_id"], found["state"], found["applied_index"]) == ("c1", "follower", 11)
     assert found["observed_by"] == "c1"
@@ -202,7 +223,9 @@ JSON = {"Content-Type": "application/json"}
 
 def test_labels_are_changed_on_the_node_and_told_back() -> None:
     node = well(SetLabels=admin_pb2.Labels(labels={"zone": "b"}))
-    answer = client({OWN: node}).patch("/v1/labels", data='{"labels": {"zone": "b", "canary": null}}', headers=JSON)
+    answer = client({OWN: node}).patch(
+        "/v1/labels", data='{"labels": {"zone": "b", "canary": null}}', headers=JSON
+    )
     assert answer.status_code == 200
     assert answer.json is not None
     assert answer.json["labels"] == {"zone": "b"}

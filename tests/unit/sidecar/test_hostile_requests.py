@@ -175,7 +175,9 @@ def test_no_json_makes_it_fail(tested: FlaskClient, change: tuple[str, str], bod
 @given(
     path=st.sampled_from(["/logs/stream", "/v1/cluster/nodes", "/v1/labels", "/health", "/v1/raft"]),
     names=st.dictionaries(
-        st.sampled_from(["selector", "level", "since", "follow", "grep", "x"]), st.text(max_size=30), max_size=3
+        st.sampled_from(["selector", "level", "since", "follow", "grep", "x"]),
+        st.text(max_size=30),
+        max_size=3,
     ),
 )
 def test_no_query_makes_it_fail(tested: FlaskClient, path: str, names: dict[str, str]) -> None:
@@ -206,5 +208,7 @@ def test_a_bug_is_told_without_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_parent_process_loads_no_grpc_before_it_forks() -> None:
     code = "import sys, sidecar.__main__, sidecar.server, sidecar.worker; print('grpc' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert found.stdout.strip() == "False"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +12,15 @@ from common.cluster import Agenda, ClusterNode, State
 from common.cluster.heartbeats import Heartbeats
 from common.cluster.inventory import InventoryReport
 from quorumfs.clock import ManualClock
-from quorumfs.errors import BusyError, DuplicateNodeError, FencedError, UnavailableError, WrongClusterError
+from quorumfs.errors import (
+    BusyError,
+    DuplicateNodeError,
+    FencedError,
+    HistoryBehindError,
+    QuorumFSError,
+    UnavailableError,
+    WrongClusterError,
+)
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 from tests.unit.common.cluster.coordinators import Coordinators
@@ -35,7 +43,7 @@ class Epochs:
             self.saved.append(wanted)
         self.epoch = wanted
 
-    def heard(self, commit_index: int) -> None:
+    def heard(self, epoch: t.Epoch, commit_index: int) -> None:
         self.commit_index = max(self.commit_index, commit_index)
 
 
@@ -263,6 +271,39 @@ def test_a_node_that_is_refused_needs_no_restart_once_an_operator_has_helped(
     assert bench.heartbeats.registered
 
 
+def check(bench: Bench, name: str) -> bool:
+    return next(one.ok for one in bench.node.checks() if one.name == name)
+
+
+@pytest.mark.parametrize("refusal", [DuplicateNodeError("a twin"), HistoryBehindError("a backup")])
+def test_a_member_that_the_leader_refuses_does_not_call_itself_registered(
+    bench: Bench, refusal: QuorumFSError
+) -> None:
+    bench.turns(3)
+    assert check(bench, "registered")
+    bench.coordinators.refusal = refusal
+    bench.turns(1)
+    assert not check(bench, "registered")
+    bench.coordinators.refusal = None
+    bench.turns(2)
+    assert check(bench, "registered")
+
+
+def test_a_member_whom_the_leader_has_not_answered_for_long_does_not_call_itself_registered(
+    bench: Bench,
+) -> None:
+    bench.turns(3)
+    bench.coordinators.stopped = {C1}  # the others still name it
+    bench.turns(2)
+    bench.clock.advance(3)
+    assert not check(bench, "registered")
+    bench.coordinators.stopped = set()
+    waits = bench.turns(12)
+    assert sum(waits) < 10
+    assert check(bench, "registered")
+    assert len(bench.coordinators.registered) == 1
+
+
 def test_a_busy_leader_is_asked_again_and_stays_the_leader(bench: Bench) -> None:
     bench.turns(2)
     bench.coordinators.refusal = BusyError("the leader has just begun")
@@ -317,6 +358,57 @@ def test_an_inventory_that_nobody_waits_for_is_given_up(bench: Bench) -> None:
     report = InventoryReport(bench.agenda, bench.coordinators, bench.heartbeats.header, lambda: C1)
     assert report.send(1, lambda: len(bench.coordinators.pages) >= 1) == 1
     assert not bench.coordinators.pages[-1].last
+
+
+def test_a_loop_that_waits_for_a_long_interval_is_not_stuck(bench: Bench) -> None:
+    bench.coordinators.interval_ms = 60_000
+    told = threading.Event()
+    beat = bench.coordinators.heartbeat
+
+    def heartbeat(address: str, request: m.HeartbeatRequest, seconds: float) -> m.HeartbeatResponse:
+        told.set()
+        return beat(address, request, seconds)
+
+    bench.coordinators.heartbeat = heartbeat  # type: ignore[method-assign]  # watched
+    bench.node.start()
+    try:
+        assert told.wait(10)
+        until(lambda: bench.heartbeats._due_at > bench.clock.monotonic())
+        bench.clock.advance(59)
+        assert bench.heartbeats.turning
+        bench.clock.advance(60)
+        assert not bench.heartbeats.turning
+    finally:
+        bench.node.stop()
+
+
+def test_channels_that_close_under_a_stopping_loop_are_no_reason_to_die(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calling, closed, died = threading.Event(), threading.Event(), []
+    monkeypatch.setattr("common.cluster.heartbeats.fatal", died.append)
+
+    def register(address: str, request: m.RegisterRequest, seconds: float) -> m.RegisterResponse:
+        calling.set()
+        closed.wait(10)
+        raise ValueError("Cannot invoke RPC on closed channel!")
+
+    bench.coordinators.register = register  # type: ignore[method-assign]  # as gRPC does
+    bench.node.start()
+    assert calling.wait(10)
+    bench.node.stop(0.01)
+    closed.set()
+    until(lambda: not bench.heartbeats._thread.is_alive())
+    assert died == []
+
+
+def until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(2000):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("the condition did not come true in time")
 
 
 def test_the_loop_turns_on_its_thread_and_hurries_when_there_is_news() -> None:

@@ -278,14 +278,16 @@ def test_a_disk_that_fails_to_sync_acknowledges_nothing_and_is_given_up(tmp_path
 def test_one_bad_sector_costs_a_chunk_and_several_the_disk(tmp_path: Path) -> None:
     files = FlakyFiles()
     with opened(tmp_path, files=files) as (store, _):
-        put(store, CHUNK, DATA)
+        ids = [ChunkId(bytes([k]) * 16) for k in range(3)]
+        for chunk in ids:
+            put(store, chunk, DATA)
         files.fail["read"] = 5
-        with pytest.raises(IntegrityError):
-            store.open_reader(CHUNK)
-        assert store.usage()[0].state == "ok"
-        for _ in range(2):
+        for chunk in (ids[0], ids[0], ids[0], ids[1]):  # many may ask for the same bad sector
             with pytest.raises(IntegrityError):
-                store.open_reader(CHUNK)
+                store.open_reader(chunk)
+        assert store.usage()[0].state == "ok"
+        with pytest.raises(IntegrityError):
+            store.open_reader(ids[2])
         assert store.usage()[0].state == "failed"
 
 
@@ -318,3 +320,133 @@ def test_sizes_are_learned_after_a_start(tmp_path: Path) -> None:
         assert sum(store.measure(shard) for shard in range(256)) == 1
         assert store.usage()[0].used_bytes == file_size(len(DATA))
         assert sum(store.measure(shard) for shard in range(256)) == 0
+
+
+def test_a_good_copy_takes_the_place_of_one_that_cannot_be_read(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        flip(Path(put(store, CHUNK, DATA).file), 30)
+        put(store, CHUNK, DATA)
+        assert content(store, CHUNK) == DATA
+        assert (tmp_path / "quarantine" / "corrupt" / CHUNK.hex()).exists()
+        assert store.delta.pending(9)[0][-1].state is ReplicaChange.SEALED
+
+
+def test_a_replica_that_came_after_the_damaged_one_is_not_put_aside_for_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        flip(Path(put(store, CHUNK, DATA).file), 5000)
+        first, second = store.verify(CHUNK), store.verify(CHUNK)
+        store.mark_corrupt(CHUNK, first.inode)
+        put(store, CHUNK, DATA)
+        store.mark_corrupt(CHUNK, second.inode)
+        assert content(store, CHUNK) == DATA
+
+
+@pytest.mark.parametrize("name", ["AB" * 16, "ab " * 16, "ab" * 15, "ab" * 17, "ab" * 16 + ".1"])
+def test_a_name_that_is_spelled_differently_is_no_chunk(tmp_path: Path, name: str) -> None:
+    with opened(tmp_path):
+        pass
+    for shard in ("ab", "AB"):
+        (tmp_path / "chunks" / shard).mkdir(exist_ok=True)
+        (tmp_path / "chunks" / shard / name).write_bytes(b"x")
+    with opened(tmp_path) as (store, _):
+        assert len(store) == 0
+        assert store.usage()[0].state == "ok"
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
+def test_what_is_not_a_plain_file_is_never_served(tmp_path: Path, kind: str) -> None:
+    with opened(tmp_path) as (store, _):
+        path = Path(put(store, CHUNK, DATA).file)
+        path.rename(tmp_path / "elsewhere")
+        match kind:
+            case "directory":
+                path.mkdir()
+            case "link":
+                path.symlink_to(tmp_path / "elsewhere")
+            case "pipe":
+                os.mkfifo(path)
+        with pytest.raises(IntegrityError):
+            store.open_reader(CHUNK)
+
+
+def test_more_than_was_announced_does_not_go_into_the_reserve(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    with opened(tmp_path, files=files, reserve_bytes=4 * MIB) as (store, _):
+        files.available = 4 * MIB + 100_000
+        writer = store.begin(CHUNK, UPLOAD, BIRTH, size_hint=0)
+        with pytest.raises(NoSpaceError):
+            writer.append(0, DATA, block_checksums(DATA))
+        writer.abort()
+        files.available = 20 * MIB
+        put(store, CHUNK, DATA)
+        assert store.disks[0].space()[1] == 16 * MIB
+
+
+def test_a_new_data_directory_is_durable_up_to_what_was_there_before(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    with opened(tmp_path / "new" / "data" / "disk0", files=files):
+        assert {tmp_path, tmp_path / "new", tmp_path / "new" / "data"} <= set(files.synced_directories)
+
+
+def test_a_condemned_chunk_whose_file_was_removed_by_hand_harms_no_disk(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        store.quarantine(CHUNK, 50, 1)
+        (tmp_path / "quarantine" / f"{CHUNK.hex()}.50").unlink()
+        with pytest.raises(ChunkNotFoundError):
+            store.info(CHUNK)
+        assert not store.restore(CHUNK, 50)
+        assert store.usage()[0].state == "ok"
+
+
+def test_a_chunk_restored_by_two_at_once_is_there_once(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        store.quarantine(CHUNK, 50, 1)
+        outcomes: list[bool] = []
+        threads = [
+            threading.Thread(target=lambda: outcomes.append(store.restore(CHUNK, 50))) for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes == [True] * 6
+        assert content(store, CHUNK) == DATA
+        assert store.usage()[0].state == "ok"
+
+
+def test_a_restore_on_a_slow_disk_holds_up_no_reader(tmp_path: Path) -> None:
+    syncing, may_end = threading.Event(), threading.Event()
+
+    class Slow(FlakyFiles):
+        def sync_data(self, fd: int) -> None:
+            if may_slow.is_set():
+                syncing.set()
+                may_end.wait(20)
+            super().sync_data(fd)
+
+    may_slow, other = threading.Event(), ChunkId(b"o" * 16)
+    with opened(tmp_path, files=Slow()) as (store, _):
+        put(store, CHUNK, DATA)
+        put(store, other, DATA)
+        store.quarantine(CHUNK, 50, 1)
+        may_slow.set()
+        restoring = threading.Thread(target=store.restore, args=(CHUNK, 50))
+        restoring.start()
+        assert syncing.wait(10)
+        assert content(store, other) == DATA
+        assert restoring.is_alive()
+        may_end.set()
+        restoring.join(10)
+        assert content(store, CHUNK) == DATA
+
+
+def test_a_delete_that_finds_no_quarantine_is_not_taken_for_done(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        (tmp_path / "quarantine" / "corrupt").rmdir()
+        (tmp_path / "quarantine").rmdir()
+        with pytest.raises(UnavailableError):
+            store.quarantine(CHUNK, 50, 1)
+        assert CHUNK in store

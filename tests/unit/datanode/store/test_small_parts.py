@@ -148,3 +148,39 @@ def test_a_suspect_is_verified_and_only_a_damaged_one_goes(tmp_path: Path) -> No
         assert verify_suspect(store) == (B, False)
         assert verify_suspect(store) is None
         assert (A in store, B in store) == (True, False)
+
+
+def test_when_there_is_too_much_to_tell_losses_are_told_first() -> None:
+    delta = Delta(entries_max=3)
+    delta.add(Change(A, ReplicaChange.CORRUPT, "disk"))
+    for k in range(10):
+        delta.add(Change(ChunkId(bytes([k]) * 16), ReplicaChange.SEALED, "disk"))
+    assert [change.chunk[0] for change in delta.pending(10)[0]] == [A[0], 8, 9]
+
+
+def test_a_directory_sync_that_breaks_off_leaves_nobody_waiting(tmp_path: Path) -> None:
+    first_runs, may_end = threading.Event(), threading.Event()
+
+    class Broken(Files):
+        def sync_directory(self, path: Path) -> None:
+            first_runs.set()
+            may_end.wait(10)
+            raise MemoryError
+
+    group, failures = GroupSync(Broken()), []
+
+    def sync() -> None:
+        try:
+            group.sync(tmp_path)
+        except MemoryError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=sync) for _ in range(4)]
+    threads[0].start()
+    first_runs.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    may_end.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(failures) == 4

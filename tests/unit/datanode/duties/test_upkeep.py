@@ -1,0 +1,167 @@
+"""Scrubbing's pace, what is purged and when, what is settled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from datanode.duties.upkeep import PURGE_SECONDS, MeasureDuty, PurgeDuty, ScrubDuty, SettleDuty, VerifyDuty
+from datanode.store.chunks import ChunkStore
+from datanode.store.fence import EpochStore
+from datanode.store.layout import file_size
+from datanode.store.scrub import Scrubber
+from quorumfs.clock import ManualClock
+from quorumfs.ids import ChunkId
+from quorumfs.limits import MIB
+from quorumfs.v1.types_pb2 import Epoch
+from tests.unit.datanode.store.fakes import flip, opened, put
+
+A, B = ChunkId(b"a" * 16), ChunkId(b"b" * 16)
+DATA = b"d" * 100_000
+
+
+def let_pass(duty: PurgeDuty, clock: ManualClock, seconds: float) -> str:
+    """Move the clock in the steps in which the duty looks."""
+    said = ""
+    for _ in range(int(seconds / PURGE_SECONDS)):
+        clock.advance(PURGE_SECONDS)
+        said = duty.work()
+    return said
+
+
+def purging(store: ChunkStore, clock: ManualClock, *, led: bool = True) -> PurgeDuty:
+    return PurgeDuty(store, 3600.0, lambda: led, clock)
+
+
+def test_a_condemned_chunk_is_removed_when_its_time_in_quarantine_is_over(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        put(store, B, DATA)
+        duty = purging(store, clock)
+        store.quarantine(A, 50, 1)
+        let_pass(duty, clock, 1800)
+        store.quarantine(B, 50, 1)
+        assert let_pass(duty, clock, 1500) == "0 purged, 2 in quarantine"
+        let_pass(duty, clock, 600)
+        assert store.ids(b"", 9, quarantined=True) == [B]
+        assert [path.name for path in (tmp_path / "quarantine").iterdir() if path.is_file()] == [
+            f"{B.hex()}.50"
+        ]
+        assert store.usage()[0].quarantined_bytes == file_size(len(DATA))
+
+
+def test_time_in_which_nobody_leads_does_not_count(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        store.quarantine(A, 50, 1)
+        let_pass(purging(store, clock, led=False), clock, 10_000)
+        assert store.restore(A, 50)
+
+
+def test_a_machine_that_slept_purges_nothing_when_it_wakes(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        store.quarantine(A, 50, 1)
+        duty = purging(store, clock)
+        duty.work()
+        clock.advance(86_400)
+        assert duty.work() == "0 purged, 1 in quarantine"
+
+
+def test_a_chunk_that_was_restored_and_condemned_again_has_its_whole_time(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        store.quarantine(A, 50, 1)
+        duty = purging(store, clock)
+        let_pass(duty, clock, 3000)
+        store.restore(A, 50)
+        store.quarantine(A, 60, 1)
+        assert let_pass(duty, clock, 3000) == "0 purged, 1 in quarantine"
+
+
+def test_wrong_bytes_are_kept_for_a_look(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        store.mark_corrupt(A)
+        let_pass(purging(store, clock), clock, 10_000)
+        assert (tmp_path / "quarantine" / "corrupt" / A.hex()).exists()
+
+
+def test_what_was_condemned_before_a_restart_is_counted_in_bytes_and_purged_too(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        store.quarantine(A, 50, 1)
+    with opened(tmp_path) as (store, _):
+        measure = MeasureDuty(store)
+        for _ in range(256):
+            measure.work()
+        assert store.usage()[0].quarantined_bytes == file_size(len(DATA))
+        let_pass(purging(store, clock), clock, 4000)
+        assert store.usage()[0].quarantined_bytes == 0
+        assert store.condemned() == []
+
+
+def test_commits_that_were_heard_are_settled(tmp_path: Path) -> None:
+    with opened(tmp_path) as (_, disks):
+        fence = EpochStore(disks.disks)
+        fence.load()
+        fence.obey(Epoch(history=1, term=1))
+        fence.heard(Epoch(history=1, term=1), 77)
+        assert SettleDuty(fence).work() == "commit index 77 is kept"
+    with opened(tmp_path) as (_, disks):
+        again = EpochStore(disks.disks)
+        again.load()
+        assert again.commit_index == 77
+
+
+def scrubbing(store: ChunkStore, used: int, period: float, most: int) -> ScrubDuty:
+    return ScrubDuty(Scrubber(store), lambda: used, period, most)
+
+
+@pytest.mark.parametrize(
+    ("used", "period", "most", "pause"),
+    [
+        (MIB, MIB / 50_000, MIB, 2.0),  # the period asks for 50 kB/s
+        (MIB, 1.0, 10_000, 10.0),  # the bound is lower than what the period asks for
+        (0, 100.0, MIB, 3600.0),  # an empty disk that gets its first chunk: never longer than an hour
+    ],
+)
+def test_the_scrubber_keeps_the_pace_that_its_period_asks_for(
+    tmp_path: Path, used: int, period: float, most: int, pause: float
+) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        duty = scrubbing(store, used, period, most)
+        assert duty.work() == f"chunk {A.hex()} is good"
+        assert duty.wait() == pytest.approx(pause)
+
+
+def test_the_scrubber_puts_aside_what_is_damaged_and_stops_by_order(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        put(store, B, DATA)
+        flip(Path(store.where(A)[1]), 5000)
+        duty = scrubbing(store, MIB, 1.0, MIB)
+        assert duty.work() == f"chunk {A.hex()} is damaged and was put aside"
+        duty.control(stop=True)
+        assert duty.work() == "stopped by order"
+        duty.control(stop=False)
+        assert duty.work() == f"chunk {B.hex()} is good"
+
+
+def test_a_suspect_is_judged_by_its_duty(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        flip(Path(store.where(A)[1]), 5000)
+        duty = VerifyDuty(store)
+        assert (duty.work(), duty.wait()) == ("no chunk is suspected", 1.0)
+        store.suspect(A)
+        assert duty.work() == f"chunk {A.hex()} is damaged and was put aside"
+        assert A not in store

@@ -1,0 +1,142 @@
+"""A copy from another node: nothing counts that was not verified, and one bad source leads to the next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datanode.transfer.pull import Puller
+from quorumfs.checksum import crc32c
+from quorumfs.errors import NoSpaceError, PreconditionFailedError, UnavailableError
+from quorumfs.ids import ChunkId
+from quorumfs.limits import MIB
+from quorumfs.v1 import chunks_pb2
+from quorumfs.v1.types_pb2 import ChunkBirth
+from tests.unit.datanode.store.fakes import FlakyFiles, content, flip, opened, put, temporaries
+from tests.unit.datanode.transfer.rows import BrokenCall, address, frames
+
+CHUNK = ChunkId(b"c" * 16)
+DATA = os.urandom(2 * MIB + 9)
+
+
+class Frames:
+    """A call with a streamed answer."""
+
+    def __init__(self, messages: list[bytes], breaks: bool) -> None:
+        self._messages = iter(messages)
+        self._breaks = breaks
+        self.cancelled = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._messages
+        if self._breaks:
+            raise BrokenCall
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Source:
+    """A datanode as a channel: what it says it has, and what it sends."""
+
+    def __init__(self, messages: list[bytes], *, says: bytes = DATA, breaks: bool = False) -> None:
+        self.info = chunks_pb2.ChunkInfo(
+            chunk=CHUNK,
+            upload=b"u" * 16,
+            birth=ChunkBirth(history=1, index=7, cluster_ms=9),
+            length=len(says),
+            checksum=crc32c(says),
+        )
+        self.stream = Frames(messages, breaks)
+
+    def unary_unary(self, method: str, **_: object) -> Any:
+        return lambda request, timeout: self.info
+
+    stream_unary = unary_unary  # the generated stub makes all its calls at once
+
+    def unary_stream(self, method: str, **_: object) -> Any:
+        return lambda request, timeout: self.stream
+
+
+class Sources:
+    def __init__(self, **found: Source | Exception) -> None:
+        self.found = {f"{name}.example:7500": one for name, one in found.items()}
+
+    def get(self, where: str) -> Any:
+        one = self.found[where]
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    def drop(self, where: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def damaged() -> list[bytes]:
+    first, *rest = frames(DATA)
+    return [first[:-7] + b"\0" + first[-6:], *rest]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        UnavailableError("the connections were closed"),
+        ValueError("not an address"),
+        Source([], breaks=True),
+        Source(frames(DATA)[:1], breaks=True),
+        Source(frames(DATA)[:1]),
+        Source(damaged()),
+        Source([b"\xff\xff"]),
+        Source(frames(DATA + DATA)),
+        Source(frames(DATA)[1:]),
+        Source([], says=b"other"),
+    ],
+)
+def test_a_source_that_will_not_do_leads_to_the_next(tmp_path: Path, bad: Source | Exception) -> None:
+    with opened(tmp_path) as (store, _):
+        puller = Puller(store, Sources(d1=bad, d2=Source(frames(DATA))))
+        info = puller.pull(CHUNK, [address("d1"), address("d2")], len(DATA), crc32c(DATA))
+        assert content(store, CHUNK) == DATA
+        assert (info.header.birth.index, temporaries(tmp_path)) == (7, [])
+
+
+def test_without_a_good_source_nothing_is_kept_and_each_is_named(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        puller = Puller(store, Sources(d1=Source(damaged()), d2=Source([], says=b"other")))
+        with pytest.raises(UnavailableError) as refused:
+            puller.pull(CHUNK, [address("d1"), address("d2")], len(DATA), crc32c(DATA))
+        assert "d1: " in refused.value.cause
+        assert "d2: it holds other content" in refused.value.cause
+        assert (len(store), temporaries(tmp_path)) == (0, [])
+
+
+def test_a_damaged_replica_that_is_here_already_is_replaced(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        flip(Path(put(store, CHUNK, DATA).file), 5000)
+        Puller(store, Sources(d2=Source(frames(DATA)))).pull(CHUNK, [address("d2")], len(DATA), crc32c(DATA))
+        assert content(store, CHUNK) == DATA
+
+
+def test_what_the_own_disk_cannot_do_is_said_as_it_is(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    with opened(tmp_path, files=files) as (store, _):
+        puller = Puller(store, Sources(d2=Source(frames(DATA))))
+        files.fail["write"] = 28
+        with pytest.raises(NoSpaceError):
+            puller.pull(CHUNK, [address("d2")], len(DATA), crc32c(DATA))
+        files.fail.clear()
+        assert temporaries(tmp_path) == []
+
+
+def test_a_chunk_that_was_condemned_here_is_not_copied_back(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        store.quarantine(CHUNK, 50, 1)
+        puller = Puller(store, Sources(d2=Source(frames(DATA))))
+        with pytest.raises(PreconditionFailedError, match="condemned"):
+            puller.pull(CHUNK, [address("d2")], len(DATA), crc32c(DATA))
