@@ -52,6 +52,7 @@ from coordinator.services.face import CoordinatorFace
 from coordinator.services.fetching import fetch_snapshot
 from coordinator.services.gateway import Gateway
 from coordinator.services.hashes import Hashes
+from coordinator.services.members import Members
 from coordinator.services.membership import MembershipService
 from coordinator.services.namespace import NamespaceService
 from coordinator.services.placing import Placer, open_uploads
@@ -313,6 +314,7 @@ class CoordinatorNode:
             soft,
             own,
             hashes,
+            Members(gateway, own, self._trusted, system_random),
             grace_seconds=config.gc.grace_seconds,
             repair_status=self.repair_status,
             alarms=self._face.alarms,

@@ -20,6 +20,7 @@ dfsctl = Group(
         "du": Entry("dfsctl.listing:du", "Bytes below a directory."),
         "df": Entry("dfsctl.listing:df", "Room in the cluster."),
         "locate": Entry("dfsctl.listing:locate", "Where each piece of a file lies."),
+        "verify": Entry("dfsctl.verify:verify", "Check every replica of a file where it lies."),
         "mkdir": Entry("dfsctl.namespace:mkdir", "Make directories."),
         "mv": Entry("dfsctl.namespace:mv", "Rename or move."),
         "cp": Entry("dfsctl.namespace:cp", "Copy on the servers, sharing chunks."),
@@ -49,6 +50,9 @@ dfsctl = Group(
                 "ls": Entry("dfsctl.node:ls", "All nodes, or those a selector matches."),
                 "show": Entry("dfsctl.node:show_", "Everything about one node."),
                 "label": Entry("dfsctl.node:label", "Set (key=value) and remove (key-) labels."),
+                "drain": Entry("dfsctl.node:drain", "Give a node nothing new."),
+                "undrain": Entry("dfsctl.node:undrain", "Use a drained node again."),
+                "forget": Entry("dfsctl.node:forget", "Strike a node that is gone for good."),
             },
         ),
         "raft": Group(
@@ -61,7 +65,20 @@ dfsctl = Group(
                 "members": Entry("dfsctl.raft:members", "The members of the group."),
                 "hash": Entry("dfsctl.raft:hash_", "The members' state hashes at one index."),
                 "transfer": Entry("dfsctl.raft:transfer", "Hand leadership over."),
+                "add": Entry("dfsctl.raft:add", "Take in another coordinator."),
+                "remove": Entry("dfsctl.raft:remove", "Remove a member."),
+                "rejoin": Entry("dfsctl.raft:rejoin", "Bring back a member that lost its disk."),
             },
+        ),
+        "repair": Group(
+            "repair",
+            help="The making of replicas that are lacking.",
+            table={"status": Entry("dfsctl.duties:repair_status", "How much is being made, and waits.")},
+        ),
+        "gc": Group(
+            "gc",
+            help="The collection of chunks that nothing refers to.",
+            table={"status": Entry("dfsctl.duties:gc_status", "Where it stands.")},
         ),
         "config": Group(
             "config",

@@ -11,10 +11,12 @@ from dfsctl.errors import in_words
 from dfsctl.output import pairs, show, table
 from dfsctl.shell import command, settings
 from quorumfs.errors import IntegrityError, NotFoundError, PartialError, QuorumFSError
-from quorumfs.v1 import admin_pb2
+from quorumfs.v1 import admin_pb2, membership_pb2
 
 if TYPE_CHECKING:
     from quorumfs.rpc.coordinator import Coordinator
+
+CHANGE_SECONDS = 180.0
 
 _MEMBER_HEADINGS = ("NODE", "KIND", "MATCH", "HEARD S", "CONNECTED", "RAFT", "GRPC")
 
@@ -82,6 +84,38 @@ def transfer(node_id: str) -> None:
         request = admin_pb2.TransferLeadershipRequest(to_node_id=node_id)
         answer = coordinator.control("Control.TransferLeadership", request)
     show(given, {"detail": answer.detail}, lambda: [answer.detail or "leadership was handed over"])
+
+
+@command()
+@click.argument("address", metavar="HOST:PORT")
+def add(address: str) -> None:
+    """Take the empty coordinator that waits at this gRPC address into the group, and wait until it votes."""
+    _change("add", membership_pb2.Member(grpc=address))
+
+
+@command()
+@click.argument("node_id", metavar="NODE")
+def remove(node_id: str) -> None:
+    """Remove a member; refused (exit code 10) when too few of the others answer."""
+    _change("remove", membership_pb2.Member(node_id=node_id))
+
+
+@command()
+@click.argument("node_id", metavar="NODE")
+def rejoin(node_id: str) -> None:
+    """Bring back a member that was started again with an empty disk, and wait until it votes."""
+    _change("rejoin", membership_pb2.Member(node_id=node_id))
+
+
+def _change(action: str, member: membership_pb2.Member) -> None:
+    given = settings()
+    request = admin_pb2.ChangeMemberRequest(action=action, member=member)
+    with given.coordinator() as coordinator:
+        # Bringing a member up goes on where it was: it may be asked for again. A removal is over at once.
+        answer = coordinator.control(
+            "Control.ChangeMember", request, deadline=CHANGE_SECONDS, repeatable=action != "remove"
+        )
+    show(given, {"detail": answer.detail}, lambda: [answer.detail])
 
 
 def _verdict(rows: list[dict[str, Any]]) -> QuorumFSError | None:

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from coordinator.consensus.configuration import Configuration as Configuration
     from coordinator.consensus.door import Consensus as Consensus
     from coordinator.consensus.identity import Identity as Identity
     from coordinator.consensus.interfaces import DatabaseDoor as DatabaseDoor
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from coordinator.consensus.status import SnapshotFile as SnapshotFile
 
 _HOME = {
+    "Configuration": "configuration",
     "Consensus": "door",
     "ConsensusSettings": "settings",
     "DatabaseDoor": "interfaces",

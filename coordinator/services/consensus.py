@@ -72,6 +72,8 @@ class ConsensusService(membership_pb2_grpc.ConsensusServicer):
             check_genesis(request, self._node_id)
             await asyncio.to_thread(self._accept, request)
             _log.info("genesis.accepted", cluster=request.cluster_id, members=len(request.members))
+        elif request.join and request.cluster_id == identity.cluster_id:
+            _log.debug("genesis.joined_already", cluster=request.cluster_id)
         elif identity.genesis.SerializeToString(deterministic=True) != request.SerializeToString(
             deterministic=True
         ):

@@ -17,6 +17,7 @@ from coordinator.services import view
 from coordinator.services.answers import space
 from coordinator.services.gateway import Gateway
 from coordinator.services.hashes import Hashes
+from coordinator.services.members import Members
 from coordinator.soft_state import SoftState, known_nodes
 from quorumfs.errors import (
     InvalidArgumentError,
@@ -53,6 +54,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         soft: SoftState,
         own: m.NodeView,
         hashes: Hashes,
+        members: Members,
         *,
         grace_seconds: float,
         repair_status: Callable[[], a.RepairStatus],
@@ -63,6 +65,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._soft = soft
         self._own = own
         self._hashes = hashes
+        self._members = members
         self._grace_seconds = grace_seconds
         self._repair_status = repair_status
         self._alarms = alarms
@@ -198,11 +201,11 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         _log.info("control.done", detail=detail)
         return a.ActionResponse(code=t.ERROR_CODE_OK, detail=detail)
 
-    # Not in this version
-
     async def ChangeMember(self, request: a.ChangeMemberRequest, context: Any) -> a.ActionResponse:  # noqa: N802
         self._authorize(context, "change the members")
-        return _refused(not_built("changing the members of the Raft group"))
+        return await self._act(self._members.change(request.action, request.member))
+
+    # Not in this version
 
     async def RunGc(self, request: a.RunGcRequest, context: Any) -> a.GcReport:  # noqa: N802
         self._authorize(context, "run the garbage collection")

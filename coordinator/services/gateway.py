@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from coordinator.consensus import Consensus, Leadership, Proposal
+from coordinator.consensus import Configuration, Consensus, Leadership, Proposal
 from quorumfs.clock import Clock
 from quorumfs.errors import Leader, NotLeaderError, QuorumFSError, UnavailableError
 from quorumfs.v1 import entries_pb2 as e
@@ -169,6 +169,12 @@ class Gateway:
 
         await self.read_stale(question)
         return found[0]
+
+    async def change_members(self, make: Callable[[Configuration], Configuration]) -> None:
+        """Have the leader change the Raft group's members. Raises like `propose`, and what `make` raises."""
+        future = self._future()
+        self.consensus.change_members(make, self._single(future))
+        await future
 
     def _future(self) -> asyncio.Future[bytes]:
         return asyncio.get_running_loop().create_future()

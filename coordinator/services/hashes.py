@@ -62,7 +62,9 @@ class Hashes:
                 return await self.local(index)
             try:
                 return await asyncio.to_thread(self._ask, member, index)
-            except UnavailableError:  # a channel whose other end was away a moment ago has not noticed its return
+            except (
+                UnavailableError
+            ):  # a channel whose other end was away a moment ago has not noticed its return
                 await asyncio.sleep(RECONNECT_SECONDS)
                 return await asyncio.to_thread(self._ask, member, index)
         except QuorumFSError as error:

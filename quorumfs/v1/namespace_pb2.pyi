@@ -793,6 +793,7 @@ class SymlinkRequest(_message.Message):
     REPLACE_FIELD_NUMBER: _builtins.int
     target: _builtins.bytes
     mtime_ns: _builtins.int
+    """absent: the time of the entry"""
     replace: _builtins.bool
     @_builtins.property
     def ref(self) -> Global___Ref: ...
@@ -801,14 +802,16 @@ class SymlinkRequest(_message.Message):
         *,
         ref: Global___Ref | None = ...,
         target: _builtins.bytes = ...,
-        mtime_ns: _builtins.int = ...,
+        mtime_ns: _builtins.int | None = ...,
         replace: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mtime_ns", b"_mtime_ns", "mtime_ns", b"mtime_ns", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mtime_ns", b"mtime_ns", "ref", b"ref", "replace", b"replace", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mtime_ns", b"_mtime_ns", "mtime_ns", b"mtime_ns", "ref", b"ref", "replace", b"replace", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__mtime_ns: _TypeAlias = _typing.Literal["mtime_ns"]  # noqa: Y015
+    _WhichOneofArgType__mtime_ns: _TypeAlias = _typing.Literal["_mtime_ns", b"_mtime_ns"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mtime_ns) -> _WhichOneofReturnType__mtime_ns | None: ...
 
 Global___SymlinkRequest: _TypeAlias = SymlinkRequest  # noqa: Y015
 

@@ -42,7 +42,7 @@ def mkdir(context: Context, request: n.MkdirRequest) -> n.Result:
     place = place_of(context, request.ref)
     if place.is_root or tree.child(context.tx, place.parent, place.name) is not None:
         raise AlreadyExistsError(f"{show(place.path)} exists")
-    made = _add_directory(context, place, mode, request.mtime_ns)
+    made = _add_directory(context, place, mode, request.mtime_ns or None)
     return n.Result(code=t.ERROR_CODE_OK, info=tree.info_of(made, place.path))
 
 
@@ -54,11 +54,11 @@ def _mkdir_all(context: Context, request: n.MkdirRequest, mode: int) -> n.Result
         path = below(path, name)
         place = Place(last.id, name, path)
         wanted = mode if depth == len(missing) else DIRECTORY_MODE_DEFAULT
-        last = _add_directory(context, place, wanted, request.mtime_ns)
+        last = _add_directory(context, place, wanted, request.mtime_ns or None)
     return n.Result(code=t.ERROR_CODE_OK, info=tree.info_of(last, path))
 
 
-def _add_directory(context: Context, place: Place, mode: int, mtime_ns: int) -> Inode:
+def _add_directory(context: Context, place: Place, mode: int, mtime_ns: int | None) -> Inode:
     made = _new(context, DIRECTORY, place, mode, mtime_ns, None)
     tree.add(context, made)
     return made
@@ -75,22 +75,25 @@ def symlink(context: Context, request: n.SymlinkRequest) -> n.Result:
     place = place_of(context, request.ref)
     old = found_at(context, place)
     check_target(old, place, not request.replace, 0)
-    made = _new(context, SYMLINK, place, SYMLINK_MODE, request.mtime_ns, target)
+    mtime_ns = request.mtime_ns if request.HasField("mtime_ns") else None
+    made = _new(context, SYMLINK, place, SYMLINK_MODE, mtime_ns, target)
     if old is not None:
         tree.detach(context, old, place.path)
     tree.add(context, made)
     return n.Result(code=t.ERROR_CODE_OK, info=tree.info_of(made, place.path))
 
 
-def _new(context: Context, kind: int, place: Place, mode: int, mtime_ns: int, target: bytes | None) -> Inode:
-    """A directory or link that is not yet linked anywhere."""
+def _new(
+    context: Context, kind: int, place: Place, mode: int, mtime_ns: int | None, target: bytes | None
+) -> Inode:
+    """A directory or link that is not yet linked anywhere; without a time, as of this entry."""
     return Inode(
         context.totals.take_inode(),
         kind,
         place.parent,
         place.name,
         mode,
-        mtime_ns or context.wall_ms * NS_PER_MS,
+        context.wall_ms * NS_PER_MS if mtime_ns is None else mtime_ns,
         1,
         0,
         target,
