@@ -29,6 +29,7 @@ from coordinator.consensus.interfaces import DatabaseDoor, Done, LogEntry, Quest
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import LeaderClock, Leadership
 from coordinator.consensus.links import Peer
+from coordinator.consensus.memory import Memory, VolatileMemory
 from coordinator.consensus.messages import Message
 from coordinator.consensus.proposals import (
     SEED_BYTES,
@@ -130,6 +131,8 @@ class Core:
         timing: Timing,
         journal_keep_bytes: int,
         outside: Outside,
+        memory: Memory | None = None,
+        boot: int = 0,
     ) -> None:
         self.journal = journal
         self.database = database
@@ -168,6 +171,8 @@ class Core:
             self._on_commit,
             self._on_role,
             self._on_configuration,
+            memory or VolatileMemory(),
+            boot,
         )
         self.replica.own_check = self._own_check
         self.replica.may_hand_over = lambda: self.applier.backlog_bytes < BACKLOG_BYTES_MAX

@@ -29,6 +29,7 @@ from coordinator.consensus.interfaces import Done, Question
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import Leadership
 from coordinator.consensus.links import Peer, TcpLinks
+from coordinator.consensus.memory import DurableMemory, boot_number
 from coordinator.consensus.proposals import Proposal
 from coordinator.consensus.reading import ReaderThreads
 from coordinator.consensus.replica import LEADER, ROLE_NAMES, Timing
@@ -83,8 +84,9 @@ class Consensus:
         self._apply_work = threading.Event()
         self._journal_work = threading.Event()
         own_id = settings.node_id or identity.node_id
+        files = RealFiles()
         self._journal = Journal.open(
-            directory / "raft", RealFiles(), clock, segment_bytes=settings.journal_segment_bytes
+            directory / "raft", files, clock, segment_bytes=settings.journal_segment_bytes
         )
         refuse_lost_journal(self._journal.is_new, database.applied_index, identity.boot_counter, directory)
         self._links = TcpLinks(
@@ -117,6 +119,8 @@ class Consensus:
                 self._journal_work.set,
                 self._on_leadership,
             ),
+            DurableMemory(directory, files),
+            boot_number(identity.boot_counter, int.from_bytes(random(4), "big")),
         )
         self._threads = [
             threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
@@ -355,4 +359,6 @@ def refuse_lost_journal(is_new: bool, applied_index: int, boot_counter: int, dir
     Raises CorruptJournal. A start that was cut short before the first log was made is let pass, twice.
     """
     if is_new and (applied_index > 1 or boot_counter > STARTS_WITHOUT_LOG_MAX):
-        raise CorruptJournal(directory / "raft", 0, "the log is gone, but this member has been running before")
+        raise CorruptJournal(
+            directory / "raft", 0, "the log is gone, but this member has been running before"
+        )

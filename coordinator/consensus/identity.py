@@ -64,7 +64,7 @@ class Identity:
         files = files or RealFiles()
         path = directory / FILE
         try:
-            raw = _read(path, files)
+            raw = read_record(path, files)
             if raw is None:
                 _refuse_state(directory, files)
                 return None
@@ -76,7 +76,7 @@ class Identity:
                     next="give each node its own directory (node.data_dir) and keep its name (node.id)",
                 )
             identity = replace(found, boot_counter=found.boot_counter + 1)
-            _replace(path, encode(identity), files)
+            write_record(path, encode(identity), files)
         except OSError as error:
             raise translated(error, f"{path} cannot be read or counted up") from error
         return identity
@@ -119,7 +119,7 @@ class Identity:
                     next="genesis is for empty coordinators",
                 )
             _refuse_state(directory, files)
-            _replace(path, encode(identity), files)
+            write_record(path, encode(identity), files)
         except OSError as error:
             raise translated(error, f"{path} cannot be written") from error
         return identity
@@ -173,7 +173,8 @@ def decode(raw: bytes, path: Path) -> Identity:
     )
 
 
-def _read(path: Path, files: Files) -> bytes | None:
+def read_record(path: Path, files: Files) -> bytes | None:
+    """The content of a small file, None when it is not there. Raises OSError."""
     try:
         fd = files.open(path)
     except FileNotFoundError:
@@ -184,8 +185,8 @@ def _read(path: Path, files: Files) -> bytes | None:
         files.close(fd)
 
 
-def _replace(path: Path, content: bytes, files: Files) -> None:
-    """`path` holds `content`, durably, or still what it held before: never a part."""
+def write_record(path: Path, content: bytes, files: Files) -> None:
+    """`path` holds `content`, durably, or still what it held before: never a part. Raises OSError."""
     temporary = path.with_name(path.name + ".tmp")
     with suppress(FileNotFoundError):
         files.remove(temporary)

@@ -130,6 +130,9 @@ _TABLE: Mapping[str, tuple[tuple[str, _Accepts], ...]] = {
     "pre_vote_ok": (("term", _is_number),),
     "stale": (("term", _is_number),),
     "timeout_now": (("term", _is_number),),
+    "greeting": (("boot", _is_number), ("last_log_index", _is_number)),  # when a link is made
+    # Your disk was set back: what is remembered of it is `boot` and `match`. See memory.py.
+    "forgotten": (("term", _is_number), ("boot", _is_number), ("match", _is_number)),
     "snapshot_hint": (("term", _is_number), ("beat", _is_number), ("index", _is_number)),
 }
 _NUMBERS = {kind: number for number, kind in enumerate(_TABLE, start=1)}

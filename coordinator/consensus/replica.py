@@ -32,6 +32,7 @@ from coordinator.consensus.guard import BrokenInvariantError, Entry, follow
 from coordinator.consensus.interfaces import LogEntry
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import Beats
+from coordinator.consensus.memory import Memory, was_set_back
 from coordinator.consensus.messages import Message
 from coordinator.consensus.progress import Progress, agreed
 from quorumfs.clock import Clock
@@ -111,6 +112,8 @@ class Replica(SyncObj):  # type: ignore[misc]
         on_commit: Callable[[list[LogEntry]], None],
         on_role: Callable[[int], None],
         on_configuration: Callable[[Configuration], None],
+        memory: Memory,
+        boot: int,
     ) -> None:
         self.journal = journal
         self.own_id = own_id
@@ -124,6 +127,9 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._on_commit = on_commit
         self._on_role = on_role
         self._on_configuration = on_configuration
+        self._memory = memory
+        self._boot = boot
+        self._may_unmute = False
         now = clock.monotonic()
         self.heard_at = -1e9
         self._mute_until = now + timing.election_min
@@ -229,8 +235,11 @@ class Replica(SyncObj):  # type: ignore[misc]
             if not self.has_contact():
                 _log.warning("leadership.lost", term=self.term(), cause="no majority answers")
                 self._become_follower(None)
-        elif now >= self._deadline and self.own_id in self.voters and self.journal.has_room():
+        elif now >= self._deadline and self._may_campaign():
             self._ask_for_pre_votes()
+
+    def _may_campaign(self) -> bool:
+        return self.own_id in self.voters and self.journal.has_room() and self._memory.muted_term is None
 
     def next_deadline(self) -> float:
         return self._heartbeat_at if self.leads() else self._deadline
@@ -293,7 +302,7 @@ class Replica(SyncObj):  # type: ignore[misc]
     def _on_request_vote(self, peer: str, message: Message) -> None:
         if peer not in self.voters or (not message["transfer"] and not self._may_vote()):
             return
-        if not self.journal.has_room():
+        if not self.journal.has_room() or self._memory.muted_term is not None:
             return
         before = self.term()
         self._stock(peer, message)
@@ -308,13 +317,13 @@ class Replica(SyncObj):  # type: ignore[misc]
             self._stock(peer, message)
 
     def _on_timeout_now(self, peer: str, message: Message) -> None:
-        if message["term"] == self.term() and self.leader_id() == peer and self.journal.has_room():
+        if message["term"] == self.term() and self.leader_id() == peer and self._may_campaign():
             self._campaign(transfer=True)
 
     def _may_vote(self) -> bool:
         """Stickiness and the boot wait; a full disk could not remember the vote."""
         now = self._clock.monotonic()
-        if now < self._mute_until or not self.journal.has_room():
+        if now < self._mute_until or not self.journal.has_room() or self._memory.muted_term is not None:
             return False
         if self.leads():
             return not self.has_contact()
@@ -452,7 +461,10 @@ class Replica(SyncObj):  # type: ignore[misc]
         """What was under way on a connection that ended is lost; a leader whose process died closes its."""
         if peer in self.progress:
             self.progress[peer].lost_contact()
-        if not connected and self.leader_id() == peer and not self.leads():
+        if connected:
+            greeting = {"boot": self._boot, "last_log_index": self.journal.synced_index}
+            self._links.send(peer, {"type": "greeting", **greeting})
+        elif self.leader_id() == peer and not self.leads():
             self.heard_at = -1e9
             soon = self._clock.monotonic() + 2 * self._timing.heartbeat * self._chance()
             self._deadline = min(self._deadline, soon)
@@ -535,6 +547,9 @@ class Replica(SyncObj):  # type: ignore[misc]
                 reconfigured = True
         if reconfigured:
             self._configure()
+        muted_since = self._memory.muted_term
+        if muted_since is not None and message["term"] > muted_since:
+            self._may_unmute = plan.verified >= message["commit_index"]
         commit = min(message["commit_index"], plan.verified)
         if commit > self.commit_index():
             self._SyncObj__raftCommitIndex = commit
@@ -580,7 +595,7 @@ class Replica(SyncObj):  # type: ignore[misc]
             "term": self.term(),
             "next_node_idx": verified + 1,
             "reset": reset,
-            "success": not reset,
+            "success": not reset and self._memory.muted_term is None,
             "beat": beat,
         }
         if self.journal.dirty and not reset:
@@ -590,10 +605,42 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def release(self) -> None:
         """After the journal was synced: let the acknowledgements go that are still of this term."""
+        if self._may_unmute:
+            self._may_unmute = False
+            self._memory.unmute()
+            _log.info("member.unmuted", term=self.term())
         acks, self._acks = self._acks, []
         for term, peer, message in acks:
             if term == self.term():
                 self._links.send(peer, message)
+
+    # Disks that forgot
+
+    def _on_greeting(self, peer: str, message: Message) -> None:
+        """A peer whose disk was set back shows a start, or an end of its log, that lies before what is remembered."""
+        member = self.configurations.current.find(peer)
+        if member is None:
+            return
+        remembered = self._memory.boot_of(member.member_uuid)
+        acknowledged = self.progress[peer].match if self.leads() else 0
+        set_back = was_set_back(message["boot"], remembered)
+        if message["boot"] != remembered and not set_back:
+            self._memory.note_boot(member.member_uuid, message["boot"])
+        if set_back or message["last_log_index"] < acknowledged:
+            _log.warning("peer.forgot", peer=peer, boot=message["boot"], remembered=remembered)
+            self.progress[peer] = Progress(self.journal.last_index + 1)
+            told = {"term": self.term(), "boot": remembered, "match": acknowledged}
+            self._links.send(peer, {"type": "forgotten", **told})
+
+    def _on_forgotten(self, peer: str, message: Message) -> None:
+        """Believed only if it is so: the message may be late, and the disk in order."""
+        if not was_set_back(self._boot, message["boot"]) and message["match"] <= self.journal.synced_index:
+            return
+        term = max(message["term"], self.term())
+        _log.warning("member.muted", told_by=peer, term=term)
+        self._memory.mute(term)
+        if self.role() != FOLLOWER:
+            self._become_follower(None)
 
     # Snapshots
 
@@ -620,6 +667,8 @@ class Replica(SyncObj):  # type: ignore[misc]
         "stale": _on_stale,
         "timeout_now": _on_timeout_now,
         "snapshot_hint": _on_snapshot_hint,
+        "greeting": _on_greeting,
+        "forgotten": _on_forgotten,
     }
 
 

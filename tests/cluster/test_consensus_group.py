@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +148,58 @@ def test_a_member_with_another_state_stops(group: Group) -> None:
     until(lambda: any(death.startswith(f"{odd} 74") for death in group.deaths))
     assert "differs from the leader's" in group.deaths[0]
     group.deaths.clear()
+
+
+def set_back(group: Group, node_id: str, copy: Path) -> None:
+    """The disk of a member becomes what it was when `copy` was made, as with a restored virtual machine."""
+    group.kill(node_id)
+    shutil.rmtree(group.directory / node_id)
+    shutil.copytree(copy, group.directory / node_id)
+
+
+def test_a_member_whose_disk_was_set_back_does_not_vote_until_it_has_caught_up(
+    group: Group, tmp_path: Path
+) -> None:
+    victim = next(one for one in group.ids if one != group.leader())
+    group.kill(victim)
+    shutil.copytree(tmp_path / victim, tmp_path / "copy")
+    group.start(victim)
+    group.write("acknowledged")
+    until(lambda: "acknowledged" in group.keys(victim))
+    # Its former peers have seen a later start of it than the copy knows of.
+    set_back(group, victim, tmp_path / "copy")
+    leader = group.leader()
+    lagging = next(one for one in group.ids if one not in (victim, leader))
+    group.start(victim)
+    until(lambda: group.running[victim]._core.replica._memory.muted_term is not None)
+    group.kill(leader)
+    # The two that are left would be a majority; one of them has forgotten, and so neither may win by its vote.
+    with pytest.raises(AssertionError):
+        until(lambda: any(one.leadership() for one in group.running.values()), 3.0)
+    group.start(leader)
+    group.write("after")
+    assert "acknowledged" in group.keys(group.leader())
+    until(lambda: group.running[victim]._core.replica._memory.muted_term is None)
+    group.kill(lagging)
+    group.write("and it votes again")
+
+
+def test_a_disk_that_counts_the_same_start_again_is_noticed_by_followers_too(
+    group: Group, tmp_path: Path
+) -> None:
+    victim = group.ids[0]
+    group.kill(victim)
+    shutil.copytree(tmp_path / victim, tmp_path / "copy")
+    group.start(victim)
+    group.write("x")
+    set_back(group, victim, tmp_path / "copy")
+    others = [one for one in group.ids if one != victim]
+    group.kill(others[0])
+    group.start(victim)
+    until(lambda: group.running[victim]._core.replica._memory.muted_term is not None)
+    group.start(others[0])
+    group.write("y")
+    until(lambda: "y" in group.keys(victim))
 
 
 @pytest.mark.parametrize("who", ["the leader", "a follower"])

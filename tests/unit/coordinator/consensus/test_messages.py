@@ -30,6 +30,8 @@ OTHERS: list[dict[str, Any]] = [
     {"type": "pre_vote_ok", "term": 4},
     {"type": "stale", "term": NUMBER_MAX},
     {"type": "timeout_now", "term": 4},
+    {"type": "greeting", "boot": 3, "last_log_index": 9},
+    {"type": "forgotten", "term": 4, "boot": 5, "match": 12},
     {"type": "snapshot_hint", "term": 4, "beat": 1, "index": 100},
 ]
 
