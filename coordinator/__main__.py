@@ -1,4 +1,7 @@
-"""`quorumfs-coordinator --config FILE [--check-config] [--config-origin] [--set section.key=value]`."""
+"""`quorumfs-coordinator --config FILE [--check-config] [--config-origin] [--set section.key=value]`.
+
+`--recover [--yes]`: the offline way out of a lost majority; see recover.py.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,21 @@ from quorumfs.errors import IntegrityError, QuorumFSError
 
 def main(argv: list[str] | None = None) -> int:
     """Run a coordinator until it is asked to end. 0: in order; 1: it could not start; 2: usage; 74: disk."""
-    arguments = sys.argv[1:] if argv is None else argv
+    given = sys.argv[1:] if argv is None else argv
+    recovering, confirmed = "--recover" in given, "--yes" in given
+    arguments = [word for word in given if not (recovering and word in ("--recover", "--yes"))]
     config = configuration.from_command_line("quorumfs-coordinator", "coordinator", arguments)
     lifecycle = Lifecycle()
     lifecycle.install()
     buffer = log.setup(config.log.level, config.log.format, node_id=config.node.id, role="coordinator")
     # Imported late: a refused configuration is told without the second that gRPC and SQLAlchemy take.
+    from coordinator import recover
     from coordinator.consensus.files import SickStorage, StorageFull
     from coordinator.node import CoordinatorNode
 
     try:
+        if recovering:
+            return recover.run(config, confirmed=confirmed)
         return CoordinatorNode(config, lifecycle, buffer).run()
     except SickStorage as error:
         log.get(__name__).error("node.sick_disk", reason=error.message, cause=error.cause, next=error.next)

@@ -67,6 +67,7 @@ dfsctl = Group(
                 "transfer": Entry("dfsctl.raft:transfer", "Hand leadership over."),
                 "add": Entry("dfsctl.raft:add", "Take in another coordinator."),
                 "remove": Entry("dfsctl.raft:remove", "Remove a member."),
+                "recover": Entry("dfsctl.raft:recover", "After a lost majority: go on with one survivor."),
                 "rejoin": Entry("dfsctl.raft:rejoin", "Bring back a member that lost its disk."),
             },
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +13,7 @@ from dfsctl.errors import in_words
 from dfsctl.output import pairs, show, table
 from dfsctl.shell import command, settings
 from quorumfs.errors import IntegrityError, NotFoundError, PartialError, QuorumFSError
+from quorumfs.local.processes import console_script
 from quorumfs.v1 import admin_pb2, membership_pb2
 
 if TYPE_CHECKING:
@@ -105,6 +108,22 @@ def remove(node_id: str) -> None:
 def rejoin(node_id: str) -> None:
     """Bring back a member that was started again with an empty disk, and wait until it votes."""
     _change("rejoin", membership_pb2.Member(node_id=node_id))
+
+
+@command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--yes", is_flag=True, help="Do it; without, it is only said what would be kept and lost.")
+def recover(file: Path, yes: bool) -> None:
+    """After a lost majority: let the stopped coordinator of this FILE begin a new history alone."""
+    argv = [
+        console_script("quorumfs-coordinator"),
+        "--config",
+        str(file),
+        "--recover",
+        *(["--yes"] if yes else []),
+    ]
+    done = subprocess.run(argv, check=False)
+    raise click.exceptions.Exit(done.returncode)
 
 
 def _change(action: str, member: membership_pb2.Member) -> None:

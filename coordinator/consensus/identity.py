@@ -33,7 +33,7 @@ from quorumfs.v1 import membership_pb2 as m
 FILE = "identity.json"
 FORMAT = 1
 
-_TEXTS = ("cluster_id", "node_id", "member_uuid", "genesis")
+_TEXTS = ("cluster_id", "node_id", "member_uuid", "members", "genesis")
 _NUMBERS = ("format", "history", "boot_counter")
 _LOG_DIRECTORY = "raft"
 _REJOIN = (
@@ -43,7 +43,7 @@ _REJOIN = (
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`members` are those of the genesis; later changes are in the log. `boot_counter` is 1 in the first process."""
+    """`members` are those that it began with; later changes are in the log. `boot_counter` is 1 at the first start."""
 
     cluster_id: str
     history: int
@@ -134,6 +134,9 @@ def encode(identity: Identity) -> bytes:
         "node_id": identity.node_id,
         "member_uuid": identity.member_uuid,
         "boot_counter": identity.boot_counter,
+        "members": base64.b64encode(
+            m.Configuration(members=identity.members).SerializeToString(deterministic=True)
+        ).decode(),
         "genesis": base64.b64encode(identity.genesis.SerializeToString(deterministic=True)).decode(),
     }
     return json.dumps({**fields, "sha256": digest(fields)}, indent=2).encode() + b"\n"
@@ -160,6 +163,7 @@ def decode(raw: bytes, path: Path) -> Identity:
         ):
             raise _damaged(path, "a field is not of its type")
         genesis = m.GenesisRequest.FromString(base64.b64decode(found["genesis"], validate=True))
+        members = m.Configuration.FromString(base64.b64decode(found["members"], validate=True)).members
     except (KeyError, ValueError, DecodeError) as error:
         raise _damaged(path, f"a field is missing or wrong: {error!r}") from error
     return Identity(
@@ -167,7 +171,7 @@ def decode(raw: bytes, path: Path) -> Identity:
         found["history"],
         found["node_id"],
         found["member_uuid"],
-        tuple(genesis.members),
+        tuple(members),
         genesis,
         found["boot_counter"],
     )

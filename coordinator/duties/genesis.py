@@ -18,20 +18,24 @@ _log = log.get(__name__)
 
 
 class Genesis:
-    """Proposes InitCluster, and the coordinators as nodes, as long as the state says nothing of a cluster."""
+    """Proposes InitCluster, and the coordinators as nodes, as long as the state says nothing of a cluster; and
+    InitCluster alone when this leadership is of a newer history than the state knows."""
 
     name = "genesis"
 
     def __init__(self, desk: Desk, cluster_id: str, history: int, members: Sequence[m.Member]) -> None:
         self._desk = desk
+        self._history = history
         self._commands = commands(cluster_id, history, members)
         self._settled = False
 
     def work(self) -> str:
-        if self._desk.look(queries.cluster_identity) is not None:
+        known = self._desk.look(queries.cluster_identity)
+        if known is not None and known[1] >= self._history:
             self._settled = True
             return "the cluster is initialised"
-        refused = failures(self._desk.propose(self._commands))
+        commands = self._commands if known is None else self._commands[:1]
+        refused = failures(self._desk.propose(commands))
         if refused:
             _log.error("genesis.refused", reasons=refused)
             return f"refused: {'; '.join(refused)}"
