@@ -128,6 +128,13 @@ class CoordinatorFace:
                 detail="" if lag <= APPLY_LAG_MAX else f"{lag} committed entries are not applied yet",
             ),
             a.Check(
+                name="disk",
+                ok=not state.disk_full,
+                detail="the disk is full: this member takes no part until there is room"
+                if state.disk_full
+                else "",
+            ),
+            a.Check(
                 name="leader",
                 ok=leader is not None,
                 detail=f"{leader.node_id} leads" if leader is not None else "no leader is known",

@@ -108,6 +108,7 @@ class LocalConsensus:
             queue_bytes=0,
             boot_counter=1,
             members=[],
+            disk_full=False,
         )
 
     def schema_revision(self) -> str:

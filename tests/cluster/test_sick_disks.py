@@ -1,0 +1,174 @@
+"""A coordinator's disk that is full, or fails: the others go on, nothing is lost, and it says what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quorumfs import Client
+from quorumfs.testing import LocalCluster, wait_for
+
+pytestmark = pytest.mark.cluster
+
+DFSCTL = str(Path(sys.executable).parent / "dfsctl")
+TMPFS_BYTES = 96 << 20
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(coordinators=3, datanodes=3) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def fs(cluster: LocalCluster) -> Iterator[Client]:
+    with cluster.client() as client:
+        yield client
+
+
+def raft(cluster: LocalCluster, *words: str) -> Any:
+    done = subprocess.run(
+        [DFSCTL, "--coordinators", cluster.coordinators, "raft", *words, "-o", "json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return json.loads(done.stdout)
+
+
+def hashes(cluster: LocalCluster) -> set[str]:
+    return {row["hash"] for row in raft(cluster, "hash")}
+
+
+@contextmanager
+def small_disk(cluster: LocalCluster, node_id: str) -> Iterator[Path]:
+    """The node's data on a file system of its own, of 96 MiB; the node is stopped before and after."""
+    data = cluster.layout.data_directory(cluster.layout.node(node_id))
+    kept = data.with_name("kept")
+    cluster.stop(node_id)
+    data.rename(kept)
+    data.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_BYTES}", "tmpfs", str(data)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        data.rmdir()
+        kept.rename(data)
+        cluster.start_node(node_id)
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    shutil.copytree(kept, data, dirs_exist_ok=True)
+    try:
+        yield data
+    finally:
+        cluster.stop(node_id)
+        shutil.copytree(data, kept, dirs_exist_ok=True)
+        subprocess.run(["umount", str(data)], check=True)
+        data.rmdir()
+        kept.rename(data)
+
+
+def fill(directory: Path) -> Path:
+    """Leave no room."""
+    ballast = directory / "ballast"
+    with open(ballast, "wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+    return ballast
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system wants root")
+@pytest.mark.parametrize("who", ["a follower", "the leader"])
+def test_a_coordinator_with_a_full_disk_takes_no_part_and_comes_back_by_itself(
+    cluster: LocalCluster, fs: Client, who: str
+) -> None:
+    leader = cluster.leader()
+    node_id = next(node.node_id for node in cluster.layout.coordinator_nodes if node.node_id != leader)
+    with small_disk(cluster, node_id) as data:
+        cluster.start_node(node_id)
+        cluster.wait_ready()
+        if who == "the leader":
+            wait_for(
+                lambda: raft(cluster, "transfer", node_id) and cluster.leader() == node_id, 30, "it leads"
+            )
+        ballast = fill(data)
+        body = b"x" * 16_000
+        written = []
+        for number in range(6000):  # more than its log has room for: segments of 16 MiB, one of them spare
+            path = f"/full-{who[:3]}-{number}"
+            if number % 50 == 0:
+                fs.write_bytes(path, body)
+                written.append(path)
+            else:
+                fs.put_many({path: b""})
+            if number % 50 == 0 and says_full(cluster, node_id):
+                break
+        assert says_full(cluster, node_id)
+        assert cluster.leader() != node_id
+        fs.write_bytes("/while-full", b"the others go on")
+        ballast.unlink()
+        wait_for(lambda: not says_full(cluster, node_id), 30, "it goes on by itself")
+        wait_for(lambda: len(hashes(cluster)) == 1, 60, "it has caught up")
+        assert all(fs.read_bytes(path) == body for path in written)
+    cluster.start_node(node_id)
+    cluster.wait_ready()
+
+
+def says_full(cluster: LocalCluster, node_id: str) -> bool:
+    port = cluster.layout.node(node_id).ports["http"]
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/health")
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status == 503 and "disk" in text and "full" in text
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="injecting a failing fsync wants strace")
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
+def test_a_coordinator_whose_log_cannot_be_written_ends_with_74_and_the_remedy(
+    cluster: LocalCluster, fs: Client, call: str
+) -> None:
+    victim = cluster.leader()
+    pid = cluster.local.processes.running(cluster.layout.process(cluster.layout.node(victim), "node"))
+    assert pid is not None
+    tracer = subprocess.Popen(
+        [
+            *("strace", "-qq", "-f", "-p", str(pid_of(pid)), "-o", "/dev/null"),
+            *("-e", f"trace={call}", "-e", f"inject={call}:error=EIO"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        fs.write_bytes(f"/after-eio-{call}", b"acknowledged by the others")
+        wait_for(lambda: '"exit_code": 74' in cluster.log(victim), 30, "it ends")
+    finally:
+        tracer.kill()
+        tracer.wait()
+    assert "raft rejoin" in cluster.log(victim)
+    cluster.start_node(victim)
+    cluster.wait_ready()
+    assert fs.read_bytes(f"/after-eio-{call}") == b"acknowledged by the others"
+    wait_for(lambda: len(hashes(cluster)) == 1, 60, "all members agree")
+
+
+def pid_of(found: Any) -> int:
+    return int(getattr(found, "pid", found))
