@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from coordinator.consensus.configuration import MEMBERS_MAX, Configuration, Configurations
@@ -51,7 +53,7 @@ def test_two_configurations_in_a_row_have_overlapping_majorities() -> None:
     steps = [before, before.with_learner(m.Member(node_id="c4"))]
     steps += [steps[-1].promoted("c4")]
     steps += [steps[-1].without("c1")]
-    for old, new in zip(steps, steps[1:], strict=False):
+    for old, new in itertools.pairwise(steps):
         assert len(set(old.voters) ^ set(new.voters)) <= 1
 
 
