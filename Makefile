@@ -5,7 +5,6 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 SEED   ?= 1
 SECONDS ?= 60
-export PYTHONWARNINGS ?= default
 
 .PHONY: help up down test test-long check generate bench simulate simulate-mutations chaos wheel clean
 
