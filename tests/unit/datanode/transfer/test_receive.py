@@ -193,6 +193,7 @@ def test_a_sender_that_breaks_off_leaves_nothing_here_or_behind(tmp_path: Path) 
         (b"x" * (MESSAGE_BYTES_MAX + 1), TooLargeError),
         (ending(DATA), IntegrityError),
     ],
+    ids=range(10),
 )
 def test_a_hostile_message_fails_the_call_and_leaves_nothing(
     tmp_path: Path, message: bytes, error: type[Exception]
