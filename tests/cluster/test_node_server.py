@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import stat
 import threading
@@ -36,7 +37,7 @@ from quorumfs.v1 import admin_pb2, admin_pb2_grpc, membership_pb2_grpc
 from quorumfs.v1 import membership_pb2 as m
 from tests.unit.common.test_admin import Face
 
-SECRET = os.urandom(32)
+SECRET = random.Random(1).randbytes(32)
 MEMBERSHIP = "quorumfs.v1.Membership"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from tests.unit.datanode.store.fakes import (
 )
 
 CHUNK = ChunkId(bytes(range(16)))
-DATA = os.urandom(300_000)
+DATA = random.Random(1).randbytes(300_000)
 
 
 def test_a_sealed_chunk_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import random
 from pathlib import Path
 
 from datanode.store.files import Files
@@ -12,7 +12,7 @@ from tests.unit.datanode.store.fakes import FlakyFiles, Killed, content, opened,
 
 KEPT = ChunkId(b"k" * 16)
 CHUNK = ChunkId(b"c" * 16)
-DATA = os.urandom(200_000)
+DATA = random.Random(1).randbytes(200_000)
 
 
 def killed_at(path: Path, steps: int, act: str) -> bool:

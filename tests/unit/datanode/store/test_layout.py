@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from quorumfs.errors import IntegrityError
 from quorumfs.ids import ChunkId, UploadId
 
 CHUNK = ChunkId(b"c" * 16)
-DATA = os.urandom(200_000)
+DATA = random.Random(1).randbytes(200_000)
 HEADER = Header(CHUNK, UploadId(b"u" * 16), Birth(3, 2**40, 2**50), len(DATA), crc32c(DATA))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tests.unit.datanode.store.fakes import FlakyFiles, content, flip, opened, p
 from tests.unit.datanode.transfer.rows import BrokenCall, address, frames
 
 CHUNK = ChunkId(b"c" * 16)
-DATA = os.urandom(2 * MIB + 9)
+DATA = random.Random(1).randbytes(2 * MIB + 9)
 
 
 class Frames:

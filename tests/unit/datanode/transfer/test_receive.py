@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ from tests.unit.datanode.transfer.rows import (
     until,
 )
 
-DATA = os.urandom(3 * MIB + 77)
+DATA = random.Random(1).randbytes(3 * MIB + 77)
 
 
 class Stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from quorumfs.v1.chunks_pb2 import ReadChunkRequest
 from tests.unit.datanode.store.fakes import opened, put
 
 CHUNK = ChunkId(b"c" * 16)
-DATA = os.urandom(2 * MIB + 5)
+DATA = random.Random(1).randbytes(2 * MIB + 5)
 
 
 def sender(store: ChunkStore, most: int = 4) -> tuple[Sender, Gate]:
