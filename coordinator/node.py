@@ -138,10 +138,11 @@ class CoordinatorNode:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._server.start()
         try:
-            identity = Identity.load(self._directory, self._config.node.id)
+            identity = self._identity = Identity.load(self._directory, self._config.node.id)
             if identity is None:
                 _log.info("genesis.awaited", grpc=self._own.info.grpc)
             else:
+                self._gateway.returning()
                 self._start_replica(identity)
             self._agent.start()
             self._lifecycle.notify_ready(self.state)
@@ -247,6 +248,7 @@ class CoordinatorNode:
             self._chance,
             Budget(config.repair.bytes_per_second, self._clock),
             config.repair.parallel,
+            self._clock,
             self._figures.repaired,
         )
         return [
@@ -256,7 +258,7 @@ class CoordinatorNode:
             Reap(desk),
             Expiry(desk, soft, config.upload.ttl_seconds, config.session.ttl_seconds),
             LivenessDuty(soft, lambda change: self._figures.transition(change.after.value)),
-            Reconcile(desk, soft),
+            Reconcile(desk, soft, self._clock),
             self._repair,
         ]
 
@@ -315,6 +317,7 @@ class CoordinatorNode:
             own,
             hashes,
             Members(gateway, own, self._trusted, system_random),
+            self._clock,
             grace_seconds=config.gc.grace_seconds,
             repair_status=self.repair_status,
             alarms=self._face.alarms,

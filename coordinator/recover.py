@@ -20,6 +20,7 @@ from coordinator.consensus.identity import FILE, encode, write_record
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.replica import CONFIGURATION
 from coordinator.metadata import migrations, queries
+from coordinator.metadata.invariants import violations
 from coordinator.metadata.machine import Machine
 from quorumfs.clock import SystemClock
 from quorumfs.errors import Exit, NotFoundError
@@ -54,6 +55,7 @@ def _recover(
 ) -> int:
     with database.reader() as tx:
         members = queries.members(tx) or list(identity.members)
+        broken = violations(tx)
     own = next(
         (one for one in members if one.node_id == identity.node_id), m.Member(node_id=identity.node_id)
     )
@@ -64,6 +66,7 @@ def _recover(
         f"  log ends at             {journal.last_index} (term {journal.last_term})\n"
         f"  beyond the applied      {max(0, journal.last_index - database.applied_index)} entries, which are kept\n"
         f"  members given up        {', '.join(lost) or 'none'}\n"
+        f"  its state               {'; '.join(broken) or 'whole: every rule of it holds'}\n"
         "What these had acknowledged and this one never received is lost; nobody can say how much that is.\n"
         "If most of them can be started again, start them instead.\n"
     )

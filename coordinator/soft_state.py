@@ -22,12 +22,21 @@ from dataclasses import dataclass, field
 
 from coordinator.decisions.liveness import Liveness, Timing, judge, silence_seconds
 from coordinator.decisions.liveness import Signs as NodeSigns
-from coordinator.decisions.placement import Candidate
+from coordinator.decisions.placement import IN_MAINTENANCE, Candidate
 from coordinator.metadata import queries
 from coordinator.soft.inventories import Inventories
 from coordinator.soft.orders import INVENTORY, OrderBook
 from coordinator.soft.signs import Promises, Signs
-from coordinator.soft.values import Done, Inventory, KnownNode, Order, Pulse, Report, Transition
+from coordinator.soft.values import (
+    Done,
+    Inventory,
+    KnownNode,
+    NodeTable,
+    Order,
+    Pulse,
+    Report,
+    Transition,
+)
 from quorumfs.clock import Clock
 from quorumfs.errors import BusyError, DuplicateNodeError
 from quorumfs.v1 import membership_pb2 as m
@@ -37,12 +46,14 @@ __all__ = [
     "Done",
     "Inventory",
     "KnownNode",
+    "NodeTable",
     "Order",
     "Pulse",
     "Report",
     "SoftState",
     "Transition",
     "known_nodes",
+    "node_table",
 ]
 
 REPORTS_MAX = 200_000
@@ -53,7 +64,7 @@ INTENT_NAMES: dict[int, str] = {
     t.NODE_INTENT_DRAINING: "draining",
     t.NODE_INTENT_DECOMMISSIONING: "decommissioning",
     t.NODE_INTENT_DECOMMISSIONED: "decommissioned",
-    t.NODE_INTENT_MAINTENANCE: "in maintenance",
+    t.NODE_INTENT_MAINTENANCE: IN_MAINTENANCE,
 }
 
 
@@ -64,6 +75,7 @@ class _Node:
     last_heard: float | None = None
     heard_since: float | None = None
     incarnation: int = 0
+    sequence: int = 0
     was: Liveness = Liveness.ALIVE
     load: m.NodeLoad = field(default_factory=m.NodeLoad)
     disks: tuple[t.DiskInfo, ...] = ()
@@ -82,6 +94,7 @@ class SoftState:
 
     def _clear(self) -> None:
         self._known: dict[str, KnownNode] = {}
+        self._known_index = 0
         self._nodes: dict[str, _Node] = {}
         self._orders = OrderBook(self._epoch)
         self._inventories = Inventories()
@@ -93,13 +106,13 @@ class SoftState:
 
     # Leadership
 
-    def begin(self, history: int, term: int, nodes: Iterable[KnownNode]) -> None:
-        """A leadership of this member begins: everything anew. `nodes`: the node table as it is."""
+    def begin(self, history: int, term: int, nodes: Iterable[KnownNode], index: int = 0) -> None:
+        """A leadership of this member begins: everything anew. `nodes`: the node table as of the log's `index`."""
         known = {node.info.node_id: node for node in nodes}
         with self._lock:
             self._epoch = t.Epoch(history=history, term=term)
             self._clear()
-            self._known = known
+            self._known, self._known_index = known, index
             self._leading_since = self._clock.monotonic()
 
     def end(self) -> None:
@@ -124,11 +137,13 @@ class SoftState:
 
     # Nodes
 
-    def set_known(self, nodes: Iterable[KnownNode]) -> None:
-        """The node table as the metadata has it now; soft halves of forgotten nodes go."""
-        known = {node.info.node_id: node for node in nodes}
+    def set_known(self, table: NodeTable) -> None:
+        """Take the node table over, unless a newer one came first; soft halves of forgotten nodes go."""
+        known = {node.info.node_id: node for node in table.nodes}
         with self._lock:
-            self._known = known
+            if self._leading_since is None or table.index < self._known_index:
+                return
+            self._known, self._known_index = known, table.index
             for node_id in [one for one in self._nodes if one not in known]:
                 del self._nodes[node_id]
                 self._orders.give_up(node_id)
@@ -162,6 +177,9 @@ class SoftState:
             if beat.incarnation > node.incarnation:
                 self._begin_incarnation(beat.node_id, node, beat.incarnation)
             self._pulse(node, now)
+            if beat.sequence < node.sequence:
+                return True  # overtaken on the way: a later one has told the same and more
+            node.sequence = beat.sequence
             node.load, node.disks = beat.load, tuple(beat.disks)
             self._take_delta(beat)
             self._orders.settle(beat.node_id, beat.outcomes)
@@ -176,6 +194,7 @@ class SoftState:
     def _begin_incarnation(self, node_id: str, node: _Node, incarnation: int) -> None:
         """Orders and inventories of the process before are void."""
         node.incarnation = incarnation
+        node.sequence = 0
         self._inventories.want(node_id)
         self._orders.give_up(node_id)
 
@@ -183,7 +202,10 @@ class SoftState:
         if len(self._reports) + len(beat.delta) > REPORTS_MAX:
             self._inventories.want(beat.node_id)
             return
-        self._reports.extend(Report(beat.node_id, one.chunk, one.disk_id, one.state) for one in beat.delta)
+        self._reports.extend(
+            Report(beat.node_id, one.chunk, one.disk_id, one.state, one.length, one.checksum)
+            for one in beat.delta
+        )
 
     def judge(self) -> list[Transition]:
         """Let time pass: each datanode's state anew; returns what changed."""
@@ -307,6 +329,11 @@ class SoftState:
             heard = [node_id for node_id, node in self._nodes.items() if node.last_heard is not None]
             return self._inventories.wanting(heard, at_once, self._clock.monotonic())
 
+    def want_inventory(self, node_id: str) -> None:
+        """What was reported of this node could not be kept: it shall tell everything again."""
+        with self._lock:
+            self._inventories.want(node_id)
+
     def gather(self, node_id: str) -> bool:
         """Order a full inventory from a node."""
         with self._lock:
@@ -384,6 +411,11 @@ def duplicate(beat: m.HeartbeatRequest, why: str) -> DuplicateNodeError:
         next="stop one of them, or give it another node.id and an empty data directory",
         ids={"node_id": beat.node_id, "node_uuid": beat.node_uuid},
     )
+
+
+def node_table(tx: sqlite3.Connection) -> NodeTable:
+    """The node table with the index that it is as of."""
+    return NodeTable(queries.applied_index(tx), tuple(known_nodes(tx)))
 
 
 def known_nodes(tx: sqlite3.Connection) -> list[KnownNode]:

@@ -19,6 +19,7 @@ from quorumfs.v1 import admin_pb2, membership_pb2
 if TYPE_CHECKING:
     from quorumfs.rpc.coordinator import Coordinator
 
+_LOOK_SECONDS = 1.0
 NODE_HEADINGS = ("NODE", "ROLE", "STATE", "INTENT", "HEARTBEAT S", "GRPC", "HTTP", "VERSION", "LABELS")
 
 
@@ -135,13 +136,19 @@ def _show_without(given: Settings, error: QuorumFSError, data: dict[str, Any]) -
 
 
 def _last_seen(coordinator: Coordinator) -> dict[str, Any]:
-    """Term and observer from any coordinator that still answers."""
+    """Term and observer from a coordinator that answered, if one did."""
+    nothing = {"term": None, "observed_by": None, "observed_at": None}
+    if coordinator.answering is None:  # the whole patience went into asking them
+        return nothing
     try:
         view: admin_pb2.LeaderView = coordinator.control(
-            "Admin.GetLeader", admin_pb2.GetLeaderRequest(), leader=False, deadline=1.0
+            "Admin.GetLeader",
+            admin_pb2.GetLeaderRequest(),
+            address=coordinator.answering,
+            deadline=_LOOK_SECONDS,
         )
-    except QuorumFSError:  # none answers: the caller reports that
-        return {"term": None, "observed_by": None, "observed_at": None}
+    except QuorumFSError:  # it does not answer any more: the caller reports the first error
+        return nothing
     return {
         "term": view.term,
         "observed_by": view.observed_by,
@@ -151,9 +158,14 @@ def _last_seen(coordinator: Coordinator) -> dict[str, Any]:
 
 def _remembered(coordinator: Coordinator, error: QuorumFSError) -> dict[str, Any]:
     nothing: dict[str, Any] = {"capacity": None, "files": None, "chunks": None, "gc": None, "alarms": []}
+    if coordinator.answering is None:
+        raise error
     try:
         view = coordinator.call(
-            "Membership.GetCluster", membership_pb2.GetClusterRequest(), leader=False, deadline=1.0
+            "Membership.GetCluster",
+            membership_pb2.GetClusterRequest(),
+            address=coordinator.answering,
+            deadline=_LOOK_SECONDS,
         )
     except QuorumFSError:  # none answers at all: the first error says it better
         raise error from None

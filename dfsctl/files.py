@@ -50,10 +50,10 @@ def put(
     given = settings()
     wishes = Wishes(no_clobber, parents, replication or 0)
     is_stdin = str(source) == "-"
-    if target.endswith("/") and clean(target) != "/" and not recursive and not is_stdin:
+    mode = 0 if is_stdin else source.stat().st_mode
+    if target.endswith("/") and not is_stdin and not stat.S_ISDIR(mode):
         target = below(target, source.name)
     path = clean(target)
-    mode = 0 if is_stdin else source.stat().st_mode
     if stat.S_ISDIR(mode) and not recursive:
         raise InvalidArgumentError(f"{printable(str(source))} is a directory", next="add -r to store a tree")
     if not is_stdin and not stat.S_ISDIR(mode):

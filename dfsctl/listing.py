@@ -149,11 +149,18 @@ def du(paths: tuple[str, ...]) -> None:
 
 def _sum(client: Client, path: str) -> dict[str, Any]:
     status = client.stat(path)
-    total = {"path": path, "size_bytes": 0, "files": 0, "directories": 0}
+    kinds = {"file": 0, "directory": 0, "symlink": 0}
+    size_bytes = 0
     for one in walk(client, path) if status.is_directory else [status]:
-        total["files" if not one.is_directory else "directories"] += 1  # type: ignore[operator]  # those are ints
-        total["size_bytes"] += one.size_bytes if one.is_file else 0  # type: ignore[operator]
-    return total
+        kinds[str(one.type)] += 1
+        size_bytes += one.size_bytes if one.is_file else 0
+    return {
+        "path": path,
+        "size_bytes": size_bytes,
+        "files": kinds["file"],
+        "directories": kinds["directory"],
+        "symlinks": kinds["symlink"],
+    }
 
 
 @command()

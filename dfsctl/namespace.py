@@ -10,7 +10,7 @@ from dfsctl.output import show
 from dfsctl.parallel import for_each, raise_failures
 from dfsctl.remote import clean, full_entry, walk
 from dfsctl.shell import command, settings
-from quorumfs.errors import InvalidArgumentError
+from quorumfs.errors import InvalidArgumentError, SafetyGuardError
 from quorumfs.limits import REPLICATION_MAX
 
 force_option = click.option("--force", is_flag=True, help="What is at TARGET goes to the trash.")
@@ -64,7 +64,7 @@ def rm(paths: tuple[str, ...], recursive: bool, force: bool, purge: bool) -> Non
     given = settings()
     wanted = [clean(path) for path in paths]
     if "/" in wanted:
-        raise InvalidArgumentError("/ cannot be removed", next="remove what is in it")
+        raise SafetyGuardError("/ cannot be removed", next="remove what is in it")
     removed: list[dict[str, Any]] = []
     with given.client() as client:
         for path in wanted:

@@ -60,6 +60,43 @@ def label(node_id: str, changes: tuple[str, ...]) -> None:
     show(given, data, lambda: [f"{node_id}: {' '.join(changes)}"])
 
 
+@command()
+@click.argument("node_id", metavar="NODE")
+def drain(node_id: str) -> None:
+    """Give NODE nothing new; what it holds stays, and is read."""
+    _set_intent(node_id, "drain")
+
+
+@command()
+@click.argument("node_id", metavar="NODE")
+def undrain(node_id: str) -> None:
+    """Use NODE again like any other."""
+    _set_intent(node_id, "undrain")
+
+
+def _set_intent(node_id: str, action: str) -> None:
+    given = settings()
+    request = admin_pb2.SetNodeRequest(node_id=node_id, action=action)
+    with given.coordinator() as coordinator:
+        # Said twice it is the same: it may be sent again.
+        answer = coordinator.control("Control.SetNode", request, repeatable=True)
+    data = {"node_id": node_id, "action": action, "detail": answer.detail}
+    show(given, data, lambda: [answer.detail or f"{node_id}: {action}"])
+
+
+@command()
+@click.argument("node_id", metavar="NODE")
+@click.option("--force", is_flag=True, help="Even if it counts as a place of replicas: they are lost.")
+def forget(node_id: str, force: bool) -> None:
+    """Strike NODE from the cluster. Refused (exit code 10) while it lives, or counts as a place of replicas."""
+    given = settings()
+    request = admin_pb2.ForgetNodeRequest(node_id=node_id, force=force)
+    with given.coordinator() as coordinator:
+        answer = coordinator.control("Control.ForgetNode", request)
+    data = {"node_id": node_id, "detail": answer.detail}
+    show(given, data, lambda: [answer.detail or f"{node_id} is forgotten"])
+
+
 def _parse(changes: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
     labels: dict[str, str] = {}
     removed: list[str] = []

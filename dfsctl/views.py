@@ -137,6 +137,16 @@ def gc_report(report: admin_pb2.GcReport) -> dict[str, Any]:
     }
 
 
+def repair(answer: admin_pb2.RepairStatus) -> dict[str, Any]:
+    return {
+        "pending": answer.pending,
+        "running": answer.running,
+        "done": answer.done,
+        "failed": answer.failed,
+        "bytes_per_second": answer.bytes_per_second,
+    }
+
+
 def raft(answer: admin_pb2.RaftStatus) -> dict[str, Any]:
     """`raft status` of one coordinator."""
     return {

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quorumfs.aio import AsyncClient
     from quorumfs.client import Client
     from quorumfs.errors import QuorumFSError
     from quorumfs.files import QuorumReader, QuorumWriter
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "FileStatus",
     "FileType",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AsyncClient": "quorumfs.aio",
     "Client": "quorumfs.client",
     "FileStatus": "quorumfs.values",
     "FileType": "quorumfs.values",

@@ -1,8 +1,13 @@
-"""The coalescer: callers that come while a batch is under way share the next. No timer, no thread.
+"""The coalescer: callers that come while a batch is under way share the next. No timer.
 
 1. A caller that finds a free lane sends at once, in its own thread, everything that waits.
 2. The others wait. When the lane is free again its sender hands it to the first of them, who sends for all.
 3. One caller alone therefore waits for nobody; many callers fill the messages by themselves.
+4. A caller that may not wait (a coroutine) submits: when its turn to send comes, a thread of ours does it.
+   Callers of both kinds travel in the same messages.
+5. Coroutines are told before the lane goes on, and it goes on when they had their turn: those that ask again
+   at once travel with those that came meanwhile, where otherwise two halves would take turns for ever. Not
+   when so many came meanwhile that their message gains nothing by more.
 
 A lane has one batch under way; it is a slot of the session for changes. Several lanes may be open, but more
 than one gained nothing when measured: smaller batches, the same work.
@@ -12,61 +17,99 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
-from quorumfs.errors import OutcomeUnknownError, QuorumFSError, Retry, TimedOutError, make
+from quorumfs.clock import Clock, SystemClock
+from quorumfs.errors import (
+    OutcomeUnknownError,
+    QuorumFSError,
+    Retry,
+    TimedOutError,
+    UnavailableError,
+    make,
+)
+
+_ENOUGH = 64  # callers in a message: more make each of them hardly cheaper
 
 Op = TypeVar("Op")
 Answer = TypeVar("Answer")
+
+
+Done = Callable[[list[Answer] | None, QuorumFSError | None], object]
+"""Called once, from any thread, with the answers or the error."""
+
+Later = Callable[[Callable[[], None]], None]
+"""Has what it is given called soon, when all who were told until now had time to ask again."""
 
 
 @dataclass(eq=False, slots=True)
 class _Waiter(Generic[Op, Answer]):
     ops: Sequence[Op]
     size: int
-    woken: threading.Event = field(default_factory=threading.Event)
+    deadline: float
+    woken: threading.Event | None  # of a thread that waits ...
+    done: Done[Answer] | None = None  # ... or whom to tell
+    later: Later | None = None
     lane: int | None = None  # it sends next, on this lane
     answers: list[Answer] | None = None
     error: QuorumFSError | None = None
+
+    def tell(self) -> None:
+        """Its fate is known."""
+        if self.woken is not None:
+            self.woken.set()
+        elif self.done is not None:
+            self.done(self.answers, self.error)
 
 
 class Combiner(Generic[Op, Answer]):
     """Puts the operations of many threads into few messages.
 
-    `send(lane, ops)` returns one answer per op, in order, or raises QuorumFSError; it runs in the thread of
-    one of the callers. A caller's own operations stay together and in order.
+    `send(lane, ops, patience)` returns one answer per op, in order, within `patience` seconds, or raises
+    QuorumFSError; it runs in the thread of one of the callers. A caller's own operations stay together and in
+    order.
     """
 
     def __init__(
         self,
-        send: Callable[[int, list[Op]], list[Answer]],
+        send: Callable[[int, list[Op], float], list[Answer]],
         *,
         lanes: int = 1,
         ops_max: int,
         size_max: int,
+        clock: Clock | None = None,
     ) -> None:
         self._send = send
+        self._clock = clock or SystemClock()
         self._ops_max = ops_max
         self._size_max = size_max
         self._lock = threading.Lock()
         self._free = list(range(lanes))
         self._queue: deque[_Waiter[Op, Answer]] = deque()
+        self._closed = False
+        # Threads are made when something is submitted, and no more of them than lanes.
+        self._carriers = ThreadPoolExecutor(lanes, thread_name_prefix="quorumfs-batches")
 
-    def run(self, ops: Sequence[Op], size: int, timeout: float | None = None) -> list[Answer]:
-        """The answers to `ops` (at most `ops_max`, `size` bytes together).
+    def run(self, ops: Sequence[Op], size: int, timeout: float) -> list[Answer]:
+        """The answers to `ops` (at most `ops_max`, `size` bytes together), within `timeout` seconds in all.
 
-        Raises what `send` raised, and TimedOutError when nothing was sent within `timeout` seconds.
+        Raises what `send` raised, and TimedOutError when its turn did not come in time.
         """
-        me: _Waiter[Op, Answer] = _Waiter(ops, size)
+        woken = threading.Event()
+        me: _Waiter[Op, Answer] = _Waiter(ops, size, self._clock.monotonic() + timeout, woken)
         with self._lock:
+            if self._closed:
+                raise _closed()
             if self._free:
                 me.lane = self._free.pop()
             else:
                 self._queue.append(me)
         if me.lane is None:
-            self._wait(me, timeout)
+            self._wait(me, woken, timeout)
         if me.lane is not None:
             self._lead(me, me.lane)
         if me.error is not None:
@@ -74,17 +117,56 @@ class Combiner(Generic[Op, Answer]):
         assert me.answers is not None
         return me.answers
 
-    def _wait(self, me: _Waiter[Op, Answer], timeout: float | None) -> None:
-        """Until `me` has its answers, or is to lead."""
-        if me.woken.wait(timeout):
-            return
+    def submit(
+        self,
+        calls: Iterable[tuple[Sequence[Op], int, Done[Answer]]],
+        timeout: float,
+        later: Later | None = None,
+    ) -> None:
+        """Like `run` for many callers at once, (ops, size, done) each; returns at once.
+
+        They travel together as far as a message holds them. Once closed they get UnavailableError. `later`:
+        of rule 5; without it the lane goes on at once.
+        """
+        deadline = self._clock.monotonic() + timeout
         with self._lock:
-            if me in self._queue:
-                self._queue.remove(me)
-                raise TimedOutError(
-                    "nothing was sent", cause=f"the requests before it took all of {timeout:g} s"
-                )
-        me.woken.wait()  # it travels in a batch whose sender has a deadline of its own
+            for ops, size, done in calls:
+                self._queue.append(_Waiter(ops, size, deadline, None, done, later))
+            lane = self._free.pop() if self._free else None
+        if lane is not None:
+            self._pass_on(lane)
+
+    def close(self) -> None:
+        """Refuse who waits for a turn, and who comes. What is under way ends by itself. May be called again."""
+        with self._lock:
+            self._closed = True
+            waiting = list(self._queue)
+            self._queue.clear()
+        for waiter in waiting:
+            waiter.error = _closed()
+            waiter.tell()
+        self._carriers.shutdown(wait=False)
+
+    def _wait(self, me: _Waiter[Op, Answer], woken: threading.Event, timeout: float) -> None:
+        """Until `me` has its answers, or is to lead."""
+        try:
+            if woken.wait(timeout):
+                return
+            if self._leave_queue(me):
+                raise _too_late()
+            woken.wait()  # it travels in a batch whose sender has a deadline of its own
+        except BaseException:  # an interrupt of this thread must not take a lane with it
+            if not self._leave_queue(me) and me.lane is not None:
+                self._pass_on(me.lane)
+            raise
+
+    def _leave_queue(self, me: _Waiter[Op, Answer]) -> bool:
+        """Whether `me` was still waiting in line; it is not any more."""
+        with self._lock:
+            if me not in self._queue:
+                return False
+            self._queue.remove(me)
+            return True
 
     def _lead(self, me: _Waiter[Op, Answer], lane: int) -> None:
         with self._lock:
@@ -92,23 +174,37 @@ class Combiner(Generic[Op, Answer]):
         try:
             self._carry(lane, group)
         finally:
-            self._pass_on(lane)
-            for waiter in group:
-                if waiter.answers is None and waiter.error is None:
-                    # Only a bug or an interrupt of the sending thread leads here.
-                    waiter.error = OutcomeUnknownError(
-                        "the request's fate is unknown", cause="its sender ended"
-                    )
-                waiter.woken.set()
+            if me.later is None or self._enough_wait():
+                self._pass_on(lane)
+                _tell(group)
+            else:
+                _tell(group)
+                me.later(partial(self._pass_on, lane))
+
+    def _enough_wait(self) -> bool:
+        """Whether the next message is worth sending at once: it is large, or a thread waits for it."""
+        with self._lock:
+            return len(self._queue) >= _ENOUGH or (bool(self._queue) and self._queue[0].woken is not None)
 
     def _pass_on(self, lane: int) -> None:
-        with self._lock:
-            if not self._queue:
-                self._free.append(lane)
+        """The lane is free: the first who waits leads it, by itself or in a thread of ours."""
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._free.append(lane)
+                    return
+                heir = self._queue.popleft()
+                heir.lane = lane
+            if heir.woken is not None:
+                heir.woken.set()
                 return
-            heir = self._queue.popleft()
-            heir.lane = lane
-        heir.woken.set()
+            try:
+                self._carriers.submit(self._lead, heir, lane)
+            except RuntimeError:  # closed meanwhile
+                heir.error = _closed()
+                heir.tell()
+            else:
+                return
 
     def _company(self, leader: _Waiter[Op, Answer]) -> list[_Waiter[Op, Answer]]:
         """Who travels with `leader`: from the head of the queue, as many as the message holds."""
@@ -124,8 +220,13 @@ class Combiner(Generic[Op, Answer]):
         return group
 
     def _carry(self, lane: int, group: list[_Waiter[Op, Answer]]) -> None:
+        patience = max(waiter.deadline for waiter in group) - self._clock.monotonic()
+        if patience <= 0:  # of callers that only submitted: nobody took them out of the queue
+            for waiter in group:
+                waiter.error = _too_late()
+            return
         try:
-            answers = self._send(lane, [op for waiter in group for op in waiter.ops])
+            answers = self._send(lane, [op for waiter in group for op in waiter.ops], patience)
         except QuorumFSError as error:
             if len(group) > 1 and error.retry is Retry.NEVER and not isinstance(error, OutcomeUnknownError):
                 # The whole message was refused, so nothing happened: one of them must not spoil the rest.
@@ -139,6 +240,22 @@ class Combiner(Generic[Op, Answer]):
         for waiter in group:
             waiter.answers = answers[at : at + len(waiter.ops)]
             at += len(waiter.ops)
+
+
+def _tell(group: list[_Waiter[Op, Answer]]) -> None:
+    for waiter in group:
+        if waiter.answers is None and waiter.error is None:
+            # Only a bug or an interrupt of the sending thread leads here.
+            waiter.error = OutcomeUnknownError("the request's fate is unknown", cause="its sender ended")
+        waiter.tell()
+
+
+def _closed() -> UnavailableError:
+    return UnavailableError("nothing was sent", cause="the connections were closed")
+
+
+def _too_late() -> TimedOutError:
+    return TimedOutError("nothing was sent", cause="the requests before it took all of its time")
 
 
 def _copy(error: QuorumFSError) -> QuorumFSError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import builtins
 import io
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,8 @@ from quorumfs.errors import (
 from quorumfs.files import BUFFER_BYTES, QuorumReader, QuorumWriter, TextWriter
 from quorumfs.keepalive import KeepAlive
 from quorumfs.local_file import NewLocalFile
-from quorumfs.namespace import Namespace, NewFile
+from quorumfs.namespace import Namespace
+from quorumfs.ops import NewFile
 from quorumfs.put_many import ManyFiles
 from quorumfs.read_chunk import ChunkReader
 from quorumfs.rpc.channels import Channels, ChannelSource
@@ -131,7 +133,7 @@ class Client:
         Replaces what is there, atomically, unless `if_absent` (AlreadyExistsError) or `expected_version`
         forbid it. Mode and time are those of a local file, unless given. Parents are not made.
         """
-        target = _path(path)
+        target = remote_path(path)
         opened, close = open_source(source)
         try:
             own_mode, own_time = _attributes(source)
@@ -155,24 +157,16 @@ class Client:
         Mode and time of modification come along. `fsync`: durable on return. Raises NotFoundError,
         IntegrityError, UnavailableError; OSError of the local file.
         """
-        source = _path(path)
-        for last_try in (False, True):
-            opened = self._open(source)
-            with NewLocalFile(target) as file:
-                checksum = self._fetch(opened, file, progress)
-                if checksum == opened.info.checksum:
-                    file.publish(opened.info.mode, opened.info.mtime_ns, fsync)
-                    return file_status(opened.info, source)
-            if last_try:
-                raise IntegrityError(
-                    f"{paths.show(source)} does not match its checksum",
-                    cause=f"{checksum:08x} was read, {opened.info.checksum:08x} was stored",
-                )
-        raise AssertionError("the last try returns or raises")
+        source = remote_path(path)
+        try:
+            return self._get_once(source, target, fsync, progress)
+        except (IntegrityError, NotFoundError):
+            # What failed is avoided by now; and a version may have been purged while it was read.
+            return self._get_once(source, target, fsync, progress)
 
     def read_bytes(self, path: RemotePath) -> bytes:
         """The whole content."""
-        return b"".join(self._open(_path(path)).read(0))
+        return b"".join(self._open(remote_path(path)).read(0))
 
     def write_bytes(
         self,
@@ -209,7 +203,7 @@ class Client:
         """
         given = files.items() if isinstance(files, Mapping) else files
         many = ManyFiles(self.coordinator, self._uploader)
-        many.put((NewFile(_path(name), if_absent=if_absent), data) for name, data in given)
+        many.put((NewFile(remote_path(name), if_absent=if_absent), data) for name, data in given)
         return many.check()
 
     # ---- file objects ------------------------------------------------------------------------------------
@@ -251,17 +245,19 @@ class Client:
         """A file object: "rb", "r" to read; "wb", "w" to replace; "xb", "x" to make a new one.
 
         What is written becomes visible at the close, whole; an exception inside the with-block leaves what
-        was there. Raises ValueError for other modes.
+        was there. `buffering` of readers: bytes; 0 gives the raw QuorumReader, as the built-in open does.
+        Raises ValueError for other modes.
         """
         kind = mode.replace("t", "").replace("b", "")
         if kind not in ("r", "w", "x") or ("b" in mode and "t" in mode):
             raise ValueError(f"mode {mode!r} is not one of r, w, x with b or t")
-        where = _path(path)
+        where = remote_path(path)
         if kind == "r":
             opened = self._open(where)
-            reader = io.BufferedReader(
-                QuorumReader(opened, file_status(opened.info, where)), max(1, buffering)
-            )
+            raw = QuorumReader(opened, file_status(opened.info, where))
+            if buffering == 0 and "b" in mode:
+                return raw
+            reader = io.BufferedReader(raw, buffering if buffering > 1 else BUFFER_BYTES)
             return reader if "b" in mode else io.TextIOWrapper(reader, encoding or "utf-8", errors, newline)
         writer = self._writer(where, if_absent=kind == "x")
         return writer if "b" in mode else TextWriter(writer, encoding or "utf-8", errors, newline)
@@ -270,7 +266,7 @@ class Client:
 
     def stat(self, path: RemotePath, *, follow: bool = True, stale: bool = False) -> FileStatus:
         """What `path` is. `follow`: of a link, what it leads to. `stale`: any coordinator may answer."""
-        where = _path(path)
+        where = remote_path(path)
         return file_status(self.namespace.stat(where, follow, stale), where)
 
     def exists(self, path: RemotePath) -> bool:
@@ -287,7 +283,7 @@ class Client:
 
     def iterate(self, path: RemotePath = "/", *, stale: bool = False) -> Iterator[FileStatus]:
         """Like `list`, page by page, for large directories."""
-        where = _path(path)
+        where = remote_path(path)
         prefix = where.rstrip(b"/") + b"/"
         for info in self.namespace.list(where, stale):
             yield file_status(info, prefix + info.name)
@@ -296,7 +292,7 @@ class Client:
         self, path: RemotePath, *, parents: bool = False, mode: int = 0, modified_ns: int = 0
     ) -> FileStatus:
         """Make a directory. `parents`: with what is missing above it, and an existing one is fine."""
-        where = _path(path)
+        where = remote_path(path)
         return file_status(self.namespace.mkdir(where, mode, modified_ns, parents), where)
 
     def makedirs(self, path: RemotePath) -> FileStatus:
@@ -305,8 +301,8 @@ class Client:
 
     def rename(self, source: RemotePath, target: RemotePath, *, replace: bool = False) -> FileStatus:
         """Move a file or tree, atomically. `replace`: what is at `target` goes to the trash."""
-        where = _path(target)
-        return file_status(self.namespace.rename(_path(source), where, replace), where)
+        where = remote_path(target)
+        return file_status(self.namespace.rename(remote_path(source), where, replace), where)
 
     def delete(
         self,
@@ -317,20 +313,26 @@ class Client:
         missing_ok: bool = False,
     ) -> int:
         """Move a file, link or tree to the trash; returns its trash id (0: none). `purge`: past the trash."""
-        removal = self.namespace.delete(_path(path), recursive, purge, missing_ok=missing_ok)
+        removal = self.namespace.delete(remote_path(path), recursive, purge, missing_ok=missing_ok)
         return removal.trash_id
 
     def copy(self, source: RemotePath, target: RemotePath, *, replace: bool = False) -> FileStatus:
         """Copy a file within the cluster: the copy shares its chunks, no byte moves."""
-        where = _path(target)
-        return file_status(self.namespace.clone(_path(source), where, replace), where)
+        where = remote_path(target)
+        return file_status(self.namespace.clone(remote_path(source), where, replace), where)
 
     def symlink(
-        self, target: str | bytes, path: RemotePath, *, modified_ns: int = 0, replace: bool = False
+        self,
+        target: str | bytes,
+        path: RemotePath,
+        *,
+        modified_ns: int | None = None,
+        replace: bool = False,
     ) -> FileStatus:
-        """Make `path` a symbolic link to `target`, like os.symlink."""
-        where = _path(path)
-        return file_status(self.namespace.symlink(where, os.fsencode(target), modified_ns, replace), where)
+        """Make `path` a symbolic link to `target`, like os.symlink. `modified_ns`: None is now."""
+        where = remote_path(path)
+        raw = link_target(target)
+        return file_status(self.namespace.symlink(where, raw, modified_ns, replace), where)
 
     def set_attributes(
         self,
@@ -342,13 +344,13 @@ class Client:
         expected_version: int = 0,
     ) -> FileStatus:
         """Change what is given, leave the rest."""
-        where = _path(path)
+        where = remote_path(path)
         info = self.namespace.set_attributes(where, mode, modified_ns, replication, expected_version)
         return file_status(info, where)
 
     def locate(self, path: RemotePath) -> builtins.list[Location]:
         """Where the bytes lie: one Location per extent, in file order."""
-        layout = self.namespace.layout(_path(path), no_body=True)
+        layout = self.namespace.layout(remote_path(path), no_body=True)
         info, found = layout.info, []
         while True:
             chunks = {chunk.chunk: chunk for chunk in layout.chunks}
@@ -376,8 +378,8 @@ class Client:
         replace: bool = False,
     ) -> FileStatus:
         """Bring back the newest deleted at `path`, or the entry `trash_id`; where it was, or to `to`."""
-        original = b"" if path is None else _path(path)
-        target = b"" if to is None else _path(to)
+        original = b"" if path is None else remote_path(path)
+        target = b"" if to is None else remote_path(to)
         return file_status(self.namespace.undelete(trash_id, original, target, replace), target or original)
 
     def empty_trash(self, *, trash_id: int = 0, older_than_seconds: float = 0) -> int:
@@ -411,6 +413,20 @@ class Client:
     def _open(self, path: bytes) -> OpenedFile:
         return OpenedFile(self.namespace, self._reader, path)
 
+    def _get_once(
+        self, source: bytes, target: LocalPath, fsync: bool, progress: Progress | None
+    ) -> FileStatus:
+        opened = self._open(source)
+        with NewLocalFile(target) as file:
+            checksum = self._fetch(opened, file, progress)
+            if checksum != opened.info.checksum:
+                raise IntegrityError(
+                    f"{paths.show(source)} does not match its checksum",
+                    cause=f"{checksum:08x} was read, {opened.info.checksum:08x} was stored",
+                )
+            file.publish(opened.info.mode, opened.info.mtime_ns, fsync)
+        return file_status(opened.info, source)
+
     def _fetch(self, opened: OpenedFile, file: NewLocalFile, progress: Progress | None) -> int:
         """Write all of `opened` into `file`; the checksum of what was written."""
         checksum = done = 0
@@ -439,10 +455,15 @@ class Client:
         raise AlreadyExistsError(f"{paths.show(path)} exists already")
 
 
-def _path(path: RemotePath) -> bytes:
+def remote_path(path: RemotePath) -> bytes:
     """The path as it travels. Raises InvalidPathError."""
     given = os.fspath(path)
     return paths.join(paths.split(given))
+
+
+def link_target(target: str | bytes) -> bytes:
+    """A link's target as it travels: byte for byte what os.readlink gave."""
+    return target if isinstance(target, bytes) else target.encode("utf-8", "surrogateescape")
 
 
 def _attributes(source: object) -> tuple[int, int]:
@@ -450,4 +471,6 @@ def _attributes(source: object) -> tuple[int, int]:
     if not isinstance(source, str | os.PathLike):
         return 0, 0
     status = Path(source).stat()
+    if not stat.S_ISREG(status.st_mode):
+        return 0, 0
     return status.st_mode & 0o7777, status.st_mtime_ns

@@ -96,7 +96,11 @@ class QuorumReader(io.RawIOBase):
         if self._stream is None or self._rest_at != self._at or self._at >= self._stream_end:
             self._open_stream(wanted)
         assert self._stream is not None
-        return next(self._stream)
+        try:
+            return next(self._stream)
+        except BaseException:
+            self._drop_stream()  # it has ended: the next read begins another
+            raise
 
     def _open_stream(self, wanted: int) -> None:
         self._drop_stream()

@@ -7,10 +7,10 @@ once, or end as OutcomeUnknownError.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from quorumfs import limits
+from quorumfs import limits, ops
+from quorumfs.ops import NewFile
 from quorumfs.rpc.status import raise_for
 from quorumfs.v1 import namespace_pb2 as pb
 from quorumfs.v1 import types_pb2
@@ -19,7 +19,7 @@ from quorumfs.v1 import types_pb2
 class Operations(Protocol):
     """What carries operations to the cluster: a Coordinator, or a test's fake."""
 
-    def do(self, ops: Sequence[pb.Op]) -> list[pb.Result]: ...
+    def do(self, ops: Sequence[pb.Op], timeout: float | None = None) -> list[pb.Result]: ...
 
     def read(
         self, ops: Sequence[pb.ReadOp], consistency: pb.Consistency.ValueType = ...
@@ -32,41 +32,6 @@ class Operations(Protocol):
     ) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """What a new version of a file is to be. 0: the cluster's default.
-
-    `if_absent` refuses an existing file; `expected_version` any other than this one (0: whatever is there).
-    """
-
-    path: bytes
-    if_absent: bool = False
-    expected_version: int = 0
-    replication: int = 0
-    mode: int = 0
-    mtime_ns: int = 0
-
-
-def ref(path: bytes) -> pb.Ref:
-    return pb.Ref(path=path)
-
-
-def put_file_op(new: NewFile, body: bytes, checksum: int) -> pb.Op:
-    """A whole small file as one operation."""
-    return pb.Op(
-        put_file=pb.PutFileRequest(
-            ref=ref(new.path),
-            if_absent=new.if_absent,
-            expected_version=new.expected_version,
-            replication=new.replication,
-            mode=new.mode,
-            mtime_ns=new.mtime_ns,
-            body=body,
-            checksum=checksum,
-        )
-    )
-
-
 class Namespace:
     """One method per operation. Any thread may call."""
 
@@ -76,19 +41,10 @@ class Namespace:
     # ---- changes -----------------------------------------------------------------------------------------
 
     def put_file(self, new: NewFile, body: bytes, checksum: int) -> pb.FileInfo:
-        return self._do(put_file_op(new, body, checksum)).info
+        return self._do(ops.put_file(new, body, checksum)).info
 
     def open_upload(self, new: NewFile, size_hint: int = 0) -> pb.UploadInfo:
-        request = pb.OpenUploadRequest(
-            ref=ref(new.path),
-            if_absent=new.if_absent,
-            expected_version=new.expected_version,
-            replication=new.replication,
-            mode=new.mode,
-            mtime_ns=new.mtime_ns,
-            size_hint=size_hint,
-        )
-        return self._do(pb.Op(open_upload=request)).upload
+        return self._do(ops.open_upload(new, size_hint)).upload
 
     def allocate(
         self,
@@ -123,11 +79,13 @@ class Namespace:
         return self._do(pb.Op(commit_upload=request)).info
 
     def abort(self, upload: bytes) -> None:
-        self._do(pb.Op(abort_upload=pb.AbortUploadRequest(upload=upload)))
+        """Give an upload up; not tried for long, since it also expires by itself."""
+        op = pb.Op(abort_upload=pb.AbortUploadRequest(upload=upload))
+        result = self.operations.do([op], limits.RPC_DEADLINE_SECONDS)[0]
+        raise_for(result.code, result.error)
 
     def mkdir(self, path: bytes, mode: int = 0, mtime_ns: int = 0, parents: bool = False) -> pb.FileInfo:
-        request = pb.MkdirRequest(ref=ref(path), mode=mode, mtime_ns=mtime_ns, parents=parents)
-        return self._do(pb.Op(mkdir=request)).info
+        return self._do(ops.mkdir(path, mode, mtime_ns, parents)).info
 
     def delete(
         self,
@@ -137,26 +95,18 @@ class Namespace:
         expected_version: int = 0,
         missing_ok: bool = False,
     ) -> pb.Removal:
-        request = pb.DeleteRequest(
-            ref=ref(path),
-            recursive=recursive,
-            purge=purge,
-            expected_version=expected_version,
-            missing_ok=missing_ok,
-        )
-        return self._do(pb.Op(delete=request)).removal
+        return self._do(ops.delete(path, recursive, purge, expected_version, missing_ok)).removal
 
     def rename(self, source: bytes, target: bytes, replace: bool = False) -> pb.FileInfo:
-        request = pb.RenameRequest(to=ref(target), replace=replace, **{"from": ref(source)})
-        return self._do(pb.Op(rename=request)).info
+        return self._do(ops.rename(source, target, replace)).info
 
-    def symlink(self, path: bytes, target: bytes, mtime_ns: int = 0, replace: bool = False) -> pb.FileInfo:
-        request = pb.SymlinkRequest(ref=ref(path), target=target, mtime_ns=mtime_ns, replace=replace)
-        return self._do(pb.Op(symlink=request)).info
+    def symlink(
+        self, path: bytes, target: bytes, mtime_ns: int | None = None, replace: bool = False
+    ) -> pb.FileInfo:
+        return self._do(ops.symlink(path, target, mtime_ns, replace)).info
 
     def clone(self, source: bytes, target: bytes, replace: bool = False) -> pb.FileInfo:
-        request = pb.CloneRequest(to=ref(target), replace=replace, **{"from": ref(source)})
-        return self._do(pb.Op(clone=request)).info
+        return self._do(ops.clone(source, target, replace)).info
 
     def set_attributes(
         self,
@@ -166,32 +116,21 @@ class Namespace:
         replication: int | None = None,
         expected_version: int = 0,
     ) -> pb.FileInfo:
-        request = pb.SetAttributesRequest(
-            ref=ref(path),
-            mode=mode,
-            mtime_ns=mtime_ns,
-            replication=replication,
-            expected_version=expected_version,
-        )
-        return self._do(pb.Op(set_attributes=request)).info
+        return self._do(ops.set_attributes(path, mode, mtime_ns, replication, expected_version)).info
 
     def undelete(
         self, trash_id: int = 0, original_path: bytes = b"", to: bytes = b"", replace: bool = False
     ) -> pb.FileInfo:
-        request = pb.UndeleteRequest(
-            trash_id=trash_id, original_path=original_path, to=ref(to) if to else None, replace=replace
-        )
-        return self._do(pb.Op(undelete=request)).info
+        return self._do(ops.undelete(trash_id, original_path, to, replace)).info
 
     def empty_trash(self, trash_id: int = 0, older_than_ms: int = 0) -> int:
         """How many entries were removed."""
-        request = pb.EmptyTrashRequest(trash_id=trash_id, older_than_ms=older_than_ms)
-        return self._do(pb.Op(empty_trash=request)).removal.removed
+        return self._do(ops.empty_trash(trash_id, older_than_ms)).removal.removed
 
     # ---- reads -------------------------------------------------------------------------------------------
 
     def stat(self, path: bytes, follow: bool = True, stale: bool = False) -> pb.FileInfo:
-        return self._read(pb.ReadOp(stat=pb.StatRequest(ref=ref(path), follow=follow)), stale).info
+        return self._read(ops.stat(path, follow), stale).info
 
     def list(
         self, path: bytes, stale: bool = False, page: int = limits.LIST_PAGE_DEFAULT
@@ -199,7 +138,7 @@ class Namespace:
         """The entries of a directory in byte order of their names, page by page."""
         after = b""
         while True:
-            request = pb.ListRequest(ref=ref(path), after=after, limit=page, follow=True)
+            request = pb.ListRequest(ref=ops.ref(path), after=after, limit=page, follow=True)
             listing = self._read(pb.ReadOp(list=request), stale).listing
             yield from listing.entries
             after = listing.next
@@ -208,7 +147,7 @@ class Namespace:
 
     def layout(self, path: bytes, no_body: bool = False, stale: bool = False) -> pb.Layout:
         """The first page of a file's layout, links followed; `layout_of` gives the others."""
-        request = pb.LayoutRequest(ref=ref(path), follow=True, no_body=no_body)
+        request = pb.LayoutRequest(ref=ops.ref(path), follow=True, no_body=no_body)
         return self._read(pb.ReadOp(layout=request), stale).layout
 
     def layout_of(

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from quorumfs.errors import InvalidPathError
 from quorumfs.limits import NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX
 
-_SHOWN_BYTES_MAX = 120
+_SHOWN_LETTERS_MAX = 480
 
 
 def split(path: str | bytes) -> tuple[bytes, ...]:
@@ -54,10 +54,9 @@ def check_name(name: bytes) -> None:
 
 def show(path: bytes | str) -> str:
     """The path as text for people and logs: control characters and invalid bytes escaped, long ones cut."""
-    raw = path if isinstance(path, bytes) else path.encode("utf-8", "surrogateescape")
-    text = raw.decode("utf-8", "backslashreplace")
-    shown = "".join(_escaped(letter) for letter in text)
-    return shown if len(shown) <= _SHOWN_BYTES_MAX * 4 else shown[: _SHOWN_BYTES_MAX * 4] + "..."
+    text = path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
+    shown = "".join(_escaped(letter) for letter in text[: _SHOWN_LETTERS_MAX + 1])
+    return shown if len(shown) <= _SHOWN_LETTERS_MAX else shown[:_SHOWN_LETTERS_MAX] + "..."
 
 
 def _encoded(path: str | bytes) -> bytes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from quorumfs import limits, paths
+from quorumfs import limits, ops, paths
 from quorumfs.checksum import Buffer, crc32c
 from quorumfs.errors import InlineBudgetError, PartialError, QuorumFSError, TooLargeError
-from quorumfs.namespace import NewFile, Operations, put_file_op
+from quorumfs.namespace import Operations
+from quorumfs.ops import NewFile
 from quorumfs.rpc.status import raise_for
 from quorumfs.sources import BytesSource
 from quorumfs.upload import Uploader
@@ -59,7 +60,7 @@ class ManyFiles:
     def _put_batch(self, batch: Sequence[tuple[NewFile, bytes]]) -> None:
         if not batch:
             return
-        results = self._operations.do([put_file_op(new, body, crc32c(body)) for new, body in batch])
+        results = self._operations.do([ops.put_file(new, body, crc32c(body)) for new, body in batch])
         for (new, body), result in zip(batch, results, strict=True):
             name = paths.show(new.path)
             try:

@@ -79,7 +79,9 @@ def open_source(given: Any) -> tuple[Source, Callable[[], None]]:
                 raise
         case io.BytesIO():
             view = given.getbuffer()[given.tell() :]
-            return BytesSource(view), view.release
+            source = BytesSource(view)
+            view.release()
+            return source, source.release
         # Others that have a descriptor may give different bytes than it does (gzip).
         case io.FileIO() | io.BufferedReader() if _is_plain_file(given):
             return FileSource(given.fileno(), given.tell()), _nothing
@@ -99,6 +101,10 @@ class BytesSource:
 
     def whole(self, most: int) -> bytes | None:
         return bytes(self._view) if len(self._view) <= most else None
+
+    def release(self) -> None:
+        """Let go of the bytes, so that their owner may change their size again."""
+        self._view.release()
 
     def bodies(self, chunk_size: int) -> Iterator[Body]:
         for start in range(0, len(self._view), chunk_size):

@@ -1,16 +1,17 @@
 """Puts one chunk on its replicas: one pass of the bytes through the pipeline, watched.
 
 1. The chunk goes to the first replica, which forwards it to the next while it receives.
-2. It counts when `min_replicas` nodes say that it is durable; the others are named as failed, repair is not
-   this room's business.
-3. No progress is a failure too: a stopped node closes no connection. Reading the source is not waiting for
+2. It counts when `min_replicas` nodes say that it is durable; making the others is repair's business.
+3. A row of nodes breaks at one of them: only that one is to blame, not those behind it that were cut off, nor
+   those before it that could not go on alone.
+4. No progress is a failure too: a stopped node closes no connection. Reading the source is not waiting for
    the node, so bodies never block on anything but a disk.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,20 +27,21 @@ from quorumfs.sources import Body
 from quorumfs.v1 import chunks_pb2, namespace_pb2, types_pb2
 
 _WRITE = "/quorumfs.v1.Chunks/Write"
+_LOOKS_PER_STALL = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A sealed chunk, and the nodes of its pipeline that do not hold it."""
+    """A sealed chunk, and the nodes that are to blame for the replicas it does not have."""
 
     chunk: namespace_pb2.SealedChunk
-    failed: dict[str, str]  # node id -> why
+    failed: frozenset[str]
 
 
 class ChunkFailed(Exception):  # noqa: N818  never leaves the library
-    """The chunk did not become durable on enough nodes. `failed`: node id -> why."""
+    """The chunk did not become durable on enough nodes. `failed`: the ids of those to blame."""
 
-    def __init__(self, error: QuorumFSError, failed: dict[str, str]) -> None:
+    def __init__(self, error: QuorumFSError, failed: frozenset[str]) -> None:
         super().__init__(str(error))
         self.error = error
         self.failed = failed
@@ -134,6 +136,7 @@ class ChunkStorer:
             raise _failed(head, from_rpc(error, what, sent=False)) from error
         finally:
             call.cancel()  # of no effect on a call that ended; an interrupted thread leaves none behind
+            sending.call = None  # no cycle: the body's buffer is let go at once
             with self._lock:
                 self._calls.discard(call)
 
@@ -145,20 +148,14 @@ class ChunkStorer:
         response: chunks_pb2.WriteResponse,
     ) -> Stored:
         durable = [ack for ack in response.replicas if ack.durable]
-        holding = {ack.node_id for ack in durable}
-        reasons = {ack.node_id: _reason(ack) for ack in response.replicas}
-        failed = {
-            node.node_id: reasons.get(node.node_id, "it is not among those that answered")
-            for node in nodes
-            if node.node_id not in holding
-        }
-        if len(holding) < self._min_replicas:
-            told = "; ".join(f"{node}: {why}" for node, why in failed.items())
+        failed = blamed([node.node_id for node in nodes], response.replicas)
+        if len({ack.node_id for ack in durable}) < self._min_replicas:
+            told = "; ".join(f"{ack.node_id}: {_reason(ack)}" for ack in response.replicas if not ack.durable)
             error = UnavailableError(
-                f"a chunk became durable on {len(holding)} of {len(nodes)} datanodes",
+                f"a chunk became durable on {len(durable)} of {len(nodes)} datanodes",
                 cause=told or f"{self._min_replicas} are asked for",
             )
-            raise ChunkFailed(error, failed or {nodes[0].node_id: "too few answers"})
+            raise ChunkFailed(error, failed or frozenset({nodes[0].node_id}))
         sealed = namespace_pb2.SealedChunk(
             chunk=target.chunk, length=sending.length, checksum=sending.checksum, replicas=durable
         )
@@ -185,6 +182,8 @@ class _Sending:
         table = bytearray()
         try:
             for frame in self._body.frames():
+                if self._voided:
+                    return
                 table += frame.table
                 yield frame.wire
                 self.taken += 1
@@ -193,8 +192,9 @@ class _Sending:
         except (OSError, QuorumFSError) as error:
             # gRPC would only log it. Without the end frame no replica is sealed.
             self.error = error
-            if self.call is not None:
-                self.call.cancel()
+            call = self.call
+            if call is not None:
+                call.cancel()
             return
         self.checksum = compose(table, self.length)
         self.ended = True
@@ -214,22 +214,49 @@ class _Sending:
 
 def _await(call: Any, sending: _Sending) -> chunks_pb2.WriteResponse:
     """The response. Raises grpc.FutureTimeoutError when nothing moves any more."""
+    still = 0
     while True:
-        taken, ended = sending.taken, sending.ended
+        seen = (sending.taken, sending.ended)
+        limit = limits.SEAL_SECONDS if sending.ended else limits.WRITE_STALL_SECONDS
         try:
-            response: chunks_pb2.WriteResponse = call.result(
-                timeout=limits.SEAL_SECONDS if ended else limits.WRITE_STALL_SECONDS
-            )
+            response: chunks_pb2.WriteResponse = call.result(timeout=limit / _LOOKS_PER_STALL)
             return response
         except grpc.FutureTimeoutError:
-            if (taken, ended) == (sending.taken, sending.ended):
+            # Looked at several times: what moved just after a look must not double the time until it is noticed.
+            still = still + 1 if seen == (sending.taken, sending.ended) else 0
+            if still == _LOOKS_PER_STALL:
                 raise
+
+
+def blamed(row: Sequence[str], acks: Iterable[types_pb2.ReplicaAck]) -> frozenset[str]:
+    """Who broke a row of nodes, by what each of them is said to have done (rule 3).
+
+    A refusal of its own (no space, a bad disk, it took nothing for too long) is a node's own fault. One that
+    was merely "unavailable" is so when it is the first that could not be reached; the head answered, so that
+    it has only given up. Who is not mentioned at all is to blame like one that could not be reached.
+    """
+    given = {ack.node_id: ack for ack in acks}
+    if any(node not in given for node in row[:1]):
+        return frozenset(row[:1])
+    found: set[str] = set()
+    broken = False
+    for place, node in enumerate(row):
+        ack = given.get(node)
+        if ack is not None and ack.durable:
+            continue
+        if ack is not None and ack.error.code not in (0, types_pb2.ERROR_CODE_UNAVAILABLE):
+            found.add(node)
+            broken = broken or place > 0
+        elif place and not broken:
+            found.add(node)
+            broken = True
+    return frozenset(found)
 
 
 def _failed(head: types_pb2.NodeAddress, error: QuorumFSError) -> ChunkFailed:
     if isinstance(error, OutcomeUnknownError):  # of a chunk that is sent again under a new id: it failed
         error = UnavailableError(error.message, cause=error.cause)
-    return ChunkFailed(error, {head.node_id: str(error)})
+    return ChunkFailed(error, frozenset({head.node_id}))
 
 
 def _reason(ack: types_pb2.ReplicaAck) -> str:

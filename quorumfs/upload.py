@@ -6,7 +6,8 @@
 3. A chunk that fails is sent again under a new id, without the nodes that failed; the old one is garbage.
    With enough durable replicas it counts, and repair makes the rest.
 4. The commit names the chunks with their acknowledgements and flips the version. Whatever goes wrong before
-   it aborts the upload; a commit whose answer is lost for good is reported as unknown and left alone.
+   it aborts the upload and is a refusal, for nothing became visible; only a commit whose answer is lost for
+   good is reported as unknown, and left alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from quorumfs import limits
@@ -31,9 +33,11 @@ from quorumfs.errors import (
     OutcomeUnknownError,
     QuorumFSError,
     TooLargeError,
+    UnavailableError,
 )
 from quorumfs.keepalive import KeepAlive
-from quorumfs.namespace import Namespace, NewFile
+from quorumfs.namespace import Namespace
+from quorumfs.ops import NewFile
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.sources import Body, BytesSource, Source
 from quorumfs.store_chunk import ChunkFailed, ChunkStorer, Tally
@@ -104,13 +108,14 @@ class Uploader:
             return None
 
     def _put_chunks(self, source: Source, new: NewFile, progress: Progress | None) -> namespace_pb2.FileInfo:
-        opened = self._namespace.open_upload(new, source.size or 0)
+        with _before_the_commit():
+            opened = self._namespace.open_upload(new, source.size or 0)
         with self._keep_alive.holding(opened.upload):
             job = _Job(self, opened, source, progress)
             try:
                 return job.run()
             except OutcomeUnknownError:
-                raise  # the commit may yet happen: an abort could only confuse
+                raise  # of the commit, which may yet happen: an abort could only confuse
             except BaseException:
                 self._abort(opened.upload)
                 raise
@@ -158,6 +163,8 @@ class _Job:
         )
         self._targets = _Targets(uploader._namespace, uploader._suspects, self._id, self._min_replicas)
         self._pieces: list[_Piece] = []
+        self._waiting: list[_Piece] = []  # not handed in yet
+        self._weight = 0
         self._size = 0
 
     def run(self) -> namespace_pb2.FileInfo:
@@ -194,15 +201,26 @@ class _Job:
         self._add(body, future.result())
 
     def _add(self, body: Body, sealed: namespace_pb2.SealedChunk) -> None:
-        self._pieces.append(_Piece(self._size, body if self._source.replayable else None, sealed))
+        piece = _Piece(self._size, body if self._source.replayable else None, sealed)
+        self._pieces.append(piece)
+        self._waiting.append(piece)
+        self._weight += _weight(piece)
         self._size += sealed.length
-        waiting = [piece for piece in self._pieces if not piece.handed_in]
-        if sum(_weight(piece) for piece in waiting) > _EXTENTS_BYTES:
+        if self._weight > _EXTENTS_BYTES:
+            self._hand_in()
+
+    def _hand_in(self) -> None:
+        """Tell the leader of the chunks so far: a commit has no room for all of a large file's."""
+        with _before_the_commit():
             self._up._namespace.add_extents(
-                self._id, [piece.sealed for piece in waiting], [piece.extent() for piece in waiting]
+                self._id,
+                [piece.sealed for piece in self._waiting],
+                [piece.extent() for piece in self._waiting],
             )
-            for piece in waiting:
-                piece.handed_in = True
+        for piece in self._waiting:
+            piece.handed_in = True
+        self._waiting.clear()
+        self._weight = 0
 
     def _store(self, body: Body) -> namespace_pb2.SealedChunk:
         """Send one chunk until it is durable on enough nodes, under a new id each time."""
@@ -226,14 +244,13 @@ class _Job:
 
     def _commit(self) -> namespace_pb2.FileInfo:
         for last in (*(False,) * (_CONDEMNED_ROUNDS - 1), True):
-            waiting = [piece for piece in self._pieces if not piece.handed_in]
             try:
                 return self._up._namespace.commit(
                     self._id,
                     self._size,
                     self._checksum(),
-                    [piece.sealed for piece in waiting],
-                    [piece.extent() for piece in waiting],
+                    [piece.sealed for piece in self._waiting],
+                    [piece.extent() for piece in self._waiting],
                 )
             except ChunkCondemnedError as error:
                 if last or not self._replace_condemned(error):
@@ -284,15 +301,23 @@ class _Targets:
     def take(self) -> tuple[namespace_pb2.AllocatedChunk, list[types_pb2.NodeAddress]]:
         """A new chunk and the nodes to send it to, without suspects where that is possible.
 
-        Raises NoPlacementError.
+        Raises NoPlacementError; after any other error nobody asks again.
         """
         avoid = self._suspects.current()
         with self._lock:
+            if self.closed:
+                raise UnavailableError("the upload was given up")
             while self._ready:
                 target = self._ready.popleft()
                 if not any(node.node_id in avoid for node in target.replicas):
                     return target, list(target.replicas)
-            return self._allocate(avoid)
+            try:
+                return self._allocate(avoid)
+            except NoPlacementError:
+                raise
+            except QuorumFSError:
+                self.closed = True  # who waits for the lock must not try as long again
+                raise
 
     def _allocate(
         self, avoid: frozenset[str]
@@ -312,13 +337,25 @@ class _Targets:
         return target, good if len(good) >= self._min_replicas else list(target.replicas)
 
     def _ask(self, count: int, exclude: list[str]) -> list[namespace_pb2.AllocatedChunk]:
-        found = self._namespace.allocate(
-            self._upload, count, self._size_hint, exclude, near_host=socket.gethostname()
-        )
+        with _before_the_commit():
+            found = self._namespace.allocate(
+                self._upload, count, self._size_hint, exclude, near_host=socket.gethostname()
+            )
         usable = [target for target in found if target.replicas]
         if not usable:
             raise NoPlacementError("no datanode takes a chunk", cause="the leader named none")
         return usable
+
+
+@contextmanager
+def _before_the_commit() -> Iterator[None]:
+    """Until the commit an unknown outcome leaves no doubt about the file: it was not stored."""
+    try:
+        yield
+    except OutcomeUnknownError as error:
+        raise UnavailableError(
+            "the file was not stored", cause=str(error), next="store it again once the cluster answers"
+        ) from error
 
 
 def _weight(piece: _Piece) -> int:

@@ -29,7 +29,8 @@ class FileStatus:
     """A file, directory or symbolic link as the namespace knows it.
 
     `mode`: permission bits. `checksum`: CRC32C of the content (files). `version` grows with every change of
-    the content. `target`: of a link. `modified_ns`: since 1970, as it was set; `modified` rounds it.
+    the content. `target`: of a link; bytes of it that are no UTF-8 stand as surrogates, as in os.readlink.
+    `modified_ns`: since 1970, as it was set; `modified` rounds it.
     """
 
     path: str
@@ -84,6 +85,7 @@ class Location:
     chunk: str  # 32 hexadecimal digits
     chunk_offset: int
     chunk_length: int
+    chunk_checksum: int  # CRC32C of the whole chunk
     inline: bool
     replicas: tuple[ReplicaPlace, ...]
 
@@ -127,7 +129,7 @@ def file_status(info: namespace_pb2.FileInfo, path: bytes = b"") -> FileStatus:
         id=info.id,
         version=info.version,
         checksum=info.checksum,
-        target=text(info.target),
+        target=info.target.decode("utf-8", "surrogateescape"),
     )
 
 
@@ -162,6 +164,7 @@ def location(extent: types_pb2.Extent, chunk: namespace_pb2.ChunkLocation) -> Lo
         chunk=extent.chunk.hex(),
         chunk_offset=extent.chunk_offset,
         chunk_length=chunk.length,
+        chunk_checksum=chunk.checksum,
         inline=chunk.inline,
         replicas=tuple(
             ReplicaPlace(

@@ -33,7 +33,8 @@ def was_set_back(shown: int, remembered: int) -> bool:
 
 
 class Memory(Protocol):
-    """Everything is durable before a call returns."""
+    """Everything is durable before a call returns. When one raises StorageFull, what it would have forgotten holds:
+    an older boot of a peer, and that this member is muted."""
 
     @property
     def muted_term(self) -> int | None:
@@ -66,18 +67,19 @@ class VolatileMemory:
         return self._boots.get(uuid, 0)
 
     def note_boot(self, uuid: str, boot: int) -> None:
-        self._boots[uuid] = boot
-        self._keep()
+        boots = {**self._boots, uuid: boot}
+        self._keep(boots, self._muted_term)
+        self._boots = boots
 
     def mute(self, term: int) -> None:
         self._muted_term = term
-        self._keep()
+        self._keep(self._boots, term)
 
     def unmute(self) -> None:
+        self._keep(self._boots, None)
         self._muted_term = None
-        self._keep()
 
-    def _keep(self) -> None:
+    def _keep(self, boots: Mapping[str, int], muted_term: int | None) -> None:
         """Make it durable."""
 
 
@@ -106,10 +108,8 @@ class DurableMemory(VolatileMemory):
                 next="dfsctl raft rejoin brings this member back",
             ) from error
 
-    def _keep(self) -> None:
-        content = (
-            json.dumps({"boots": self._boots, "muted_term": self._muted_term}, indent=2).encode() + b"\n"
-        )
+    def _keep(self, boots: Mapping[str, int], muted_term: int | None) -> None:
+        content = json.dumps({"boots": boots, "muted_term": muted_term}, indent=2).encode() + b"\n"
         try:
             write_record(self._path, content, self._files)
         except OSError as error:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from pysyncobj import SyncObj, SyncObjConf
@@ -28,6 +29,7 @@ from pysyncobj.transport import Transport
 
 from common import log
 from coordinator.consensus.configuration import Configuration, Configurations
+from coordinator.consensus.files import StorageFull
 from coordinator.consensus.guard import BrokenInvariantError, Entry, follow
 from coordinator.consensus.interfaces import LogEntry
 from coordinator.consensus.journal import Journal
@@ -607,8 +609,8 @@ class Replica(SyncObj):  # type: ignore[misc]
         """After the journal was synced: let the acknowledgements go that are still of this term."""
         if self._may_unmute:
             self._may_unmute = False
-            self._memory.unmute()
-            _log.info("member.unmuted", term=self.term())
+            if self._remember(self._memory.unmute):
+                _log.info("member.unmuted", term=self.term())
         acks, self._acks = self._acks, []
         for term, peer, message in acks:
             if term == self.term():
@@ -625,7 +627,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         acknowledged = self.progress[peer].match if self.leads() else 0
         set_back = was_set_back(message["boot"], remembered)
         if message["boot"] != remembered and not set_back:
-            self._memory.note_boot(member.member_uuid, message["boot"])
+            self._remember(partial(self._memory.note_boot, member.member_uuid, message["boot"]))
         if set_back or message["last_log_index"] < acknowledged:
             _log.warning("peer.forgot", peer=peer, boot=message["boot"], remembered=remembered)
             self.progress[peer] = Progress(self.journal.last_index + 1)
@@ -638,9 +640,18 @@ class Replica(SyncObj):  # type: ignore[misc]
             return
         term = max(message["term"], self.term())
         _log.warning("member.muted", told_by=peer, term=term)
-        self._memory.mute(term)
+        self._remember(partial(self._memory.mute, term))
         if self.role() != FOLLOWER:
             self._become_follower(None)
+
+    def _remember(self, write: Callable[[], None]) -> bool:
+        """A full disk is no reason to end: the same is told again by a later greeting, or by the leader."""
+        try:
+            write()
+        except StorageFull as error:
+            _log.warning("memory.disk_full", cause=str(error))
+            return False
+        return True
 
     # Snapshots
 

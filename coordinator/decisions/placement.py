@@ -26,6 +26,8 @@ from coordinator.decisions.liveness import Liveness
 Chance = Callable[[], float]
 
 SLOW_STREAMS_MIN = 64
+IN_MAINTENANCE = "in maintenance"
+"""What `Candidate.intent` says of a node that is away for a while."""
 
 
 class Tier(Enum):

@@ -4,11 +4,12 @@ Theory of operation
 1. A source is a verified LIVE replica on a node that answers (alive, or suspect when nothing better is
    left). A corrupt, missing, pending or unverified replica is never a source.
 2. A chunk needs copies when fewer LIVE replicas than wanted lie on nodes that are not dead. Chunks with
-   one copy come before chunks with two.
+   one copy come before chunks with two. A node in maintenance comes back: its replicas count as there.
 3. Copies that are on their way count, so that nothing is copied twice; a node takes at most `per_node` of
    them at once, as destination or as source.
 4. The destination comes from placement among nodes that are alive, away from every node that has a replica in
-   any state, in a zone without a replica when there is one.
+   any state, in a zone without a replica when there is one. Only when no other node is left, one that has a
+   corrupt or missing replica gets a good one in its place: three datanodes must heal a rotten block.
 5. A chunk with no source left is named in `lost`, never dropped silently.
 """
 
@@ -19,7 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.decisions.liveness import Liveness
-from coordinator.decisions.placement import Candidate, Chance, Wanted, place
+from coordinator.decisions.placement import IN_MAINTENANCE, Candidate, Chance, Wanted, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def plan(
         if not sources:
             lost.append(one.chunk)
             continue
-        lacking = one.replication - len(sources) - under_way[one.chunk]
+        lacking = one.replication - len(sources) - _resting(one.live, candidates) - under_way[one.chunk]
         if lacking <= 0:
             continue
         copy = None if room <= 0 else _copy(one, sources, candidates, busy, heading, per_node, chance)
@@ -104,6 +105,12 @@ def _reachable(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> lis
     return [one.node_id for one in sorted(usable, key=lambda one: (rank[one.liveness], one.node_id))]
 
 
+def _resting(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> int:
+    """How many of the nodes are away for maintenance."""
+    known = [candidates[node] for node in nodes if node in candidates]
+    return sum(one.liveness is Liveness.DEAD and one.intent == IN_MAINTENANCE for one in known)
+
+
 def _copy(
     one: Damaged,
     sources: Sequence[str],
@@ -117,16 +124,38 @@ def _copy(
     idle = sorted((source for source in sources if busy[source] < per_node), key=lambda node: busy[node])
     if not idle:
         return None
-    holders = {*one.live, *one.others} | {node for chunk, node in heading if chunk == one.chunk}
+    under_way = {node for chunk, node in heading if chunk == one.chunk}
     full = {node for node, number in busy.items() if number >= per_node}
-    wanted = Wanted(1, 1, one.length, frozenset(holders | full))
-    zones = {candidates[node].zone for node in sources} - {""}
-    alive = [candidate for candidate in candidates.values() if candidate.liveness is Liveness.ALIVE]
-    fresh = [candidate for candidate in alive if candidate.zone not in zones]
-    decision = place(fresh, wanted, chance)
-    if not decision.node_ids:
-        decision = place(alive, wanted, chance)
-    if not decision.node_ids:
+    destination = _destination(one, {*sources, *under_way}, under_way, full, candidates, chance)
+    if not destination:
         return None
     order = [*idle, *(source for source in sources if source not in idle)]
-    return Copy(one.chunk, one.length, one.checksum, tuple(order), decision.node_ids[0])
+    return Copy(one.chunk, one.length, one.checksum, tuple(order), destination)
+
+
+def _destination(
+    damaged: Damaged,
+    there: Collection[str],
+    under_way: Collection[str],
+    full: Collection[str],
+    candidates: Mapping[str, Candidate],
+    chance: Chance,
+) -> str:
+    """Where the copy goes; empty when no node can take it now. `there`: nodes whose zones have a replica."""
+    alive = [node for node in candidates.values() if node.liveness is Liveness.ALIVE]
+    zones = {candidates[node].zone for node in there if node in candidates} - {""}
+    elsewhere = [node for node in alive if node.zone not in zones]
+    taken = {*damaged.live, *under_way}
+    holders = {*taken, *damaged.others}
+    found = _choose(elsewhere, holders | {*full}, damaged.length, chance) or _choose(
+        alive, holders | {*full}, damaged.length, chance
+    )
+    if found or _choose(alive, holders, damaged.length, chance):
+        return found  # or it waits for a node that is busy
+    return _choose(alive, taken | {*full}, damaged.length, chance)
+
+
+def _choose(nodes: Collection[Candidate], without: Collection[str], length: int, chance: Chance) -> str:
+    """A node for one more replica; empty when none can take it."""
+    decision = place(nodes, Wanted(1, 1, length, frozenset(without)), chance)
+    return decision.node_ids[0] if decision.node_ids else ""

@@ -1,14 +1,17 @@
-"""Ends uploads and sessions without a sign of life, by entries; nobody's local clock decides."""
+"""Ends what has had its time: uploads and sessions without a sign of life, maintenance of nodes. By entries; nobody's
+local clock decides."""
 
 from __future__ import annotations
 
 from common import log
 from coordinator.duties.desk import Desk
 from coordinator.metadata import queries
-from coordinator.soft_state import SoftState
+from coordinator.soft_state import SoftState, node_table
 from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import types_pb2 as t
 
-PAGE = 1000
+PER_ENTRY = 1000
+EXAMINED_MAX = 200_000
 LOOK_SECONDS_MAX = 10.0
 LOOK_SECONDS_MIN = 0.2
 
@@ -30,21 +33,31 @@ class Expiry:
         self._session_ttl_seconds = session_ttl_seconds
 
     def work(self) -> str:
+        """All that are past are looked at: those that live on by their signs alone must not hide the others."""
         now_ms = self._desk.consensus.cluster_ms()
-        past = self._desk.look(lambda tx: queries.open_uploads_past(tx, now_ms, PAGE))
-        uploads = self._soft.lifeless_uploads(past, self._upload_ttl_seconds)
-        old = self._desk.look(lambda tx: queries.sessions_past(tx, now_ms, PAGE))
-        sessions = self._soft.lifeless_sessions(old, self._session_ttl_seconds)
+        past = self._desk.look(lambda tx: queries.open_uploads_past(tx, now_ms, EXAMINED_MAX))
+        uploads = self._soft.lifeless_uploads(past, self._upload_ttl_seconds)[:PER_ENTRY]
+        old = self._desk.look(lambda tx: queries.sessions_past(tx, now_ms, EXAMINED_MAX))
+        sessions = self._soft.lifeless_sessions(old, self._session_ttl_seconds)[:PER_ENTRY]
+        nodes = self._desk.look(lambda tx: queries.maintenance_past(tx, now_ms))
         commands = []
         if uploads:
             commands.append(e.SystemCommand(expire_uploads=e.ExpireUploads(uploads=uploads)))
         if sessions:
             commands.append(e.SystemCommand(expire_sessions=e.ExpireSessions(sessions=sessions)))
+        commands += [
+            e.SystemCommand(set_node=e.SetNode(node_id=one, set_intent=True, intent=t.NODE_INTENT_NORMAL))
+            for one in nodes
+        ]
         if not commands:
             return "nothing to expire"
         self._desk.propose(commands)
-        _log.info("expiry.done", uploads=len(uploads), sessions=len(sessions))
-        return f"ended {len(uploads)} uploads and {len(sessions)} sessions"
+        if nodes:
+            self._soft.set_known(self._desk.look(node_table))
+        _log.info("expiry.done", uploads=len(uploads), sessions=len(sessions), maintenance=len(nodes))
+        return (
+            f"ended {len(uploads)} uploads, {len(sessions)} sessions, the maintenance of {len(nodes)} nodes"
+        )
 
     def wait(self) -> float:
         shortest = min(self._upload_ttl_seconds, self._session_ttl_seconds)

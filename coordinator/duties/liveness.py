@@ -7,6 +7,7 @@ from collections.abc import Callable
 from common import log
 from coordinator.decisions.liveness import Liveness
 from coordinator.soft_state import SoftState, Transition
+from quorumfs.v1 import types_pb2 as t
 
 LOOK_SECONDS = 0.25
 
@@ -21,11 +22,14 @@ class LivenessDuty:
     def __init__(self, soft: SoftState, changed: Callable[[Transition], None] = lambda change: None) -> None:
         self._soft = soft
         self._changed = changed
+        self._alarmed: set[str] = set()
 
     def work(self) -> str:
         changes = self._soft.judge()
         for change in changes:
             self._tell(change)
+        for node_id in self._alarmed - self._soft.known().keys():  # forgotten since
+            self._clear(node_id)
         if not changes:
             return "nothing changed"
         return ", ".join(f"{one.node_id} is {one.after.value}" for one in changes)
@@ -38,13 +42,23 @@ class LivenessDuty:
             before=change.before.value,
             silence_seconds=round(change.silence_seconds, 3),
         )
-        code = f"node_dead:{change.node_id}"
         if change.after is Liveness.DEAD:
             self._soft.withdraw(change.node_id)
-            self._soft.raise_alarm(code, f"{change.node_id} is dead; its replicas are being replaced")
+            self._raise(change.node_id)
         elif change.after is Liveness.ALIVE:
-            self._soft.clear_alarm(code)
+            self._clear(change.node_id)
         self._changed(change)
+
+    def _raise(self, node_id: str) -> None:
+        node = self._soft.known().get(node_id)
+        away = node is not None and node.intent == t.NODE_INTENT_MAINTENANCE
+        follows = "it is in maintenance" if away else "its replicas are being replaced"
+        self._soft.raise_alarm(f"node_dead:{node_id}", f"{node_id} is dead; {follows}")
+        self._alarmed.add(node_id)
+
+    def _clear(self, node_id: str) -> None:
+        self._soft.clear_alarm(f"node_dead:{node_id}")
+        self._alarmed.discard(node_id)
 
     def wait(self) -> float:
         return LOOK_SECONDS

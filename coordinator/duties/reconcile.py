@@ -1,12 +1,14 @@
 """Brings what datanodes report and what the metadata says of replicas together.
 
 Theory of operation
-1. A report that agrees with the metadata costs nothing. What differs is written in batched entries.
-2. Chunks that the metadata does not know are orphans or belong to an upload under way: not this duty's
-   business.
-3. A replica that is missing from an inventory is only doubted: the inventory was listed while commits went
-   on. The node is told to verify that chunk, and its finding is written. The same for a replica that was
-   corrupt and is listed again, and for a reader's complaint.
+1. A report that agrees with the metadata costs nothing. What differs is written in batched entries, and kept here until
+   the log has it: the node was told that its report has arrived and will not say it again.
+2. Chunks that the metadata does not know are garbage: not this duty's business. A chunk whose upload is under way is
+   sealed on its nodes before the client hands it in: such a report waits a little and then mostly agrees.
+3. What was heard second hand is only doubted: a replica that is missing from an inventory (which was listed while
+   commits went on), one that was corrupt or missing and is listed again, a reader's complaint. The node is told to
+   verify that chunk, and its finding is written. A replica sealed just now, with the right length and checksum, is
+   believed at once.
 4. Every node is asked for a full inventory once per leadership and per start of its process; few at a time.
 """
 
@@ -15,132 +17,181 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
 from common import log
 from coordinator.duties.desk import Desk
+from coordinator.duties.doubts import Doubts, Later
 from coordinator.metadata import queries
+from coordinator.metadata.queries import ChunkRow, ReplicaRow
 from coordinator.soft_state import Done, Inventory, Report, SoftState
+from quorumfs.clock import Clock
+from quorumfs.errors import QuorumFSError
+from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import entries_pb2 as e
-from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 REPORTS_PER_ENTRY = 1000
-DOUBTS_PER_ROUND = 256
+STORED_PER_PAGE = 10_000
 GATHERINGS_MAX = 8
 IDLE_SECONDS = 0.25
+EARLY_SECONDS = 5.0
+EARLY_MAX = 100_000
+UNDECIDED_SECONDS = 30.0
+UNDECIDED_MAX = 10_000
 
 _MISSING = (t.ERROR_CODE_CHUNK_NOT_FOUND, t.ERROR_CODE_NOT_FOUND)
+_NOT_THERE = (t.REPLICA_STATE_CORRUPT, t.REPLICA_STATE_MISSING)
 
 _log = log.get(__name__)
+
+
+@dataclass(slots=True)
+class Differences:
+    """What follows from some reports."""
+
+    updates: list[e.ReplicaUpdate] = field(default_factory=list)
+    doubts: list[Report] = field(default_factory=list)
+    early: list[Report] = field(default_factory=list)
 
 
 class Reconcile:
     name = "reconcile"
 
-    def __init__(self, desk: Desk, soft: SoftState) -> None:
+    def __init__(self, desk: Desk, soft: SoftState, clock: Clock) -> None:
         self._desk = desk
         self._soft = soft
-        self._doubts: deque[tuple[str, bytes]] = deque()
+        self._doubts = Doubts(soft)
+        self._fresh: deque[Report] = deque()
         self._findings: deque[Report] = deque()
+        self._listed: deque[Report] = deque()  # out of inventories
+        self._early: Later[Report] = Later(clock, EARLY_SECONDS, EARLY_MAX)
+        self._undecided: Later[Done] = Later(clock, UNDECIDED_SECONDS, UNDECIDED_MAX)
         self._busy = False
 
     def work(self) -> str:
         self._take_outcomes()
-        written = self._write(self._soft.take_reports(REPORTS_PER_ENTRY), believe=False)
-        findings = [self._findings.popleft() for _ in range(min(len(self._findings), REPORTS_PER_ENTRY))]
-        written += self._write(findings, believe=True)
+        self._fresh.extend(self._soft.take_reports(max(0, REPORTS_PER_ENTRY - len(self._fresh))))
+        self._fresh.extend(self._early.take(REPORTS_PER_ENTRY))
+        written = self._write_some(self._fresh, believe=False)
+        written += self._write_some(self._findings, believe=True)
+        written += self._write_some(self._listed, believe=False)
         inventory = self._soft.take_inventory()
         if inventory is not None:
             self._compare(inventory)
-        doubted = self._order_verification()
+        doubted = self._doubts.order()
         asked = [one for one in self._soft.wanting_inventory(GATHERINGS_MAX) if self._soft.gather(one)]
-        self._busy = bool(written or inventory or self._findings)
+        self._busy = bool(written or inventory or self._fresh or self._findings or self._listed)
         return f"wrote {written} replica states, doubted {doubted}, asked {len(asked)} nodes for inventories"
 
     def wait(self) -> float:
         return 0.0 if self._busy else IDLE_SECONDS
 
-    def _write(self, reports: Sequence[Report], *, believe: bool) -> int:
-        """Propose what differs from the metadata. `believe`: the node has just read the chunk's every
-        block."""
+    # Reports
+
+    def _write_some(self, waiting: deque[Report], *, believe: bool) -> int:
+        """Propose what differs from the metadata; `waiting` loses what the log has. `believe`: the node has just read
+        the chunk's every block."""
+        reports = list(islice(waiting, REPORTS_PER_ENTRY))
         if not reports:
             return 0
-        updates = self._desk.look(lambda tx: self._differences(tx, reports, believe))
-        if updates:
-            self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates))])
-            _log.info("replicas.updated", count=len(updates))
-        return len(updates)
-
-    def _differences(
-        self, tx: sqlite3.Connection, reports: Iterable[Report], believe: bool
-    ) -> list[e.ReplicaUpdate]:
-        updates = []
-        chunks = {report.chunk for report in reports if len(report.chunk) == 16}
-        known = queries.valid_chunk_ids(tx, chunks)
-        for report in reports:
-            if report.chunk not in known:
-                continue
-            there = {row.node_id: row for row in queries.replicas_of(tx, report.chunk)}
-            mine = there.get(report.node_id)
-            listed_again = report.state == t.REPLICA_STATE_LIVE and not believe
-            if listed_again and mine is not None and mine.state == t.REPLICA_STATE_CORRUPT:
-                self._doubts.append((report.node_id, report.chunk))
-                continue
-            if mine is None and report.state != t.REPLICA_STATE_LIVE:
-                continue
-            if mine is not None and mine.state == report.state and report.disk_id in ("", mine.disk_id):
-                continue
-            updates.append(
-                e.ReplicaUpdate(
-                    chunk=report.chunk,
-                    node_id=report.node_id,
-                    disk_id=report.disk_id or (mine.disk_id if mine is not None else ""),
-                    state=t.ReplicaState.ValueType(report.state),
-                )
-            )
-        return updates
+        found = self._desk.look(lambda tx: differences(tx, reports, believe))
+        if found.updates:
+            self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=found.updates))])
+            _log.info("replicas.updated", count=len(found.updates))
+        for _ in reports:
+            waiting.popleft()
+        for one in found.doubts:
+            self._doubts.add(one.node_id, one.chunk)
+        for one in found.early:
+            if not self._early.put(one):
+                self._soft.want_inventory(one.node_id)
+        return len(found.updates)
 
     # Inventories
 
     def _compare(self, inventory: Inventory) -> None:
         node_id = inventory.node_id
-        stored = self._desk.look(lambda tx: set(queries.chunks_on(tx, node_id)))
-        absent = stored - inventory.live
-        self._doubts.extend((node_id, chunk) for chunk in sorted(absent))
-        new = sorted(inventory.live - stored)
-        for start in range(0, len(new), REPORTS_PER_ENTRY):
-            page = new[start : start + REPORTS_PER_ENTRY]
-            reports = [
-                Report(node_id, chunk, inventory.disks.get(chunk, ""), t.REPLICA_STATE_LIVE) for chunk in page
-            ]
-            self._write(reports, believe=False)
-        self._write(inventory.troubled, believe=False)
-        _log.info(
-            "inventory.compared", node=node_id, live=len(inventory.live), absent=len(absent), new=len(new)
+        new = set(inventory.live)
+        absent = 0
+        for page in self._stored(node_id):
+            new.difference_update(page)
+            for chunk in page:
+                if chunk not in inventory.live:
+                    self._doubts.add(node_id, chunk)
+                    absent += 1
+        self._listed.extend(
+            Report(node_id, chunk, inventory.disks.get(chunk, ""), t.REPLICA_STATE_LIVE)
+            for chunk in sorted(new)
         )
+        self._listed.extend(inventory.troubled)
+        _log.info("inventory.compared", node=node_id, live=len(inventory.live), absent=absent, new=len(new))
 
-    # Doubts
+    def _stored(self, node_id: str) -> Iterable[Sequence[bytes]]:
+        """What the metadata says is on a node, in pages of their own transactions. A failure asks for all anew."""
+        after = b""
 
-    def _order_verification(self) -> int:
-        ordered = 0
-        known = self._soft.known()
-        while self._doubts and ordered < DOUBTS_PER_ROUND:
-            node_id, chunk = self._doubts[0]
-            if node_id not in known:  # forgotten since
-                self._doubts.popleft()
-                continue
-            command = m.Command(verify=m.VerifyCommand(chunk=chunk))
-            if not self._soft.order(node_id, "verify", command, chunk):
-                break  # the node's queue is full: the next round goes on
-            self._doubts.popleft()
-            ordered += 1
-        return ordered
+        def ask(tx: sqlite3.Connection) -> Sequence[bytes]:
+            return queries.chunks_on(tx, node_id, after, STORED_PER_PAGE)
+
+        try:
+            while page := self._desk.look(ask):
+                yield page
+                after = page[-1]
+        except QuorumFSError:
+            self._soft.want_inventory(node_id)
+            raise
+
+    # Findings
 
     def _take_outcomes(self) -> None:
+        for again in self._undecided.take(UNDECIDED_MAX):
+            self._doubts.add(again.order.node_id, again.order.chunk)
         for done in self._soft.take_done(("verify",)):
             finding = finding_of(done)
             if finding is not None:
                 self._findings.append(finding)
+            elif done.outcome is not None and not self._undecided.put(done):
+                self._soft.want_inventory(done.order.node_id)
+
+
+def differences(tx: sqlite3.Connection, reports: Iterable[Report], believe: bool) -> Differences:
+    """What the metadata has to learn from `reports`, what is doubtful, and what came too early."""
+    found = Differences()
+    chunks = queries.chunk_rows(tx, {one.chunk for one in reports if len(one.chunk) == ID_BYTES})
+    for report in reports:
+        chunk = chunks.get(report.chunk)
+        if chunk is None:
+            continue
+        if not chunk.sealed:
+            if chunk.under_way and report.state == t.REPLICA_STATE_LIVE:
+                found.early.append(report)
+            continue
+        there = {row.node_id: row for row in queries.replicas_of(tx, report.chunk)}
+        _judge(found, report, chunk, there.get(report.node_id), believe)
+    return found
+
+
+def _judge(
+    found: Differences, report: Report, chunk: ChunkRow, mine: ReplicaRow | None, believe: bool
+) -> None:
+    state = report.state
+    if state == t.REPLICA_STATE_LIVE and report.length:
+        believe = True  # sealed just now
+        if (report.length, report.checksum) != (chunk.length, chunk.checksum):
+            state = t.REPLICA_STATE_CORRUPT  # whole, and something else
+    if mine is None and state != t.REPLICA_STATE_LIVE:
+        return
+    if mine is not None and mine.state == state and report.disk_id in ("", mine.disk_id):
+        return
+    if state == t.REPLICA_STATE_LIVE and mine is not None and mine.state in _NOT_THERE and not believe:
+        found.doubts.append(report)
+        return
+    disk_id = report.disk_id or (mine.disk_id if mine is not None else "")
+    found.updates.append(
+        e.ReplicaUpdate(chunk=report.chunk, node_id=report.node_id, disk_id=disk_id, state=state)
+    )
 
 
 def finding_of(done: Done) -> Report | None:

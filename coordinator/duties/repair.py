@@ -1,7 +1,10 @@
 """Gives chunks that lack replicas new ones: datanodes copy from each other, ordered by heartbeat answers.
 
-Nothing counts before the destination has verified and sealed its copy and said so: then an entry adds the
-replica. A copy that failed is planned anew; a source that turned out corrupt is told to verify itself.
+1. Nothing counts before the destination has verified and sealed its copy and said so: then an entry adds the
+   replica, and is proposed until it is in the log.
+2. A copy that failed is planned anew after a pause that grows with every failure of that chunk. Its source may be
+   what is wrong: it is told to verify its replica.
+3. A node in maintenance is expected back: nothing is copied because of its silence.
 """
 
 from __future__ import annotations
@@ -11,18 +14,21 @@ from dataclasses import dataclass
 
 from common import log
 from coordinator.decisions.liveness import Liveness
-from coordinator.decisions.placement import Candidate, Chance
+from coordinator.decisions.placement import IN_MAINTENANCE, Candidate, Chance
 from coordinator.decisions.repair import Copy, Damaged, Plan, Running, plan
+from coordinator.duties.backlog import Backlog, Survey
 from coordinator.duties.desk import Desk
-from coordinator.metadata import queries
 from coordinator.soft_state import Done, SoftState
+from quorumfs.backoff import Backoff
 from quorumfs.clock import Clock
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 AT_ONCE_MAX = 256
-DAMAGED_PER_ROUND = 1000
+RESTING_MAX = 10_000
+UPDATES_PER_ENTRY = 1000
+SOURCE_IN_DOUBT = (t.ERROR_CODE_CORRUPT, t.ERROR_CODE_CHUNK_NOT_FOUND, t.ERROR_CODE_UNAVAILABLE)
 BUSY_SECONDS = 0.25
 IDLE_SECONDS = 1.0
 LOST_ALARM = "chunks_missing"
@@ -61,6 +67,30 @@ class Budget:
         self._left -= number
 
 
+class Rests:
+    """Chunks whose copy failed: each rests before it is tried again, longer each time."""
+
+    def __init__(self, clock: Clock, chance: Chance) -> None:
+        self._clock = clock
+        self._chance = chance
+        self._backoff = Backoff(first_seconds=2.0, most_seconds=60.0)
+        self._rests: dict[bytes, tuple[int, float]] = {}
+
+    def failed(self, chunk: bytes) -> None:
+        failures, _ = self._rests.pop(chunk, (0, 0.0))
+        if len(self._rests) >= RESTING_MAX:
+            del self._rests[next(iter(self._rests))]
+        until = self._clock.monotonic() + self._backoff.delay(failures, self._chance())
+        self._rests[chunk] = (failures + 1, until)
+
+    def over(self, chunk: bytes) -> None:
+        """It was copied."""
+        self._rests.pop(chunk, None)
+
+    def rests(self, chunk: bytes) -> bool:
+        return self._rests.get(chunk, (0, 0.0))[1] > self._clock.monotonic()
+
+
 class Repair:
     name = "repair"
 
@@ -71,6 +101,7 @@ class Repair:
         chance: Chance,
         budget: Budget,
         per_node: int,
+        clock: Clock,
         count: Callable[[str, int], None] = lambda what, number: None,
     ) -> None:
         self._desk = desk
@@ -79,16 +110,22 @@ class Repair:
         self._budget = budget
         self._per_node = per_node
         self._count = count
+        self._backlog = Backlog(clock)
+        self._rests = Rests(clock, chance)
+        self._made: list[e.ReplicaUpdate] = []
         self._lengths: dict[bytes, int] = {}
         self.figures = Figures()
 
     def work(self) -> str:
         self._take_outcomes()
+        self._write_made()
         candidates = self._soft.candidates()
-        gone = {one.node_id for one in candidates.values() if one.liveness is Liveness.DEAD}
-        rows = self._desk.look(lambda tx: queries.damaged_chunks(tx, gone, DAMAGED_PER_ROUND))
+        gone = {one.node_id for one in candidates.values() if is_gone(one)}
+        rows = self._desk.look(lambda tx: self._backlog.page(tx, gone))
         damaged = [
-            Damaged(row.chunk, row.length, row.checksum, row.want, row.live, row.others) for row in rows
+            Damaged(row.chunk, row.length, row.checksum, row.want, row.live, row.others)
+            for row in rows
+            if not self._rests.rests(row.chunk)
         ]
         running = [Running(one.chunk, one.node_id, one.source) for one in self._soft.running("replicate")]
         decided = plan(
@@ -100,12 +137,13 @@ class Repair:
             chance=self._chance,
         )
         ordered = self._order(decided, candidates)
-        self._tell_lost(decided)
-        self.figures.pending = decided.waiting + len(decided.copies) - ordered
+        survey = self._backlog.survey
+        self._tell_lost(survey)
         self.figures.running = len(running) + ordered
-        if not damaged:
+        self.figures.pending = max(0, survey.under_replicated - self.figures.running)
+        if not rows:
             return "every chunk has its replicas"
-        return f"{len(damaged)} chunks lack replicas: ordered {ordered}, running {len(running)}"
+        return f"{survey.under_replicated} chunks lack replicas: ordered {ordered}, running {len(running)}"
 
     def wait(self) -> float:
         return BUSY_SECONDS if self.figures.running else IDLE_SECONDS
@@ -140,21 +178,21 @@ class Repair:
             "repair.ordered", chunk=copy.chunk.hex(), source=copy.sources[0], destination=copy.destination
         )
 
-    def _tell_lost(self, decided: Plan) -> None:
-        if not decided.lost:
+    def _tell_lost(self, survey: Survey) -> None:
+        if not survey.missing:
             self._soft.clear_alarm(LOST_ALARM)
             return
-        first = decided.lost[0].hex()
-        message = f"{len(decided.lost)} chunks have no readable replica, {first} among them"
+        first = survey.lost.hex() if survey.lost is not None else "(healed since)"
+        message = f"{survey.missing} chunks have no readable replica, {first} among them"
         if self._soft.raise_alarm(LOST_ALARM, message):
-            _log.error("repair.no_source", chunks=len(decided.lost), first=first)
+            _log.error("repair.no_source", chunks=survey.missing, first=first)
 
     def _take_outcomes(self) -> None:
-        updates = []
         for done in self._soft.take_done(("replicate",)):
             length = self._lengths.pop(done.order.chunk, 0)
             if done.outcome is not None and done.outcome.code == t.ERROR_CODE_OK:
-                updates.append(_added(done, done.outcome))
+                self._made.append(_added(done, done.outcome))
+                self._rests.over(done.order.chunk)
                 self.figures.done += 1
                 self.figures.bytes_copied += length
                 self._count("done", 1)
@@ -162,22 +200,30 @@ class Repair:
                 continue
             self.figures.failed += 1
             self._count("failed", 1)
+            self._rests.failed(done.order.chunk)
             self._tell_failed(done)
-        if updates:
-            self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates))])
-            _log.info("repair.done", replicas=len(updates))
+
+    def _write_made(self) -> None:
+        """What was copied stays here until the log has it: raises, and is called again."""
+        while self._made:
+            page = self._made[:UPDATES_PER_ENTRY]
+            self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=page))])
+            del self._made[: len(page)]
+            _log.info("repair.done", replicas=len(page))
 
     def _tell_failed(self, done: Done) -> None:
         cause = "no outcome came" if done.outcome is None else done.outcome.error.message
         _log.warning(
             "repair.failed", chunk=done.order.chunk.hex(), destination=done.order.node_id, cause=cause
         )
-        if done.outcome is not None and done.outcome.code in (
-            t.ERROR_CODE_CORRUPT,
-            t.ERROR_CODE_CHUNK_NOT_FOUND,
-        ):
+        if done.outcome is not None and done.outcome.code in SOURCE_IN_DOUBT:
             command = m.Command(verify=m.VerifyCommand(chunk=done.order.chunk))
             self._soft.order(done.order.source, "verify", command, done.order.chunk)
+
+
+def is_gone(node: Candidate) -> bool:
+    """Whether its replicas count as lost."""
+    return node.liveness is Liveness.DEAD and node.intent != IN_MAINTENANCE
 
 
 def _added(done: Done, outcome: m.CommandOutcome) -> e.ReplicaUpdate:

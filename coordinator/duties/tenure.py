@@ -14,7 +14,7 @@ from common import log
 from common.workers import Worker, Workers
 from coordinator.consensus import Leadership
 from coordinator.duties.desk import Desk
-from coordinator.soft_state import SoftState, known_nodes
+from coordinator.soft_state import SoftState, node_table
 from quorumfs.errors import QuorumFSError
 
 RETRY_SECONDS = 0.1
@@ -52,9 +52,9 @@ class Tenure:
 
     def on_leadership(self, leadership: Leadership | None) -> None:
         """Called by consensus on its thread: only noted here. The end takes effect on soft state at once."""
-        if leadership is None:
-            self._soft.end()
         with self._changed:
+            if leadership is None:
+                self._soft.end()
             self._wanted = leadership
             self._changed.notify_all()
 
@@ -82,17 +82,18 @@ class Tenure:
 
     def _begin(self, leadership: Leadership) -> bool:
         try:
-            nodes = self._desk.look(known_nodes)
-        except QuorumFSError as error:
-            _log.warning("tenure.not_begun", term=leadership.term, error=str(error))
+            table = self._desk.look(node_table)
+        except Exception as error:  # noqa: BLE001  who leads without duties only looks alive: it is tried again
+            trace = None if isinstance(error, QuorumFSError) else error
+            _log.warning("tenure.not_begun", term=leadership.term, error=str(error), exc_info=trace)
             return False
         with self._changed:
             if self._wanted != leadership:
                 return True  # over already; the loop sees to it
-            self._soft.begin(leadership.history, leadership.term, nodes)
+            self._soft.begin(leadership.history, leadership.term, table.nodes, table.index)
         self._running = Workers(self._make_duties(leadership))
         self._running.start()
-        _log.info("tenure.begun", term=leadership.term, history=leadership.history, nodes=len(nodes))
+        _log.info("tenure.begun", term=leadership.term, history=leadership.history, nodes=len(table.nodes))
         return True
 
     def _end(self) -> None:

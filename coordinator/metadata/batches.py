@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from coordinator.metadata.commands import files, namespace, sessions, trash, uploads
-from coordinator.metadata.context import Context, detail_of
+from coordinator.metadata.context import Context
 from quorumfs.errors import FormatTooNewError, InternalError, InvalidArgumentError, QuorumFSError
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
@@ -55,6 +55,7 @@ def apply(context: Context, raw: bytes) -> bytes:
     except QuorumFSError as error:
         return _refused(context, batch, error)
     if stored is not None:
+        context.worded = True
         return stored
     result = _done(context, batch)
     sessions.remember(context, batch, raw, result)
@@ -84,13 +85,13 @@ def _one(context: Context, op: n.Op) -> n.Result:
     except InternalError:
         raise
     except QuorumFSError as error:
-        return n.Result(code=t.ErrorCode.ValueType(error.code), error=detail_of(error))
+        return n.Result(code=t.ErrorCode.ValueType(error.code), error=context.detail_of(error))
 
 
 def _refused(context: Context, batch: n.Batch, error: QuorumFSError) -> bytes:
     answer = n.BatchResult(
         code=t.ErrorCode.ValueType(error.code),
-        error=detail_of(error),
+        error=context.detail_of(error),
         slot=batch.slot,
         seq=batch.seq,
         index=context.index,

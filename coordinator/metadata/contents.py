@@ -1,7 +1,8 @@
 """What files consist of: versions, extents, chunks, and how a chunk's life ends.
 
 A chunk is valid while an extent names it or its upload is open. Who takes the last of these away calls
-`let_go`: an inline chunk is deleted with its body on the spot, any other becomes an orphan, which GC finds.
+`let_go`: an inline chunk is deleted with its body on the spot, any other becomes an orphan, which GC finds and
+for which nobody makes replicas any more.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def let_go(context: Context, chunk: bytes, last: Last) -> None:
             f"{_NEW_ORPHAN} VALUES (?, ?, ?, ?, ?, 0, 0, 0, 0)",
             (chunk, context.index, context.now_ms, last.deleted_by, last.path),
         )
+        context.execute("UPDATE chunk SET want = 0 WHERE id = ?", (chunk,))
 
 
 def delete_inline(context: Context, chunk: bytes, length: int) -> None:
@@ -118,4 +120,8 @@ def release_upload(context: Context, upload: bytes, last: Last) -> None:
         " AND NOT EXISTS (SELECT 1 FROM extent WHERE extent.chunk = chunk.id) ORDER BY id",
         (context.index, context.now_ms, last.deleted_by, last.path, upload),
     )
-    context.execute("UPDATE chunk SET upload = NULL WHERE upload = ?", (upload,))
+    context.execute(
+        "UPDATE chunk SET upload = NULL, want = CASE WHEN EXISTS"
+        " (SELECT 1 FROM extent WHERE extent.chunk = chunk.id) THEN want ELSE 0 END WHERE upload = ?",
+        (upload,),
+    )

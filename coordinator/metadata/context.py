@@ -44,6 +44,7 @@ class Context:
         "totals",
         "tx",
         "wall_ms",
+        "worded",
     )
 
     def __init__(self, tx: sqlite3.Connection, index: int, now_ms: int, wall_ms: int, seed: bytes) -> None:
@@ -58,6 +59,8 @@ class Context:
         self.principal = ""
         self.choices: Mapping[int, e.Choice] = {}
         self.marks: list[int] = []
+        self.worded = False
+        """Whether the result of the item at hand may have sentences in it."""
         self._loaded = Totals.load(tx)
         self.totals = self._loaded.copy()
         self._settings: dict[str, int] | None = None
@@ -115,9 +118,14 @@ class Context:
         self.execute("RELEASE command")
         return made
 
+    def detail_of(self, error: QuorumFSError) -> t.ErrorDetail:
+        """A refusal as results carry it."""
+        self.worded = True
+        return detail_of(error)
+
 
 def detail_of(error: QuorumFSError) -> t.ErrorDetail:
-    """A refusal as results carry it."""
+    """A refusal as answers carry it."""
     return t.ErrorDetail(
         code=t.ErrorCode.ValueType(error.code), message=error.message, cause=error.cause, next=error.next
     )

@@ -10,6 +10,7 @@ from coordinator.metadata.listings import info
 from coordinator.metadata.tree import FILE, Inode
 from quorumfs import paths
 from quorumfs.errors import NotFoundError, PathIsADirectoryError
+from quorumfs.ids import ROOT_INODE
 from quorumfs.limits import LAYOUT_EXTENTS_MAX, MIB
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import namespace_pb2 as n
@@ -24,6 +25,7 @@ _EXTENTS = (
     " AND file_offset < ?3 ORDER BY file_offset LIMIT ?4"
 )
 _CHUNK = "SELECT length, checksum, home FROM chunk WHERE id = ?"
+_PURGED = "SELECT 1 FROM trash WHERE inode = ? AND purged = 1"
 _BODY = "SELECT bytes FROM body WHERE chunk = ?"
 _REPLICAS = (
     "SELECT node.info, coalesce(disk.disk_id, ''), replica.state FROM replica"
@@ -66,6 +68,7 @@ def _wanted(tx: sqlite3.Connection, request: n.LayoutRequest) -> tuple[Inode, by
 
 
 def _holder(tx: sqlite3.Connection, request: n.LayoutRequest) -> Inode:
+    """The inode that has the version now. One that is purged is gone: it may be half reaped."""
     number = request.inode
     if request.version:
         row = (
@@ -75,12 +78,17 @@ def _holder(tx: sqlite3.Connection, request: n.LayoutRequest) -> Inode:
         )
         number = row[0] if row is not None and row[0] is not None else 0
     inode = tree.by_id(tx, number) if 0 < number <= END else None
-    if inode is None:
+    if inode is None or _is_purged(tx, inode):
         raise NotFoundError(
             f"version {request.version} of inode {request.inode} is gone",
-            cause="the file was deleted or overwritten, and its former content reaped",
+            cause="the file was deleted or overwritten, and its former content purged",
         )
     return inode
+
+
+def _is_purged(tx: sqlite3.Connection, inode: Inode) -> bool:
+    top = tree.upwards(tx, inode.id)[-1]
+    return top != ROOT_INODE and tx.execute(_PURGED, (top,)).fetchone() is not None
 
 
 class _Chunks:

@@ -1,4 +1,4 @@
-"""Pages of directories and of the trash, in an order that a cursor can go on from."""
+"""Pages of directories and of the trash, in an order that a cursor can go on from; bounded in number and in bytes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from coordinator.metadata import lookup, settings, tree
 from coordinator.metadata.tree import DIRECTORY, FILE, Inode
 from quorumfs import paths
 from quorumfs.errors import PathNotADirectoryError
-from quorumfs.limits import LIST_PAGE_DEFAULT, LIST_PAGE_MAX
+from quorumfs.limits import LIST_PAGE_DEFAULT, LIST_PAGE_MAX, MIB
 from quorumfs.v1 import namespace_pb2 as n
 
 TRASH_ID_MAX = 2**63 - 1
+PAGE_BYTES_MAX = 2 * MIB
+ENTRY_BYTES = 80  # an entry's numbers
 
 _CONTENT = "SELECT size, checksum FROM version WHERE id = ?"
 _PAGE = (
@@ -40,27 +42,32 @@ def page(tx: sqlite3.Connection, request: n.ListRequest) -> n.Listing:
     if directory.type != DIRECTORY:
         raise PathNotADirectoryError(f"{paths.show(path)} is no directory")
     limit = min(request.limit or LIST_PAGE_DEFAULT, LIST_PAGE_MAX)
-    rows = tx.execute(_PAGE, (directory.id, request.after, limit + 1)).fetchall()
     listing = n.Listing(directory=tree.info_of(directory, path))
-    for row in rows[:limit]:
+    room = PAGE_BYTES_MAX
+    for row in tx.execute(_PAGE, (directory.id, request.after, limit + 1)):
+        if len(listing.entries) == limit or room <= 0:
+            listing.next = listing.entries[-1].name
+            break
         inode = Inode._make(row[:-2])
         listing.entries.append(tree.info_of(inode, b"", row[-2] or 0, row[-1] or 0))
-    if len(rows) > limit:
-        listing.next = listing.entries[-1].name
+        room -= _weight(inode)
     return listing
 
 
 def trash_page(tx: sqlite3.Connection, request: n.ListTrashRequest) -> n.TrashListing:
     """What can be restored, in the order in which it was deleted."""
     limit = min(request.limit or LIST_PAGE_DEFAULT, LIST_PAGE_MAX)
-    rows = tx.execute(_TRASH_PAGE, (min(request.after, TRASH_ID_MAX), limit + 1)).fetchall()
     retention_ms = settings.load(tx)["trash.retention_ms"]
     (now_ms,) = tx.execute("SELECT cluster_ms FROM raft_state WHERE id = 1").fetchone()
     listing = n.TrashListing()
-    for trash_id, inode_id, path, deleted_ms, deleted_wall_ms, deleted_by in rows[:limit]:
-        inode = tree.by_id(tx, inode_id)
-        if inode is None:
-            continue
+    room = PAGE_BYTES_MAX
+    for trash_id, inode_id, path, deleted_ms, deleted_wall_ms, deleted_by in tx.execute(
+        _TRASH_PAGE, (min(request.after, TRASH_ID_MAX), limit + 1)
+    ):
+        if len(listing.entries) == limit or room <= 0:
+            listing.next = listing.entries[-1].trash_id
+            break
+        inode = tree.there(tx, inode_id)
         listing.entries.add(
             trash_id=trash_id,
             path=path,
@@ -69,6 +76,10 @@ def trash_page(tx: sqlite3.Connection, request: n.ListTrashRequest) -> n.TrashLi
             expires_in_ms=max(0, deleted_ms + retention_ms - now_ms),
             deleted_by=deleted_by,
         )
-    if len(rows) > limit:
-        listing.next = rows[limit - 1][0]
+        room -= _weight(inode) + 2 * len(path)
     return listing
+
+
+def _weight(inode: Inode) -> int:
+    """About how many bytes of an answer it takes."""
+    return ENTRY_BYTES + len(inode.name) + len(inode.target or b"")

@@ -2,10 +2,12 @@
 
 1. Names of a request are judged by `quorumfs.paths`; "." and ".." never come from there. Targets of symbolic links may
    hold both: ".." goes to the parent, and stays at the root.
-2. Links in the middle of a path are always followed, the last one only when asked. After SYMLINK_HOPS_MAX links the
-   path is refused: it runs in a circle.
-3. `base` of a Ref must be a directory that is in the tree. Refusals are raised; the machine and the queries turn them
-   into results.
+2. Links in the middle of a path are always followed, the last one only when asked. After SYMLINK_HOPS_MAX links, or
+   STEPS_MAX names in their targets together, the path is refused: it runs in a circle, or somebody built it to take
+   long.
+3. `base` of a Ref must be a directory that is in the tree, at most STEPS_MAX below the root. Refusals are raised; the
+   machine and the queries turn them into results.
+4. Trees that are moved into one another may become deeper than any path. Ways up end after STEPS_MAX names.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from quorumfs.errors import (
     PathNotADirectoryError,
 )
 from quorumfs.ids import ROOT_INODE
-from quorumfs.limits import SYMLINK_HOPS_MAX
+from quorumfs.limits import PATH_DEPTH_MAX, SYMLINK_HOPS_MAX
 from quorumfs.v1 import namespace_pb2 as n
 
 _TRASH_PATH = "SELECT path FROM trash WHERE inode = ?"
 INODE_MAX = 2**63 - 1
+STEPS_MAX = 2 * PATH_DEPTH_MAX
 _TOP = Inode(ROOT_INODE, DIRECTORY, DETACHED, b"", 0, 0, 0, 0, None, 0)
 """Stands for the root on the way down, which every path begins with; its row is read only when it is the answer."""
 
@@ -41,8 +44,9 @@ def resolve(tx: sqlite3.Connection, ref: n.Ref, *, follow: bool) -> Inode:
 def locate(tx: sqlite3.Connection, ref: n.Ref, *, follow: bool) -> tuple[Inode, bytes]:
     """The inode at `ref` and its own absolute path, links resolved. Raises like `resolve`."""
     start, names = beginning(tx, ref)
-    found, hops = _walk(tx, start, names, ref, follow=follow)
-    return found, paths.join(names) if ref.base == 0 and not hops else path_of(tx, found)
+    links = _Links(ref)
+    found = _walk(tx, start, names, links, follow=follow)
+    return found, paths.join(names) if ref.base == 0 and not links.hops else path_of(tx, found)
 
 
 def locate_parent(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, bytes, bytes]:
@@ -54,19 +58,41 @@ def locate_parent(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, bytes, byt
     start, names = beginning(tx, ref)
     if not names:
         return start, b"", path_of(tx, start)
-    directory, hops = _walk(tx, start, names[:-1], ref, follow=True)
+    links = _Links(ref)
+    directory = _walk(tx, start, names[:-1], links, follow=True)
     if directory.type != DIRECTORY:
         raise PathNotADirectoryError(f"the parent of {_shown(ref)} is no directory")
-    if ref.base == 0 and not hops:
+    if ref.base == 0 and not links.hops:
         return directory, names[-1], paths.join(names)
     above = path_of(tx, directory)
     return directory, names[-1], above.rstrip(b"/") + b"/" + names[-1]
 
 
+def locate_known(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, bytes, tuple[bytes, ...]]:
+    """As far as `ref` is there, links followed: the inode, its path, and the names that are missing below it.
+
+    Raises like `resolve`; a dangling link on the way counts as not found.
+    """
+    current, names = beginning(tx, ref)
+    path = path_of(tx, current)
+    links = _Links(ref)
+    for position, name in enumerate(names):
+        found = child(tx, current.id, name) if current.type == DIRECTORY else None
+        if found is None:
+            return current, path, names[position:]
+        if found.type == SYMLINK:
+            found = _walk(tx, current, (name,), links, follow=True)
+            path = path_of(tx, found)
+        else:
+            path = path.rstrip(b"/") + b"/" + name
+        current = found
+    return current, path, ()
+
+
 def path_of(tx: sqlite3.Connection, inode: Inode) -> bytes:
-    """The absolute path of an inode; of one in the trash, where it was."""
+    """The absolute path of an inode; of one in the trash, where it was; of one far too deep, its end."""
     names: list[bytes] = []
-    while inode.id != ROOT_INODE:
+    while inode.id != ROOT_INODE and len(names) < STEPS_MAX:
         if inode.parent == DETACHED:
             row = tx.execute(_TRASH_PATH, (inode.id,)).fetchone()
             above: bytes = row[0] if row else b"/" + inode.name
@@ -80,13 +106,15 @@ def path_of(tx: sqlite3.Connection, inode: Inode) -> bytes:
 
 
 def is_in_tree(tx: sqlite3.Connection, inode: Inode) -> bool:
-    """Whether the root is above it, not the trash."""
-    while inode.id != ROOT_INODE:
+    """Whether the root is above it, not the trash. Raises InvalidPathError when it is too deep to tell."""
+    for _ in range(STEPS_MAX):
+        if inode.id == ROOT_INODE:
+            return True
         parent = by_id(tx, inode.parent) if inode.parent != DETACHED else None
         if parent is None:
             return False
         inode = parent
-    return True
+    raise InvalidPathError("the directory is too deep", cause=f"more than {STEPS_MAX} are above it")
 
 
 def beginning(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, tuple[bytes, ...]]:
@@ -105,13 +133,35 @@ def beginning(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, tuple[bytes, .
     return base, paths.split_relative(ref.path)
 
 
+class _Links:
+    """The links that were followed on the way of a ref; raises CycleError when they are too many."""
+
+    __slots__ = ("hops", "ref", "steps")
+
+    def __init__(self, ref: n.Ref) -> None:
+        self.ref = ref
+        self.hops = 0
+        self.steps = 0
+
+    def follow(self, target: bytes) -> list[bytes]:
+        """The names of a link's target."""
+        names = [name for name in target.split(b"/") if name not in (b"", b".")]
+        self.hops += 1
+        self.steps += len(names)
+        if self.hops > SYMLINK_HOPS_MAX or self.steps > STEPS_MAX:
+            raise CycleError(
+                f"{_shown(self.ref)} runs in a circle",
+                cause=f"its links lead through more than {SYMLINK_HOPS_MAX} links or {STEPS_MAX} names",
+            )
+        return names
+
+
 def _walk(
-    tx: sqlite3.Connection, start: Inode, names: tuple[bytes, ...], ref: n.Ref, *, follow: bool
-) -> tuple[Inode, int]:
-    """What is there, and how many links were followed."""
+    tx: sqlite3.Connection, start: Inode, names: tuple[bytes, ...], links: _Links, *, follow: bool
+) -> Inode:
+    ref = links.ref
     current = start
     ahead = list(reversed(names))
-    hops = 0
     while ahead:
         name = ahead.pop()
         if current.type != DIRECTORY:
@@ -126,18 +176,13 @@ def _walk(
         if found is None:
             raise NotFoundError(f"{_shown(ref)} is not there", cause=f"nothing is called {paths.show(name)}")
         if found.type == SYMLINK and (ahead or follow):
-            hops += 1
-            if hops > SYMLINK_HOPS_MAX:
-                raise CycleError(
-                    f"{_shown(ref)} runs in a circle", cause=f"more than {SYMLINK_HOPS_MAX} links"
-                )
             target = found.target or b""
             if target.startswith(b"/"):
                 current = _TOP
-            ahead.extend(part for part in reversed(target.split(b"/")) if part not in (b"", b"."))
+            ahead.extend(reversed(links.follow(target)))
             continue
         current = found
-    return _root(tx) if current is _TOP else current, hops
+    return _root(tx) if current is _TOP else current
 
 
 def _above(tx: sqlite3.Connection, directory: Inode) -> Inode:

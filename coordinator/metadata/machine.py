@@ -11,7 +11,8 @@ Theory of operation
    check everything before their first write, and the few that cannot run under a savepoint.
 4. The operations of an entry see each other's effects in order. The counters in `totals` are read once, changed
    in memory, and written when the entry is through.
-5. `rolling` binds every entry and every result since the beginning into one value, which members compare.
+5. `rolling` binds every entry and every outcome since the beginning into one value, which members compare. Outcomes
+   are results without their sentences: another version of the software may say the same in other words.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from google.protobuf.message import DecodeError
 
 from coordinator.metadata import batches, migrations, system
 from coordinator.metadata.context import NS_PER_MS, Context
-from coordinator.metadata.hashing import roll
+from coordinator.metadata.hashing import outcome, roll, system_outcome
 from quorumfs.errors import FormatTooNewError, InternalError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -32,6 +33,8 @@ FORMAT = 1
 """The newest format of entries that this software applies."""
 WALL_MS_MAX = (2**63 - 1) // NS_PER_MS
 """A leader whose clock is centuries ahead must not make times that no member can store."""
+CLUSTER_MS_MAX = 2**62
+"""Likewise of replicated time, with room for every deadline that is counted from it."""
 
 _READ = "SELECT applied_index, cluster_ms, rolling FROM raft_state WHERE id = 1"
 _APPLIED = (
@@ -70,12 +73,16 @@ class Machine:
         """
         decoded = _decode(entry, index)
         cluster_ms, rolling = _before(tx, index)
-        now_ms = max(cluster_ms, decoded.stamp.cluster_ms)
+        now_ms = max(cluster_ms, min(decoded.stamp.cluster_ms, CLUSTER_MS_MAX))
         wall_ms = min(decoded.stamp.wall_ms, WALL_MS_MAX)
         context = Context(tx, index, now_ms, wall_ms, decoded.seed)
-        results = [self._item(context, number, item) for number, item in enumerate(decoded.items)]
+        results, outcomes = [], []
+        for number, item in enumerate(decoded.items):
+            result, told = self._item(context, number, item)
+            results.append(result)
+            outcomes.append(told)
         context.store_totals()
-        self.rolling = roll(rolling, index, entry, results)
+        self.rolling = roll(rolling, index, entry, outcomes)
         tx.execute(_APPLIED, (index, term, now_ms, context.wall_ms, self.rolling))
         self._marks.extend(context.marks)
         return results
@@ -102,13 +109,17 @@ class Machine:
         taken, self._marks = self._marks, []
         return taken
 
-    def _item(self, context: Context, number: int, item: e.Item) -> bytes:
+    def _item(self, context: Context, number: int, item: e.Item) -> tuple[bytes, bytes]:
+        """The result of an item, and its outcome."""
         context.item = number
+        context.worded = False
         context.principal = item.principal.name
         context.choices = {choice.op: choice for choice in item.choices}
         if item.WhichOneof("body") == "system":
-            return self._system.apply(context, item.system)
-        return batches.apply(context, item.batch)
+            result = self._system.apply(context, item.system)
+            return result, system_outcome(result) if context.worded else result
+        result = batches.apply(context, item.batch)
+        return result, outcome(result) if context.worded else result
 
 
 def _decode(entry: bytes, index: int) -> e.Entry:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from coordinator.metadata import lookup, tree
 from coordinator.metadata.context import Context
-from coordinator.metadata.tree import DETACHED, DIRECTORY, SYMLINK, Inode
-from quorumfs.errors import NotFoundError
+from coordinator.metadata.tree import DETACHED, Inode
+from quorumfs.errors import InvalidPathError, NotFoundError
 from quorumfs.ids import ROOT_INODE
+from quorumfs.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
 from quorumfs.paths import join, show
 from quorumfs.v1 import namespace_pb2 as n
 
@@ -63,23 +64,13 @@ def resolved(context: Context, ref: n.Ref) -> tuple[Inode, bytes]:
     return lookup.locate(context.tx, ref, follow=True)
 
 
-def known_part(context: Context, ref: n.Ref) -> tuple[Inode, bytes, tuple[bytes, ...]]:
-    """As far as `ref` is there, links followed: the inode, its path, and the names that are missing below it.
-
-    Raises like `place_of`; a dangling link on the way counts as not found.
-    """
-    current, names = lookup.beginning(context.tx, ref)
-    path = lookup.path_of(context.tx, current)
-    for position, name in enumerate(names):
-        found = tree.child(context.tx, current.id, name) if current.type == DIRECTORY else None
-        if found is None:
-            return current, path, names[position:]
-        if found.type == SYMLINK:
-            found, path = lookup.locate(context.tx, n.Ref(base=current.id, path=name), follow=True)
-        else:
-            path = below(path, name)
-        current = found
-    return current, path, ()
+def check_new(place: Place) -> None:
+    """Raises InvalidPathError when no path could name what is to be made at a place."""
+    if len(place.path) > PATH_BYTES_MAX or place.path.count(b"/") > PATH_DEPTH_MAX:
+        raise InvalidPathError(
+            f"{show(place.path)} is too long or too deep",
+            cause=f"at most {PATH_BYTES_MAX} bytes and {PATH_DEPTH_MAX} names",
+        )
 
 
 def below(path: bytes, name: bytes) -> bytes:

@@ -6,26 +6,34 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from coordinator.metadata import layouts, listings, lookup, settings
 from coordinator.metadata.context import detail_of
 from coordinator.metadata.listings import info
 from coordinator.metadata.replicas import ChunkCounts as ChunkCounts
+from coordinator.metadata.replicas import ChunkRow as ChunkRow
 from coordinator.metadata.replicas import DamagedChunk as DamagedChunk
 from coordinator.metadata.replicas import NodeRow as NodeRow
 from coordinator.metadata.replicas import ReplicaRow as ReplicaRow
+from coordinator.metadata.replicas import a_lost_chunk as a_lost_chunk
 from coordinator.metadata.replicas import chunk_counts as chunk_counts
+from coordinator.metadata.replicas import chunk_rows as chunk_rows
 from coordinator.metadata.replicas import chunks_on as chunks_on
 from coordinator.metadata.replicas import damaged_chunks as damaged_chunks
+from coordinator.metadata.replicas import endangered_chunks as endangered_chunks
+from coordinator.metadata.replicas import needed_on as needed_on
 from coordinator.metadata.replicas import node_rows as node_rows
 from coordinator.metadata.replicas import replicas_of as replicas_of
 from coordinator.metadata.replicas import valid_chunk_ids as valid_chunk_ids
+from coordinator.metadata.replicas import wanting_chunks as wanting_chunks
 from quorumfs.errors import FormatTooNewError, QuorumFSError, UploadGoneError
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
+
+SESSION_MAX = 2**63 - 1
 
 _UPLOAD = "SELECT replication, chunk_size_bytes, deadline_ms, min_replicas FROM upload WHERE id = ?"
 _TOTALS = "SELECT files, directories, chunks, logical_bytes, inline_bytes FROM totals WHERE id = 1"
@@ -133,6 +141,19 @@ def pending_deadline(tx: sqlite3.Connection) -> int | None:
     return None if earliest is None else int(earliest)
 
 
+def open_uploads(tx: sqlite3.Connection, uploads: Iterable[bytes]) -> set[bytes]:
+    """Those of `uploads` that are open."""
+    known = "SELECT 1 FROM upload WHERE id = ?"
+    return {one for one in uploads if tx.execute(known, (one,)).fetchone() is not None}
+
+
+def is_session(tx: sqlite3.Connection, session: int) -> bool:
+    """Whether a session of this number is open."""
+    if not 0 < session <= SESSION_MAX:
+        return False
+    return tx.execute("SELECT 1 FROM session WHERE id = ?", (session,)).fetchone() is not None
+
+
 def open_uploads_past(tx: sqlite3.Connection, now_ms: int, limit: int) -> list[bytes]:
     """Open uploads whose deadline has passed; the leader may know of later signs of life."""
     rows = tx.execute(
@@ -148,6 +169,14 @@ def sessions_past(tx: sqlite3.Connection, now_ms: int, limit: int) -> list[int]:
         (now_ms, limit),
     )
     return [int(row[0]) for row in rows]
+
+
+def maintenance_past(tx: sqlite3.Connection, now_ms: int) -> list[str]:
+    """Nodes whose maintenance was to last until now at the longest."""
+    rows = tx.execute(
+        "SELECT node_id FROM node WHERE maintenance_until_ms BETWEEN 1 AND ? ORDER BY node_id", (now_ms,)
+    )
+    return [str(row[0]) for row in rows]
 
 
 def trash_is_due(tx: sqlite3.Connection, now_ms: int) -> bool:

@@ -1,7 +1,9 @@
 """Where replicas are, and which chunks lack some: what services and duties ask, at any number of chunks.
 
-Nothing here scans all chunks: what lacks replicas is found by the partial index over `chunk.live`, what a dead node
-had by the index over replicas by node. Chunks that nothing refers to any more (orphans) lack nothing.
+1. Nothing here scans all chunks. What lacks replicas is found by the partial index over `chunk.live`; what is lost with
+   a node by the index over replicas by node. Orphans want no replica and so are in neither.
+2. A node that is gone may have held a million replicas. `endangered_chunks` and `chunk_counts` read all of them: for
+   now and then. What is asked every second reads pages and single chunks.
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from coordinator.metadata.contents import CONDEMNED
+from coordinator.metadata.contents import CONDEMNED, SEALED
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 LIVE = t.REPLICA_STATE_LIVE
 
-_NOT_ORPHAN = "NOT EXISTS (SELECT 1 FROM orphan WHERE orphan.chunk = chunk.id)"
-_WANTING = f"FROM chunk WHERE state = 1 AND home = 0 AND live < want AND {_NOT_ORPHAN}"
+# Its conditions are those of the index `chunk_wanting`.
+_WANTING = "FROM chunk WHERE state = 1 AND home = 0 AND live < want"
+_CHUNK = "SELECT state, upload IS NOT NULL, length, checksum FROM chunk WHERE id = ?"
+_NODE = "SELECT key FROM node WHERE node_id = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,16 @@ class ReplicaRow:
     node_id: str
     disk_id: str
     state: t.ReplicaState.ValueType
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRow:
+    """A chunk's content, known once its upload has handed it in (`sealed`). `under_way`: that upload is open."""
+
+    sealed: bool
+    under_way: bool
+    length: int
+    checksum: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +78,19 @@ def node_rows(tx: sqlite3.Connection) -> list[NodeRow]:
     return [NodeRow(m.NodeInfo.FromString(info), t.NodeIntent.ValueType(intent)) for info, intent in rows]
 
 
+def chunk_rows(tx: sqlite3.Connection, chunks: Iterable[bytes]) -> dict[bytes, ChunkRow]:
+    """Those of `chunks` that the metadata knows and has not condemned."""
+    found = {}
+    for chunk in chunks:
+        row = tx.execute(_CHUNK, (chunk,)).fetchone()
+        if row is not None and row[0] != CONDEMNED:
+            found[chunk] = ChunkRow(row[0] == SEALED, bool(row[1]), row[2], row[3])
+    return found
+
+
 def valid_chunk_ids(tx: sqlite3.Connection, chunks: Iterable[bytes]) -> set[bytes]:
     """Those of `chunks` that the metadata knows and has not condemned."""
-    known = "SELECT state FROM chunk WHERE id = ?"
-    found = ((chunk, tx.execute(known, (chunk,)).fetchone()) for chunk in chunks)
-    return {chunk for chunk, row in found if row is not None and row[0] != CONDEMNED}
+    return set(chunk_rows(tx, chunks))
 
 
 def replicas_of(tx: sqlite3.Connection, chunk: bytes) -> list[ReplicaRow]:
@@ -81,18 +103,17 @@ def replicas_of(tx: sqlite3.Connection, chunk: bytes) -> list[ReplicaRow]:
     return [ReplicaRow(node_id, disk_id, t.ReplicaState.ValueType(state)) for node_id, disk_id, state in rows]
 
 
-def chunks_on(tx: sqlite3.Connection, node_id: str) -> list[bytes]:
-    """The chunks that have a LIVE replica on a node, in order."""
+def chunks_on(tx: sqlite3.Connection, node_id: str, after: bytes, limit: int) -> list[bytes]:
+    """A page of the chunks that have a LIVE replica on a node, in order, those after `after`."""
     rows = tx.execute(
-        "SELECT chunk FROM replica WHERE node = (SELECT key FROM node WHERE node_id = ?) AND state = ?"
-        " ORDER BY chunk",
-        (node_id, LIVE),
+        f"SELECT chunk FROM replica WHERE node = ({_NODE}) AND state = ? AND chunk > ? ORDER BY chunk LIMIT ?",
+        (node_id, LIVE, after, limit),
     )
     return [row[0] for row in rows]
 
 
 def chunk_counts(tx: sqlite3.Connection, gone: Collection[str]) -> ChunkCounts:
-    """How many there are of everything; replicas on the nodes `gone` count as lost."""
+    """How many there are of everything; replicas on the nodes `gone` count as lost, and all of them are read."""
     files, directories, chunks = tx.execute(
         "SELECT files, directories, chunks FROM totals WHERE id = 1"
     ).fetchone()
@@ -103,25 +124,76 @@ def chunk_counts(tx: sqlite3.Connection, gone: Collection[str]) -> ChunkCounts:
     lacking, missing = tx.execute(f"SELECT count(*), coalesce(sum(live = 0), 0) {_WANTING}").fetchone()
     keys = _keys(tx, gone)
     if keys:
-        hurt, dead = tx.execute(
-            f"SELECT count(*), coalesce(sum(live = lost), 0) FROM ({_on_gone(keys)})"
+        hurt, lost, counted_above = tx.execute(
+            "SELECT count(*), coalesce(sum(live = lost), 0), coalesce(sum(live < want), 0)"
+            f" FROM ({_on_gone(keys)})"
         ).fetchone()
-        (both,) = tx.execute(
-            f"SELECT count(*) FROM ({_on_gone(keys)}) WHERE live < want"
-        ).fetchone()  # counted above already
-        lacking, missing = lacking + hurt - both, missing + dead
+        lacking, missing = lacking + hurt - counted_above, missing + lost
     return ChunkCounts(files, directories, chunks, lacking - missing, missing, corrupt)
 
 
-def damaged_chunks(tx: sqlite3.Connection, gone: Collection[str], limit: int) -> list[DamagedChunk]:
-    """Up to `limit` chunks that lack replicas when those on the nodes `gone` are lost; fewest copies first."""
-    rows = tx.execute(f"SELECT id {_WANTING} ORDER BY live, id LIMIT ?", (limit,)).fetchall()
+def needed_on(tx: sqlite3.Connection, node_id: str) -> int:
+    """How many chunks would lack replicas without those of this node; all of them are read."""
+    keys = _keys(tx, (node_id,))
+    if not keys:
+        return 0
+    (number,) = tx.execute(f"SELECT count(*) FROM ({_on_gone(keys)})").fetchone()
+    return int(number)
+
+
+def wanting_chunks(tx: sqlite3.Connection, after: tuple[int, bytes], limit: int) -> list[tuple[int, bytes]]:
+    """A page of the chunks that lack replicas and have some, as (how many LIVE ones, chunk), in that order: those after
+    `after`. LIVE replicas on nodes that are gone count here."""
+    return tx.execute(
+        f"SELECT live, id {_WANTING} AND live > 0 AND (live, id) > (?, ?) ORDER BY live, id LIMIT ?",
+        (*after, limit),
+    ).fetchall()
+
+
+def endangered_chunks(tx: sqlite3.Connection, gone: Collection[str], limit: int) -> list[bytes]:
+    """Chunks that have a replica, but too few without those on the nodes `gone`: up to `limit`, fewest copies first.
+
+    All replicas on those nodes are read.
+    """
     keys = _keys(tx, gone)
-    if keys:
-        rows += tx.execute(
-            f"SELECT id FROM ({_on_gone(keys)}) ORDER BY live - lost, id LIMIT ?", (limit,)
-        ).fetchall()
-    return [_damaged(tx, chunk) for chunk in dict.fromkeys(row[0] for row in rows)][:limit]
+    if not keys:
+        return []
+    rows = tx.execute(
+        f"SELECT id FROM ({_on_gone(keys)}) WHERE live > lost ORDER BY live - lost, id LIMIT ?", (limit,)
+    )
+    return [row[0] for row in rows]
+
+
+def a_lost_chunk(tx: sqlite3.Connection, gone: Collection[str]) -> bytes | None:
+    """One that wants replicas and has no LIVE one but on the nodes `gone`, if there is any."""
+    keys = _keys(tx, gone)
+    row = tx.execute(f"SELECT id {_WANTING} AND live = 0 LIMIT 1").fetchone()
+    if row is None and keys:
+        row = tx.execute(f"SELECT id FROM ({_on_gone(keys)}) WHERE live = lost LIMIT 1").fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def damaged_chunks(
+    tx: sqlite3.Connection, chunks: Iterable[bytes], gone: Collection[str]
+) -> list[DamagedChunk]:
+    """Those of `chunks` that lack replicas now, when those on the nodes `gone` are lost."""
+    found = (_damaged(tx, chunk, gone) for chunk in chunks)
+    return [one for one in found if one is not None]
+
+
+def _damaged(tx: sqlite3.Connection, chunk: bytes, gone: Collection[str]) -> DamagedChunk | None:
+    row = tx.execute(
+        "SELECT length, checksum, want FROM chunk WHERE id = ? AND state = 1 AND home = 0", (chunk,)
+    ).fetchone()
+    if row is None:
+        return None
+    length, checksum, want = row
+    replicas = replicas_of(tx, chunk)
+    live = tuple(one.node_id for one in replicas if one.state == LIVE)
+    if sum(node_id not in gone for node_id in live) >= want:
+        return None
+    others = tuple(one.node_id for one in replicas if one.state != LIVE)
+    return DamagedChunk(chunk, length, checksum, want, live, others)
 
 
 def _on_gone(keys: str) -> str:
@@ -129,23 +201,11 @@ def _on_gone(keys: str) -> str:
     return (
         "SELECT chunk.id AS id, live, want, lost FROM"
         f" (SELECT chunk, count(*) AS lost FROM replica WHERE node IN ({keys}) AND state = {LIVE} GROUP BY chunk)"
-        f" JOIN chunk ON chunk.id = chunk WHERE live - lost < want AND state = 1 AND home = 0 AND {_NOT_ORPHAN}"
+        " JOIN chunk ON chunk.id = chunk WHERE live - lost < want AND state = 1 AND home = 0"
     )
 
 
 def _keys(tx: sqlite3.Connection, node_ids: Collection[str]) -> str:
     """Their numbers, as SQL lists them; numbers only, so nothing can be smuggled in."""
-    found = [
-        tx.execute("SELECT key FROM node WHERE node_id = ?", (one,)).fetchone() for one in sorted(node_ids)
-    ]
+    found = [tx.execute(_NODE, (one,)).fetchone() for one in sorted(node_ids)]
     return ", ".join(str(int(row[0])) for row in found if row is not None)
-
-
-def _damaged(tx: sqlite3.Connection, chunk: bytes) -> DamagedChunk:
-    length, checksum, want = tx.execute(
-        "SELECT length, checksum, want FROM chunk WHERE id = ?", (chunk,)
-    ).fetchone()
-    rows = replicas_of(tx, chunk)
-    live = tuple(row.node_id for row in rows if row.state == LIVE)
-    others = tuple(row.node_id for row in rows if row.state != LIVE)
-    return DamagedChunk(chunk, length, checksum, want, live, others)

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from coordinator.metadata.commands import chunks, cluster, nodes, sessions, trash, uploads
-from coordinator.metadata.context import Context, detail_of
+from coordinator.metadata.context import Context
 from quorumfs.errors import FormatTooNewError, InternalError, InvalidArgumentError, QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
@@ -62,7 +62,7 @@ class Commands:
             commands = e.SystemBatch.FromString(raw).commands
         except DecodeError as error:
             refusal = InvalidArgumentError("the item is not a SystemBatch", cause=str(error))
-            return e.SystemResult(results=[_refused(refusal)]).SerializeToString(deterministic=True)
+            return e.SystemResult(results=[_refused(context, refusal)]).SerializeToString(deterministic=True)
         results = []
         for number, command in enumerate(commands):
             context.op = number
@@ -78,9 +78,9 @@ class Commands:
         except InternalError:
             raise
         except QuorumFSError as error:
-            return _refused(error)
+            return _refused(context, error)
         return e.SystemResult.One(code=t.ERROR_CODE_OK, number=number)
 
 
-def _refused(error: QuorumFSError) -> e.SystemResult.One:
-    return e.SystemResult.One(code=t.ErrorCode.ValueType(error.code), error=detail_of(error))
+def _refused(context: Context, error: QuorumFSError) -> e.SystemResult.One:
+    return e.SystemResult.One(code=t.ErrorCode.ValueType(error.code), error=context.detail_of(error))

@@ -9,7 +9,8 @@ Rules
 4. A file's content is a version; `inode.version` is the pointer that a commit flips. A version without an inode
    (NULL) belongs to the open upload of the same number in `upload.version`. Versions are immutable once pointed at.
 5. A chunk is valid while an extent names it or its upload is open. When its last extent goes, `orphan` says since
-   when and by whom; the row and its replicas stay until GC has them deleted everywhere.
+   when and by whom, and it wants no replicas any more (`want` 0); the row and its replicas stay until GC has them
+   deleted everywhere.
 6. `chunk.live` counts its LIVE replicas; `apply` keeps it, so that what lacks replicas is found by an index.
 """
 
@@ -52,11 +53,13 @@ totals = Table(
     Column("next_trash", BigInteger, nullable=False),
     Column("next_node", BigInteger, nullable=False),
     Column("next_disk", BigInteger, nullable=False),
-    Column("files", BigInteger, nullable=False),  # in the tree; not in the trash
-    Column("directories", BigInteger, nullable=False),  # the root is one
-    Column("symlinks", BigInteger, nullable=False),
+    Column(
+        "files", BigInteger, nullable=False
+    ),  # rows of `inode`: in the tree, and in the trash until reaped
+    Column("directories", BigInteger, nullable=False),  # likewise; the root is one
+    Column("symlinks", BigInteger, nullable=False),  # likewise
     Column("chunks", BigInteger, nullable=False),  # rows of `chunk`
-    Column("logical_bytes", BigInteger, nullable=False),  # of files in the tree
+    Column("logical_bytes", BigInteger, nullable=False),  # sizes of the files
     Column("inline_bytes", BigInteger, nullable=False),  # rows of `body`
 )
 
@@ -140,6 +143,7 @@ trash = Table(
     Column("deleted_by", Text, nullable=False),
     Column("deleted_index", BigInteger, nullable=False),
     Column("purged", Integer, nullable=False),  # 1: out of reach; being reaped in small entries
+    Index("trash_by_inode", "inode"),
     Index("trash_by_path", "path"),
     Index("trash_by_age", "purged", "deleted_ms"),
 )
@@ -177,7 +181,7 @@ chunk = Table(
     Column("upload", LargeBinary),  # while that upload is open
     Column("length", BigInteger, nullable=False),
     Column("checksum", BigInteger, nullable=False),  # CRC32C of its bytes
-    Column("want", Integer, nullable=False),  # replicas it shall have
+    Column("want", Integer, nullable=False),  # replicas it shall have; 0: an orphan
     Column("live", Integer, nullable=False),  # LIVE replicas it has
     Column("birth_history", BigInteger, nullable=False),
     Column("birth_index", BigInteger, nullable=False),
@@ -201,7 +205,7 @@ replica = Table(
     Column("node", Integer, primary_key=True, autoincrement=False),  # node.key
     Column("disk", Integer, nullable=False),  # disk.key; 0: not known yet
     Column("state", Integer, nullable=False),  # types.ReplicaState
-    Index("replica_by_node", "node", "chunk"),
+    Index("replica_by_node", "node", "state", "chunk"),
     Index("replica_troubled", "state", "chunk", sqlite_where=text("state IN (3, 4)")),
     sqlite_with_rowid=False,
 )

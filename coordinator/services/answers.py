@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from coordinator.decisions.liveness import Liveness
 from coordinator.metadata import queries
 from coordinator.soft_state import SoftState
-from quorumfs.errors import QuorumFSError
+from quorumfs.errors import QuorumFSError, TooLargeError
+from quorumfs.limits import MESSAGE_BYTES_MAX
 from quorumfs.rpc.status import to_detail
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
+
+ANSWER_BYTES_MAX = MESSAGE_BYTES_MAX // 2  # what is answered when this is reached still fits into a message
 
 STATE_OF: Mapping[Liveness, t.NodeState.ValueType] = {
     Liveness.ALIVE: t.NODE_STATE_ALIVE,
@@ -53,9 +56,11 @@ def question(batch: n.ReadBatch, soft: SoftState, age_ms: int) -> Callable[[sqli
         result = n.ReadBatchResult(
             code=t.ERROR_CODE_OK, tag=batch.tag, age_ms=age_ms, index=queries.applied_index(tx)
         )
+        room = ANSWER_BYTES_MAX
         for op in batch.ops:
-            one = queries.answer(tx, op)
+            one = queries.answer(tx, op) if room > 0 else TOO_MUCH
             complete(one, soft)
+            room -= one.ByteSize()
             result.results.append(one)
         return result.SerializeToString()
 
@@ -77,6 +82,18 @@ def complete(result: n.ReadResult, soft: SoftState) -> None:
     elif kind == "fs":
         room = space(soft)
         result.fs.total_bytes, result.fs.used_bytes, result.fs.free_bytes = room.total, room.used, room.free
+
+
+def _too_much() -> n.ReadResult:
+    error = TooLargeError(
+        "the answers to the questions before this one fill the message",
+        cause=f"more than {ANSWER_BYTES_MAX} bytes",
+        next="ask it again in another batch",
+    )
+    return n.ReadResult(code=t.ERROR_CODE_TOO_LARGE, error=to_detail(error))
+
+
+TOO_MUCH = _too_much()
 
 
 def refused_batch(error: QuorumFSError, batch: n.Batch) -> bytes:

@@ -15,10 +15,12 @@ from common.admin import Authorize, allow_all
 from coordinator.metadata import queries
 from coordinator.services import view
 from coordinator.services.answers import space
+from coordinator.services.census import Census
 from coordinator.services.gateway import Gateway
 from coordinator.services.hashes import Hashes
 from coordinator.services.members import Members
-from coordinator.soft_state import SoftState, known_nodes
+from coordinator.soft_state import SoftState, node_table
+from quorumfs.clock import Clock
 from quorumfs.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -35,6 +37,7 @@ from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 TRANSFER_SECONDS = 5.0
+MAINTENANCE_SECONDS_MAX = 30 * 86_400.0
 
 INTENT_OF = {
     "drain": t.NODE_INTENT_DRAINING,
@@ -55,6 +58,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         own: m.NodeView,
         hashes: Hashes,
         members: Members,
+        clock: Clock,
         *,
         grace_seconds: float,
         repair_status: Callable[[], a.RepairStatus],
@@ -66,6 +70,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._own = own
         self._hashes = hashes
         self._members = members
+        self._census = Census(gateway, clock)
         self._grace_seconds = grace_seconds
         self._repair_status = repair_status
         self._alarms = alarms
@@ -83,8 +88,8 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         )
         if not gateway.attached:
             return status
-        gone = [one.info.node_id for one in status.view.nodes if one.state == t.NODE_STATE_DEAD]
-        counts = await gateway.ask(lambda tx: queries.chunk_counts(tx, gone))
+        dead = (one.info.node_id for one in status.view.nodes if one.state == t.NODE_STATE_DEAD)
+        counts = await self._census.counts(frozenset(dead))
         for name in ("files", "directories", "chunks", "under_replicated", "missing", "corrupt"):
             setattr(status, name, getattr(counts, name))
         room = space(soft)
@@ -150,6 +155,11 @@ class ControlService(admin_pb2_grpc.ControlServicer):
                 command.set_intent = True
                 command.intent = INTENT_OF[request.action]
                 if request.action == "maintenance":
+                    if not 0 < request.seconds <= MAINTENANCE_SECONDS_MAX:
+                        raise InvalidArgumentError(
+                            f"no maintenance lasts {request.seconds:g} s",
+                            cause=f"at most {MAINTENANCE_SECONDS_MAX:g} s",
+                        )
                     until = self._gateway.consensus.cluster_ms() + int(request.seconds * 1000)
                     command.maintenance_until_cluster_ms = until
             case "labels":
@@ -176,10 +186,11 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         if self._soft.recently_heard(node_id):
             raise SafetyGuardError(f"{node_id} is alive", cause="it sends heartbeats", next="stop it first")
         if not request.force:
-            held = await self._gateway.ask(lambda tx: len(queries.chunks_on(tx, node_id)))
-            if held:
+            needed = await self._gateway.ask(lambda tx: queries.needed_on(tx, node_id))
+            if needed:
                 raise SafetyGuardError(
-                    f"{node_id} still counts as a place of {held} replicas",
+                    f"without {node_id} {needed} chunks have fewer replicas than they want",
+                    cause="they have not been copied to other nodes yet",
                     next="wait for repair (dfsctl repair status), or --force if the node is gone for good",
                 )
         await self._settle(e.SystemCommand(forget_node=e.ForgetNode(node_id=node_id)))
@@ -190,7 +201,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         done = await self._gateway.system(command)
         if done.code != t.ERROR_CODE_OK:
             raise make(done.code, done.error.message, cause=done.error.cause, next=done.error.next)
-        self._soft.set_known(await self._gateway.ask(known_nodes))
+        self._soft.set_known(await self._gateway.ask(node_table))
 
     async def _act(self, action: Any) -> a.ActionResponse:
         try:

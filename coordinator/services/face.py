@@ -100,9 +100,7 @@ class CoordinatorFace:
         if not self._gateway.attached:
             report.live = True
             report.checks.add(name="grpc", ok=True, liveness=True)
-            report.checks.add(
-                name="cluster", ok=False, detail="waits for genesis: dfsctl cluster init makes the cluster"
-            )
+            report.checks.add(name="cluster", ok=False, detail=self._gateway.waits)
             return report
         report.checks.extend(self._checks())
         report.live = all(check.ok for check in report.checks if check.liveness)

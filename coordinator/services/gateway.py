@@ -70,6 +70,11 @@ class Gateway:
         self._node_id = node_id
         self._consensus: Consensus | None = None
         self._completions: Completions | None = None
+        self.waits = "waits for genesis: dfsctl cluster init makes the cluster"
+
+    def returning(self) -> None:
+        """This node is a member from before; there is just nothing to ask yet."""
+        self.waits = "starts: it reads its log and its database"
 
     def attach(self, consensus: Consensus, loop: asyncio.AbstractEventLoop) -> None:
         """From now on there is a replica to ask."""
@@ -83,12 +88,12 @@ class Gateway:
 
     @property
     def consensus(self) -> Consensus:
-        """Raises UnavailableError before genesis."""
+        """Raises UnavailableError before genesis, and until a member that starts has read its log."""
         if self._consensus is None:
             raise UnavailableError(
-                f"{self._node_id} belongs to no cluster yet",
-                cause="it waits for genesis",
-                next="dfsctl cluster init, or ask another coordinator",
+                f"{self._node_id} takes no part in a cluster yet",
+                cause=f"it {self.waits}",
+                next="ask another coordinator",
             )
         return self._consensus
 

@@ -12,11 +12,18 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError, Message
 
 from quorumfs.errors import FormatTooNewError, InvalidArgumentError, TooLargeError
-from quorumfs.limits import BATCH_BYTES_MAX, BATCH_OPS_MAX, EXTENTS_BYTES_MAX, RPC_DEADLINE_SECONDS
+from quorumfs.limits import (
+    ALLOCATE_CHUNKS_MAX,
+    BATCH_BYTES_MAX,
+    BATCH_OPS_MAX,
+    EXTENTS_BYTES_MAX,
+    RPC_DEADLINE_SECONDS,
+)
 from quorumfs.v1 import namespace_pb2 as n
 
 READ_OPS_MAX = 1024
 READ_BYTES_MAX = 1 << 20
+ALLOCATED_CHUNKS_MAX = 1024  # of one batch: each is placed on the leader's loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,13 @@ def admit(raw: bytes, batch: n.Batch) -> Intake:
                 cause=f"{op.ByteSize()} bytes of extents and chunks; at most {EXTENTS_BYTES_MAX}",
                 next="add the extents in several operations before the commit",
             )
+    wanted = sum(min(request.count, ALLOCATE_CHUNKS_MAX) for _, request in allocations)
+    if wanted > ALLOCATED_CHUNKS_MAX:
+        raise TooLargeError(
+            "the batch allocates too many chunks",
+            cause=f"{wanted}; at most {ALLOCATED_CHUNKS_MAX}",
+            next="split it",
+        )
     return Intake(raw, batch, tuple(allocations))
 
 

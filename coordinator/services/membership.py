@@ -6,6 +6,7 @@ needs a channel whose other end has proven the cluster's secret, and a node spea
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,9 @@ from coordinator.consensus import Leadership
 from coordinator.metadata import queries
 from coordinator.services import view
 from coordinator.services.gateway import Gateway
-from coordinator.soft_state import KnownNode, SoftState, known_nodes
+from coordinator.soft_state import KnownNode, SoftState, node_table
 from quorumfs.errors import (
+    BusyError,
     DuplicateNodeError,
     HistoryBehindError,
     InvalidArgumentError,
@@ -31,6 +33,8 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import membership_pb2_grpc
 from quorumfs.v1 import types_pb2 as t
+
+CONFIRM_SECONDS = 2.0
 
 _log = log.get(__name__)
 
@@ -63,14 +67,16 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
         self._soft.require_leading()
         node = request.node
         self._check_cluster(request.cluster_id, node.node_id)
-        self._check_history(leadership, request.highest_epoch, request.highest_commit_index, node.node_id)
+        await self._check_history(
+            leadership, request.highest_epoch, request.highest_commit_index, node.node_id
+        )
         refuse_duplicate(request, self._soft.known(), self._soft.recently_heard)
         if await self._is_news(request):
             command = e.SystemCommand(register_node=e.RegisterNode(node=node, empty=request.empty))
             done = await self._gateway.system(command)
             if done.code != t.ERROR_CODE_OK:
                 raise make(done.code, done.error.message, cause=done.error.cause, next=done.error.next)
-            self._soft.set_known(await self._gateway.ask(known_nodes))
+            self._soft.set_known(await self._gateway.ask(node_table))
             _log.info("node.registered", node=node.node_id, grpc=node.grpc, version=node.version)
         self._soft.registered(node.node_id, node.incarnation)
         known = self._soft.known().get(node.node_id)
@@ -91,7 +97,9 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
         known = self._soft.known().get(node.node_id)
         if known is None or not same_node(known.info, node):
             return True
-        return request.empty and bool(await self._gateway.ask(lambda tx: queries.chunks_on(tx, node.node_id)))
+        if not request.empty:
+            return False
+        return bool(await self._gateway.ask(lambda tx: queries.chunks_on(tx, node.node_id, b"", 1)))
 
     def _check_cluster(self, cluster_id: str, node_id: str) -> None:
         ours = self._gateway.consensus.identity.cluster_id
@@ -103,41 +111,55 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
                 ids={"cluster_id": ours},
             )
 
-    def _check_history(
+    async def _check_history(
         self, leadership: Leadership, highest: t.Epoch, highest_commit_index: int, node_id: str
     ) -> None:
-        """A node that has heard of more than this leader knows: the leader was restored from something
-        old."""
-        last_index = self._gateway.consensus.status().last_index
-        history = leadership.history
-        if highest.history < history:
+        """A node may have heard of more than this leader knows.
+
+        Mostly this one was deposed a moment ago, and finds out here. But a leader that a majority still follows has
+        lost what was acknowledged. Raises NotLeaderError, BusyError (a majority is silent), HistoryBehindError.
+        """
+        if not self._is_behind(leadership, highest, highest_commit_index):
             return
-        if highest.history == history and highest_commit_index <= last_index:
+        try:
+            await asyncio.wait_for(self._gateway.read(lambda tx: b""), CONFIRM_SECONDS)
+        except TimeoutError:
+            raise BusyError("this coordinator cannot tell whether it still leads") from None
+        if self._gateway.leadership() != leadership:
+            raise self._gateway.not_leader()
+        if not self._is_behind(leadership, highest, highest_commit_index):
             return
         error = HistoryBehindError(
             f"this leader is behind what {node_id} has seen",
-            cause=f"the node has heard of history {highest.history}, commit index {highest_commit_index}; "
-            f"this leader has history {history}, last index {last_index}",
+            cause=f"the node has heard of history {highest.history}, term {highest.term}, commit index "
+            f"{highest_commit_index}; this leader has history {leadership.history}, term {leadership.term}, last "
+            f"index {self._gateway.consensus.status().last_index}",
             next="the coordinators lost acknowledged state: restore a newer backup, or begin a new history",
         )
         if self._soft.raise_alarm("history_behind", str(error)):
             _log.error("history.behind", node=node_id, cause=error.cause)
         raise error
 
+    def _is_behind(self, leadership: Leadership, highest: t.Epoch, highest_commit_index: int) -> bool:
+        if highest.history != leadership.history:
+            return highest.history > leadership.history
+        last_index = self._gateway.consensus.status().last_index
+        return highest.term > leadership.term or highest_commit_index > last_index
+
     # Heartbeats
 
     async def Heartbeat(self, request: m.HeartbeatRequest, context: Any) -> m.HeartbeatResponse:  # noqa: N802
         require_self(context, request.node_id)
         try:
-            return self._heartbeat(request)
+            return await self._heartbeat(request)
         except QuorumFSError as error:
             detail = to_detail(error)
             return m.HeartbeatResponse(code=detail.code, error=detail, leader=self._hint())
 
-    def _heartbeat(self, beat: m.HeartbeatRequest) -> m.HeartbeatResponse:
+    async def _heartbeat(self, beat: m.HeartbeatRequest) -> m.HeartbeatResponse:
         leadership = self._gateway.require_leadership()
         self._check_cluster(beat.cluster_id, beat.node_id)
-        self._check_history(leadership, beat.highest_epoch, beat.highest_commit_index, beat.node_id)
+        await self._check_history(leadership, beat.highest_epoch, beat.highest_commit_index, beat.node_id)
         consensus = self._gateway.consensus
         answer = m.HeartbeatResponse(
             code=t.ERROR_CODE_OK,
@@ -181,14 +203,14 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
 
 
 def same_node(stored: m.NodeInfo, told: m.NodeInfo) -> bool:
-    """Whether two descriptions agree in all that is replicated: not in sizes, nor in when it was started."""
+    """Whether `told` says nothing new of what is replicated; sizes are not. Labels that operators gave stay anyway."""
 
     def lasting(info: m.NodeInfo) -> tuple[object, ...]:
         disks = sorted((disk.disk_id, disk.path) for disk in info.disks)
         said = (info.node_uuid, info.role, info.grpc, info.http, info.version, info.host, info.incarnation)
-        return (*said, dict(info.labels), disks)
+        return (*said, disks)
 
-    return lasting(stored) == lasting(told)
+    return lasting(stored) == lasting(told) and told.labels.keys() <= stored.labels.keys()
 
 
 def require_self(context: Any, node_id: str) -> None:

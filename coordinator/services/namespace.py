@@ -19,6 +19,7 @@ from typing import Any
 
 import grpc
 
+from coordinator.metadata import queries
 from coordinator.services import answers, intake
 from coordinator.services.gateway import Gateway
 from coordinator.services.placing import Placed, Placer, explain
@@ -26,6 +27,7 @@ from coordinator.services.windows import windowed
 from coordinator.soft_state import SoftState
 from quorumfs.errors import (
     InvalidArgumentError,
+    NotFoundError,
     PreconditionFailedError,
     QuorumFSError,
     TooLargeError,
@@ -111,15 +113,8 @@ class NamespaceService:
         self._gateway.require_leadership()
         admitted = intake.admit(raw, batch)
         placed = await self._placer.place(admitted)
-        self._note_signs_of_life(admitted)
         principal = e.Principal(name="anonymous", address=peer)
         return _Prepared(e.Item(principal=principal, choices=placed.choices, batch=raw), admitted, placed)
-
-    def _note_signs_of_life(self, admitted: intake.Intake) -> None:
-        uploads = [request.upload for _, request in admitted.allocations]
-        uploads += [op.add_extents.upload for op in admitted.batch.ops if op.HasField("add_extents")]
-        if uploads or admitted.batch.session:
-            self._soft.keep_alive(uploads, admitted.batch.session)
 
     async def _propose(self, prepared: _Prepared, remaining: float | None) -> bytes:
         ttl = prepared.intake.ttl_seconds()
@@ -189,7 +184,10 @@ class NamespaceService:
     # Signs of life and complaints
 
     async def keep_alive(self, request: n.KeepAliveRequest, context: Context) -> n.KeepAliveResponse:
-        """Signs of life of uploads and a session; answers which uploads are not open any more."""
+        """Signs of life of uploads and a session; answers which uploads are not open any more.
+
+        Only what is open is noted: what anybody may invent must not push out what others keep alive.
+        """
         try:
             self._gateway.require_leadership()
             if len(request.uploads) > KEEP_ALIVE_UPLOADS_MAX:
@@ -197,20 +195,15 @@ class NamespaceService:
                     "too many uploads in one sign of life",
                     cause=f"{len(request.uploads)}; at most {KEEP_ALIVE_UPLOADS_MAX}",
                 )
-            self._soft.keep_alive(request.uploads, request.session)
-            gone = await self._not_open(list(request.uploads))
+            uploads, session = list(request.uploads), request.session
+            alive, known = await self._gateway.ask(
+                lambda tx: (queries.open_uploads(tx, uploads), queries.is_session(tx, session))
+            )
+            self._soft.keep_alive(alive, session if known else 0)
         except QuorumFSError as error:
             detail = to_detail(error)
             return n.KeepAliveResponse(code=detail.code, error=detail)
-        return n.KeepAliveResponse(code=t.ERROR_CODE_OK, gone=gone)
-
-    async def _not_open(self, uploads: list[bytes]) -> list[bytes]:
-        if not uploads:
-            return []
-        batch = n.ReadBatch(ops=[n.ReadOp(get_upload=n.GetUploadRequest(upload=one)) for one in uploads])
-        raw = await self._gateway.read_stale(answers.question(batch, self._soft, 0))
-        found = n.ReadBatchResult.FromString(raw).results
-        return [upload for upload, one in zip(uploads, found, strict=True) if one.code != t.ERROR_CODE_OK]
+        return n.KeepAliveResponse(code=t.ERROR_CODE_OK, gone=[one for one in uploads if one not in alive])
 
     async def report_replica(
         self, request: n.ReportReplicaRequest, context: Context
@@ -223,6 +216,13 @@ class NamespaceService:
                 t.REPLICA_STATE_MISSING,
             ):
                 raise InvalidArgumentError("a report names a chunk and CORRUPT or MISSING")
+            holders = await self._gateway.ask(lambda tx: queries.replicas_of(tx, request.chunk))
+            if request.node_id not in [one.node_id for one in holders]:
+                raise NotFoundError(
+                    f"{request.node_id} is not known to have chunk {request.chunk.hex()}",
+                    cause="its replica was removed or never counted",
+                    next="read the layout again",
+                )
             command = m.Command(verify=m.VerifyCommand(chunk=request.chunk))
             if not self._soft.order(request.node_id, "verify", command, request.chunk):
                 raise InvalidArgumentError(

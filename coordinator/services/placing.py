@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordinator.decisions.placement import Candidate, Chance, Decision, Wanted, place
 from coordinator.metadata import queries
@@ -63,8 +63,9 @@ class Placer:
         number: int,
         request: n.AllocateRequest,
         upload: n.UploadInfo,
-        candidates: Mapping[str, Candidate],
+        candidates: dict[str, Candidate],
     ) -> e.Choice | NoPlacementError:
+        """Takes what it gives away from the room of `candidates`."""
         size = min(request.size_hint or upload.chunk_size_bytes, CHUNK_SIZE_BYTES_MAX)
         minimum = upload.min_replicas or min(self._min_replicas, upload.replication)
         wanted = Wanted(
@@ -76,6 +77,9 @@ class Placer:
             if not decision.node_ids:
                 return no_placement(decision, wanted)
             choice.placements.add(node_ids=decision.node_ids)
+            for node_id in decision.node_ids:
+                one = candidates[node_id]
+                candidates[node_id] = replace(one, free_bytes=max(0, one.free_bytes - size))
             self._soft.promise(decision.node_ids, size)
         return choice
 

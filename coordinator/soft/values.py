@@ -22,13 +22,26 @@ class KnownNode:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeTable:
+    """All nodes as of the log's `index`."""
+
+    index: int
+    nodes: tuple[KnownNode, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """One replica as its datanode reports it; not verified against the metadata yet."""
+    """One replica as its datanode reports it; not verified against the metadata yet.
+
+    `length` and `checksum` are told of one that was sealed just now; else they are 0.
+    """
 
     node_id: str
     chunk: bytes
     disk_id: str
     state: t.ReplicaState.ValueType
+    length: int = 0
+    checksum: int = 0
 
 
 @dataclass(frozen=True, slots=True)

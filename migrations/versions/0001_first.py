@@ -185,7 +185,7 @@ def _tables() -> None:
         sa.PrimaryKeyConstraint("chunk", "node"),
         sqlite_with_rowid=False,
     )
-    op.create_index("replica_by_node", "replica", ["node", "chunk"], unique=False)
+    op.create_index("replica_by_node", "replica", ["node", "state", "chunk"], unique=False)
     op.create_index(
         "replica_troubled",
         "replica",
@@ -264,6 +264,7 @@ def _tables() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("trash_by_age", "trash", ["purged", "deleted_ms"], unique=False)
+    op.create_index("trash_by_inode", "trash", ["inode"], unique=False)
     op.create_index("trash_by_path", "trash", ["path"], unique=False)
     op.create_table(
         "upload",

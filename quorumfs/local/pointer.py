@@ -57,9 +57,10 @@ def _pointed_at() -> Path | None:
 
 
 def current_coordinators() -> str | None:
-    """`host:port,...` of the local cluster started last; None when there is none, or it was stopped.
+    """`host:port,...` of the local cluster started last; None when there is none, or all of it was stopped.
 
-    One whose coordinators were all killed is still the one that is meant: who asks it learns that it is down.
+    One whose coordinators were all killed, or stopped while others run, is still the one that is meant: who
+    asks it learns that it is down.
     """
     from quorumfs.local.layout import read_layout
     from quorumfs.local.processes import Processes
@@ -70,9 +71,7 @@ def current_coordinators() -> str | None:
     try:
         layout = read_layout(directory)
         processes = Processes()
-        meant = any(
-            processes.state(layout.process(node, "node")) != "stopped" for node in layout.coordinator_nodes
-        )
+        meant = any(processes.state(spec) != "stopped" for spec in layout.processes())
     except (OSError, QuorumFSError):  # half written or half removed: then there is no cluster to offer
         return None
     return layout.coordinators if meant else None

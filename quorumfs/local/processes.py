@@ -33,6 +33,7 @@ MALLOC_ENVIRONMENT: Mapping[str, str] = {
     "MALLOC_ARENA_MAX": "1",
 }
 _POLL_SECONDS = 0.02
+_COLLECT_SECONDS = 1.0
 _CMDLINE_BYTES_MAX = 64 * 1024
 
 
@@ -112,6 +113,8 @@ class Processes:
 
         None of them runs on return, and their pid files are gone.
         """
+        specs = list(specs)
+        ended = self._pids(specs)
         asked = [spec for spec in specs if self.send(spec, signal.SIGTERM) or spec.pid_file.exists()]
         for spec in asked:  # a paused one cannot hear SIGTERM
             found = self.running(spec)
@@ -121,14 +124,18 @@ class Processes:
         for spec in left:
             self.send(spec, signal.SIGKILL)
         self._require_gone(left)
+        self._wait_collected(ended)
         for spec in asked:
             spec.pid_file.unlink(missing_ok=True)
         return left
 
     def kill(self, specs: Iterable[ProcessSpec]) -> None:
         """SIGKILL to all at once; none runs on return. Their pid files stay: they are dead, not stopped."""
+        specs = list(specs)
+        ended = self._pids(specs)
         killed = [spec for spec in specs if self.send(spec, signal.SIGKILL)]
         self._require_gone(killed)
+        self._wait_collected(ended)
 
     def _require_gone(self, specs: list[ProcessSpec]) -> None:
         left = self._wait_gone(specs, 10.0)
@@ -147,6 +154,22 @@ class Processes:
             if not left or time.monotonic() >= deadline:
                 return left
             time.sleep(_POLL_SECONDS)
+
+    def _pids(self, specs: Iterable[ProcessSpec]) -> list[Running]:
+        return [found for spec in specs if (found := self.running(spec)) is not None]
+
+    def _wait_collected(self, ended: Iterable[Running]) -> None:
+        """Give their parents a moment to take them off the process table: who looks should not find them."""
+        deadline = time.monotonic() + _COLLECT_SECONDS
+        left = list(ended)
+        while left and time.monotonic() < deadline:
+            left = [one for one in left if self._is_listed(one)]
+            if left:
+                time.sleep(_POLL_SECONDS)
+
+    def _is_listed(self, one: Running) -> bool:
+        fields = self._stat(one.pid)
+        return bool(fields) and int(fields[19]) == one.start_ticks
 
     # --- what /proc says -------------------------------------------------------------------------------
 
@@ -190,15 +213,21 @@ class Processes:
 
     def _read(self, pid: int) -> Running | None:
         """The process of that pid; None when there is none, or only what its parent has not collected yet."""
-        try:
-            stat = (self._proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        fields = self._stat(pid)
+        if not fields:
             return None
-        fields = stat[stat.rindex(")") + 2 :].split()
-        if fields[0] in "ZX":
+        if fields[0] in "ZX" and int(fields[17]) <= 1:  # with more, other threads still hold files and ports
             _collect(pid)
             return None
         return Running(pid=pid, start_ticks=int(fields[19]), state=fields[0])
+
+    def _stat(self, pid: int) -> list[str]:
+        """What follows the name in proc(5)'s `stat`, from the state on; nothing when there is no such pid."""
+        try:
+            stat = (self._proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        return stat[stat.rindex(")") + 2 :].split()
 
     def _boot(self) -> str:
         try:

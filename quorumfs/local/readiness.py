@@ -1,13 +1,13 @@
-"""Is the local cluster ready? Asks its coordinators over gRPC and its sidecars over HTTP."""
+"""Is the local cluster ready? Asks its nodes over gRPC and its sidecars over HTTP."""
 
 from __future__ import annotations
 
 import http.client
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import grpc
 
-from quorumfs.local.layout import HOST, Layout
+from quorumfs.local.layout import HOST, Layout, NodeSpec
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
@@ -31,6 +31,7 @@ def cluster_status(layout: Layout, channels: ChannelSource) -> admin_pb2.Cluster
 def lacking(layout: Layout, channels: ChannelSource) -> list[str]:
     """What is not ready yet, as `c1: ...` lines; empty when all of it is."""
     missing = [f"{node_id}'s sidecar: it does not answer on HTTP" for node_id in _silent_sidecars(layout)]
+    missing += [f"{node.node_id}: {why}" for node in layout.nodes if (why := _unready(node, channels))]
     status = cluster_status(layout, channels)
     if status is None:
         return ["no leader", *missing]
@@ -44,6 +45,20 @@ def lacking(layout: Layout, channels: ChannelSource) -> list[str]:
         f"{node.node_id}: not registered as alive" for node in layout.datanodes if node.node_id not in alive
     ]
     return [*behind, *absent, *missing]
+
+
+def _unready(node: NodeSpec, channels: ChannelSource) -> str:
+    """Why the node does not take traffic, "" if it does. It is asked itself: for a moment after a death the
+    leader and the sidecars still think well of a node."""
+    stub = admin_pb2_grpc.AdminStub(channels.get(node.address("grpc")))
+    try:
+        report = stub.GetHealth(admin_pb2.GetHealthRequest(), timeout=_ASK_SECONDS)
+    except grpc.RpcError:
+        return "it does not answer"
+    if report.ready:
+        return ""
+    reasons = [f"{check.name}: {check.detail or 'not well'}" for check in report.checks if not check.ok]
+    return ", ".join(reasons) or "it does not take traffic yet"
 
 
 def _silent_sidecars(layout: Layout) -> Iterable[str]:
@@ -61,6 +76,3 @@ def http_get(port: int, path: str) -> tuple[int, bytes] | None:
         return None
     finally:
         connection.close()
-
-
-Lacking = Callable[[Layout], list[str]]

@@ -1,11 +1,12 @@
 """A stub that follows the leader. What callers see of a failover is time, not errors.
 
-1. Changes (`do`) are combined with those of other threads, sent in a session, and repeated as the same bytes
-   until they are answered or the deadline is over; then the outcome is unknown, or, when nothing ever left,
-   refused.
+1. Changes (`do`) are combined with those of other threads, sent in a session over a stream, and repeated as
+   the same bytes until they are answered or the deadline is over; then the outcome is unknown, or, when
+   nothing ever left, refused.
 2. Reads (`read`) are repeated freely. Linearizable by default: by the leader; stale on request: by anybody.
 3. One try has a short time limit, so that a stopped leader is left before its successor is elected.
-4. Until some leader was reached once, the patience is shorter: a wrong address is a mistake, not a failover.
+4. Until some leader was reached once, the patience is shorter, and still shorter until anybody answered: a
+   wrong address is a mistake, not a failover.
 
 Any thread may call; the only shared state is who led last.
 """
@@ -23,7 +24,7 @@ import grpc
 from google.protobuf.message import Message
 
 from quorumfs import limits
-from quorumfs.batch import Combiner
+from quorumfs.batch import Combiner, Done, Later
 from quorumfs.clock import Clock, SystemClock
 from quorumfs.errors import (
     BusyError,
@@ -42,6 +43,7 @@ from quorumfs.rpc.channels import Channels, ChannelSource
 from quorumfs.rpc.leader import Outcome, Route, Step
 from quorumfs.rpc.session import Refused, SessionSlots
 from quorumfs.rpc.status import from_rpc, leader_of, raise_for, status_of, was_never_sent
+from quorumfs.rpc.streams import BatchStreams
 from quorumfs.v1 import admin_pb2, membership_pb2, namespace_pb2, types_pb2
 
 Reply = TypeVar("Reply")
@@ -85,36 +87,65 @@ class Coordinator:
         self._closed = threading.Event()
         self._pause = pause or self._closed.wait
         self._leader: str | None = None
+        self._answering: str | None = None
         self._reached = False
         self._lock = threading.Lock()
         self._callables: dict[tuple[str, str], tuple[grpc.Channel, Any]] = {}
+        self._streams = BatchStreams(self._channels, self._call, self._metadata)
         lanes = max(1, min(batches_in_flight, limits.CLIENT_SLOTS_MAX))
-        self._session = SessionSlots(self._send_batch, client_name or _client_name(), _BATCH_TTL_MS)
+        self._session = SessionSlots(
+            self._send_batch, client_name or _client_name(), _BATCH_TTL_MS, self._clock
+        )
         self._changes: Combiner[namespace_pb2.Op, namespace_pb2.Result] = Combiner(
             self._session.send,
             lanes=lanes,
             ops_max=limits.BATCH_OPS_MAX,
             size_max=limits.BATCH_BYTES_MAX - _BATCH_OVERHEAD_BYTES,
+            clock=self._clock,
         )
         self._reads: Combiner[namespace_pb2.ReadOp, namespace_pb2.ReadResult] = Combiner(
-            lambda _, ops: self._read(ops, namespace_pb2.CONSISTENCY_LINEARIZABLE),
+            lambda lane, ops, patience: self._read(
+                ops, namespace_pb2.CONSISTENCY_LINEARIZABLE, patience, lane
+            ),
             lanes=lanes,
             ops_max=_READ_BATCH_OPS_MAX,
             size_max=limits.BATCH_BYTES_MAX,
+            clock=self._clock,
         )
 
     # ---- changes and reads -------------------------------------------------------------------------------
 
-    def do(self, ops: Sequence[namespace_pb2.Op]) -> list[namespace_pb2.Result]:
+    def do(self, ops: Sequence[namespace_pb2.Op], timeout: float | None = None) -> list[namespace_pb2.Result]:
         """Carry out `ops` in order, each exactly once; one Result each, in order. Durable on return.
 
         Not atomic: each Result has its own code. More than one message holds is sent as several, one after
-        the other. Raises OutcomeUnknownError, NoLeaderError, TimedOutError for the message as a whole.
+        the other. `timeout`: seconds for each message, instead of this object's.
+        Raises OutcomeUnknownError, NoLeaderError, TimedOutError for the message as a whole.
         """
         results: list[namespace_pb2.Result] = []
         for part, size in _messages(ops):
-            results += self._changes.run(part, size, self.timeout)
+            results += self._changes.run(part, size, self.timeout if timeout is None else timeout)
         return results
+
+    def submit(
+        self,
+        calls: Sequence[tuple[namespace_pb2.Op, Done[namespace_pb2.Result]]],
+        later: Later | None = None,
+    ) -> None:
+        """Carry out one operation for each of many callers, who are told from another thread; returns at once.
+
+        Like `do` in all else: exactly once, coalesced with everybody's (`later`: of the coalescer's rule 5),
+        within this object's timeout.
+        """
+        self._changes.submit((([op], op.ByteSize() + 4, done) for op, done in calls), self.timeout, later)
+
+    def submit_reads(
+        self,
+        calls: Sequence[tuple[namespace_pb2.ReadOp, Done[namespace_pb2.ReadResult]]],
+        later: Later | None = None,
+    ) -> None:
+        """Like `submit`, for linearizable questions with short answers."""
+        self._reads.submit((([op], op.ByteSize() + 4, done) for op, done in calls), self.timeout, later)
 
     def read(
         self,
@@ -126,9 +157,9 @@ class Coordinator:
         Linearizable by default. CONSISTENCY_STALE asks any coordinator, needs no leader, and may be old.
         """
         if consistency != namespace_pb2.CONSISTENCY_LINEARIZABLE or len(ops) != 1:
-            return self._read(ops, consistency)
+            return self._read(ops, consistency, self.timeout)
         if ops[0].WhichOneof("op") != "stat":  # pages and layouts are large: alone in their message
-            return self._read(ops, consistency)
+            return self._read(ops, consistency, self.timeout)
         return self._reads.run(ops, ops[0].ByteSize(), self.timeout)
 
     def keep_alive(self, uploads: Sequence[bytes]) -> list[bytes]:
@@ -170,6 +201,8 @@ class Coordinator:
         def ask(node: str, timeout: float) -> Any:
             reply = self._invoke(node, route.path, route.reply, raw, timeout)
             methods.check(reply)
+            if leader and address is None:
+                methods.require_leader(reply)
             return reply
 
         if address is not None:
@@ -226,33 +259,49 @@ class Coordinator:
         with self._lock:
             return tuple(self._known)
 
+    @property
+    def answering(self) -> str | None:
+        """The address that answered last, whether it led or not; None when nobody has yet."""
+        return self._answering
+
     def close(self) -> None:
         """End what waits, close the channels that were made here. May be called again."""
         self._closed.set()
+        self._streams.close()
+        self._changes.close()
+        self._reads.close()
         if self._owns_channels:
             self._channels.close()
 
     # ---- inside ------------------------------------------------------------------------------------------
 
-    def _send_batch(self, raw: bytes, what: str) -> namespace_pb2.BatchResult:
+    def _send_batch(self, lane: int, raw: bytes, what: str, patience: float) -> namespace_pb2.BatchResult:
         def ask(node: str, timeout: float) -> namespace_pb2.BatchResult:
-            reply: namespace_pb2.BatchResult = self._invoke(
-                node, _DO, namespace_pb2.BatchResult, raw, timeout
+            reply = namespace_pb2.BatchResult.FromString(
+                self._streams.exchange(lane, node, _DO, raw, timeout)
             )
             raise_for(reply.code, reply.error)
             return reply
 
-        return self._follow(what, ask, self.timeout, changes=True)
+        return self._follow(what, ask, patience, changes=True)
 
     def _read(
-        self, ops: Sequence[namespace_pb2.ReadOp], consistency: namespace_pb2.Consistency.ValueType
+        self,
+        ops: Sequence[namespace_pb2.ReadOp],
+        consistency: namespace_pb2.Consistency.ValueType,
+        patience: float,
+        lane: int | None = None,
     ) -> list[namespace_pb2.ReadResult]:
+        """`lane`: whose stream to use; None: a call of its own."""
         raw = namespace_pb2.ReadBatch(ops=ops, consistency=consistency).SerializeToString()
 
         def ask(node: str, timeout: float) -> namespace_pb2.ReadBatchResult:
-            reply: namespace_pb2.ReadBatchResult = self._invoke(
-                node, _READ, namespace_pb2.ReadBatchResult, raw, timeout
+            answer = (
+                self._call(node, _READ, raw, timeout)
+                if lane is None
+                else self._streams.exchange(lane, node, _READ, raw, timeout)
             )
+            reply = namespace_pb2.ReadBatchResult.FromString(answer)
             raise_for(reply.code, reply.error)
             if len(reply.results) != len(ops):
                 raise InternalError(f"{node} answered {len(reply.results)} of {len(ops)} questions")
@@ -261,7 +310,7 @@ class Coordinator:
         stale = consistency == namespace_pb2.CONSISTENCY_STALE
         what = f"read ({ops[0].WhichOneof('op') if ops else 'nothing'})"
         try:
-            return list(self._follow(what, ask, self.timeout, changes=False, anybody=stale).results)
+            return list(self._follow(what, ask, patience, changes=False, anybody=stale).results)
         except Refused as refused:
             raise refused.error from refused.error.__cause__
 
@@ -301,6 +350,7 @@ class Coordinator:
                     try_seconds = min(try_seconds * 2, limits.RPC_DEADLINE_SECONDS)
             except QuorumFSError as error:
                 last = error
+                self._answering = step.address
                 outcome, hint = _outcome(error, transport=False)
             else:
                 self._reached_at(step.address, anybody)
@@ -316,7 +366,10 @@ class Coordinator:
         return route.after(step.address, outcome, hint.grpc if hint else None, self._chance())
 
     def _patience(self, wanted: float) -> float:
-        return wanted if self._reached else min(wanted, limits.FIRST_CONTACT_SECONDS)
+        if self._reached:
+            return wanted
+        first = limits.FIRST_ANSWER_SECONDS if self._answering is None else limits.FIRST_CONTACT_SECONDS
+        return min(wanted, first)
 
     def _gave_up(self, what: str, last: QuorumFSError | None, in_doubt: bool) -> QuorumFSError:
         cause = str(last) if last else "the connections were closed"
@@ -329,10 +382,12 @@ class Coordinator:
 
     def _reached_at(self, address: str, anybody: bool) -> None:
         with self._lock:
+            self._answering = address
             if address not in self._known:
                 self._known.append(address)
-            if not anybody:
-                self._leader = address
+            if anybody:
+                return
+            self._leader = address
             first, self._reached = not self._reached, True
             alone = len(self._known) == 1
         if first and alone:
@@ -354,19 +409,21 @@ class Coordinator:
             self._known = list(dict.fromkeys([*self._known, *found]))
 
     def _invoke(self, address: str, path: str, reply: type[Message], raw: bytes, timeout: float) -> Any:
-        """One unary call of already serialized bytes. Raises grpc.RpcError, UnavailableError."""
+        return reply.FromString(self._call(address, path, raw, timeout))
+
+    def _call(self, address: str, path: str, raw: bytes, timeout: float) -> bytes:
+        """One unary call of serialized messages. Raises grpc.RpcError, UnavailableError."""
         channel = self._channels.get(address)
         kept = self._callables.get((address, path))
         if kept is None or kept[0] is not channel:
-            made: Any = channel.unary_unary(
-                path, request_serializer=None, response_deserializer=reply.FromString
-            )
+            made: Any = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
             kept = (channel, made)
             self._callables[address, path] = kept
         try:
-            return kept[1](raw, timeout=timeout, metadata=self._metadata)
+            answer: bytes = kept[1](raw, timeout=timeout, metadata=self._metadata)
         except ValueError as error:  # gRPC's word for a channel that was closed
             raise UnavailableError(f"no call to {address}", cause=str(error)) from error
+        return answer
 
 
 def _outcome(error: QuorumFSError, *, transport: bool) -> tuple[Outcome | None, Leader | None]:

@@ -9,8 +9,8 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from quorumfs.errors import InvalidArgumentError
-from quorumfs.rpc.status import raise_for
+from quorumfs.errors import InvalidArgumentError, NotLeaderError
+from quorumfs.rpc.status import leader_of, raise_for
 from quorumfs.v1 import admin_pb2, chunks_pb2, membership_pb2, namespace_pb2
 
 _FILES = (admin_pb2, namespace_pb2, membership_pb2, chunks_pb2)
@@ -48,3 +48,18 @@ def check(reply: Any) -> None:
         return
     code = reply.code if "code" in fields else reply.error.code
     raise_for(code, reply.error)
+
+
+def require_leader(reply: Any) -> None:
+    """Raise NotLeaderError when a reply that any coordinator gives was given by one that does not lead."""
+    match reply:
+        case membership_pb2.ClusterView():
+            leads, hint = reply.authoritative, reply.leader
+        case admin_pb2.ClusterStatus():
+            leads, hint = reply.view.authoritative, reply.view.leader
+        case admin_pb2.RaftStatus():
+            leads, hint = reply.state == "leader", reply.leader
+        case _:
+            return
+    if not leads:
+        raise NotLeaderError("who answered does not lead", leader=leader_of(hint))

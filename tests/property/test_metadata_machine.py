@@ -1,11 +1,11 @@
 """The state machine against a model: two replicas of one log agree, and both agree with a few lines of Python.
 
-Tiny universes on purpose: with four paths, two bodies and boundary times every interesting thing happens soon.
+Tiny universes on purpose: with a handful of paths, two bodies and boundary times every interesting thing happens
+soon.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -19,146 +19,17 @@ from quorumfs.limits import SESSION_TTL_MS, TRASH_RETENTION_MS, UPLOAD_TTL_MS
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
+from tests.support import ops
 from tests.support.machines import Cluster, Replica, commit_of
+from tests.support.namespace_model import Model, Node, Spot
 
-PATHS = (b"/a", b"/b", b"/a/x", b"/a/y", b"/a/x/z")
+PATHS = (b"/a", b"/b", b"/a/x", b"/a/y", b"/a/x/z", b"/b/x")
+TARGETS = (b"/a", b"a", b"..", b"x", b"/b/x", b"../b", b"x/..", b"/a/x/..")
 BODIES = (b"", b"one", b"other")
 JUMPS = (1, UPLOAD_TTL_MS, SESSION_TTL_MS + 1, TRASH_RETENTION_MS)
 
 paths = st.sampled_from(PATHS)
 bodies = st.sampled_from(BODIES)
-
-
-@dataclass
-class Node:
-    """A file (body) or a directory (children)."""
-
-    body: bytes | None = None
-    children: dict[bytes, Node] = field(default_factory=dict)
-
-    @property
-    def is_directory(self) -> bool:
-        return self.body is None
-
-
-class Model:
-    """The namespace as a dictionary would have it; every method gives the code of the outcome."""
-
-    def __init__(self) -> None:
-        self.root = Node()
-        self.trash: list[tuple[bytes, Node]] = []
-
-    def find(self, path: bytes) -> Node | None:
-        node: Node | None = self.root
-        for name in path.split(b"/")[1:]:
-            node = node.children.get(name) if node is not None and node.is_directory else None
-        return node
-
-    def parent(self, path: bytes) -> Node | Code:
-        above, _, _ = path.rpartition(b"/")
-        node: Node = self.root
-        for name in above.split(b"/")[1:]:
-            if not node.is_directory:
-                return Code.NOT_A_DIRECTORY
-            if name not in node.children:
-                return Code.NOT_FOUND
-            node = node.children[name]
-        return node if node.is_directory else Code.NOT_A_DIRECTORY
-
-    def place(self, path: bytes) -> tuple[Node, bytes] | Code:
-        parent = self.parent(path)
-        return parent if isinstance(parent, Code) else (parent, path.rpartition(b"/")[2])
-
-    def put(self, path: bytes, body: bytes, if_absent: bool) -> Code:
-        place = self.place(path)
-        if isinstance(place, Code):
-            return place
-        parent, name = place
-        old = parent.children.get(name)
-        if old is not None:
-            if if_absent:
-                return Code.ALREADY_EXISTS
-            if old.is_directory:
-                return Code.IS_A_DIRECTORY
-            self.trash.append((path, old))
-        parent.children[name] = Node(body)
-        return Code.OK
-
-    def mkdir(self, path: bytes) -> Code:
-        place = self.place(path)
-        if isinstance(place, Code):
-            return place
-        parent, name = place
-        if name in parent.children:
-            return Code.ALREADY_EXISTS
-        parent.children[name] = Node()
-        return Code.OK
-
-    def delete(self, path: bytes, recursive: bool, purge: bool) -> Code:
-        place = self.place(path)
-        if isinstance(place, Code):
-            return place
-        parent, name = place
-        old = parent.children.get(name)
-        if old is None:
-            return Code.NOT_FOUND
-        if old.is_directory and old.children and not recursive:
-            return Code.NOT_EMPTY
-        del parent.children[name]
-        if not purge:
-            self.trash.append((path, old))
-        return Code.OK
-
-    def rename(self, source: bytes, target: bytes, replace: bool) -> Code:
-        origin, goal = self.place(source), self.place(target)
-        if isinstance(origin, Code):
-            return origin
-        if origin[1] not in origin[0].children:
-            return Code.NOT_FOUND
-        if isinstance(goal, Code):
-            return goal
-        moved, old = origin[0].children[origin[1]], goal[0].children.get(goal[1])
-        if old is moved:
-            return Code.OK
-        if old is not None and not replace:
-            return Code.ALREADY_EXISTS
-        if target.startswith(source + b"/") or (old is not None and source.startswith(target + b"/")):
-            return Code.CYCLE
-        if old is not None:
-            self.trash.append((target, old))
-        del origin[0].children[origin[1]]
-        goal[0].children[goal[1]] = moved
-        return Code.OK
-
-    def clone(self, source: bytes, target: bytes, replace: bool) -> Code:
-        origin = self.place(source)
-        if isinstance(origin, Code):
-            return origin
-        node = origin[0].children.get(origin[1])
-        if node is None:
-            return Code.NOT_FOUND
-        if node.is_directory:
-            return Code.IS_A_DIRECTORY
-        if source == target and replace:
-            return Code.OK
-        assert node.body is not None
-        return self.put(target, node.body, not replace)
-
-    def undelete(self, path: bytes, replace: bool) -> Code:
-        found = next((row for row in reversed(self.trash) if row[0] == path), None)
-        if found is None:
-            return Code.NOT_FOUND
-        place = self.place(path)
-        if isinstance(place, Code):
-            return place
-        parent, name = place
-        if name in parent.children:
-            if not replace:
-                return Code.ALREADY_EXISTS
-            self.trash.append((path, parent.children[name]))
-        self.trash.remove(found)
-        parent.children[name] = found[1]
-        return Code.OK
 
 
 class Machines(RuleBasedStateMachine):
@@ -169,84 +40,137 @@ class Machines(RuleBasedStateMachine):
         self.cluster = Cluster()
         self.twin = Replica()
         self.model = Model()
+        self.model.now_ms = self.cluster.now_ms
         self.sessions: list[int] = []
         self.sent: list[tuple[n.Batch, bytes]] = []
-        self.uploads: list[tuple[bytes, bytes, n.Allocation]] = []
+        self.uploads: list[tuple[bytes, Node, bytes, n.Allocation]] = []
+        self.mkdir_with_parents(b"/a/x")
+        self.put_file(b"/a/x/z", b"one", False)
+        self.put_file(b"/a/y", b"one", False)
 
-    def check(self, result: n.Result, expected: Code) -> None:
+    def draw(self, data: Any) -> bytes:
+        """A path: most often of something that is there, for from nothing nothing comes."""
+        path: bytes = data.draw(st.sampled_from((*PATHS, *self.model.present() * 2)))
+        return path
+
+    def check(self, result: n.Result, expected: Code, spot: Spot | Code | None = None) -> None:
+        """The outcome is the model's; what was made or moved is at `spot`, and is the same inode as before."""
         assert Code(result.code) == expected, (result, expected)
+        if expected is Code.OK and isinstance(spot, Spot):
+            node = spot.node
+            assert node is not None
+            assert result.info.path == spot.path
+            node.inode = node.inode or result.info.id
+            assert node.inode == result.info.id
 
     # Names
 
     @rule(path=paths, body=bodies, if_absent=st.booleans())
     def put_file(self, path: bytes, body: bytes, if_absent: bool) -> None:
-        request = n.PutFileRequest(
-            ref=n.Ref(path=path), body=body, checksum=crc32c(body), if_absent=if_absent
-        )
-        self.check(self.cluster.one(n.Op(put_file=request)), self.model.put(path, body, if_absent))
+        spot = self.model.spot(path)
+        expected = self.model.put(spot, body, if_absent)
+        self.check(self.cluster.one(ops.put(path, body, if_absent=if_absent)), expected, spot)
 
     @rule(path=paths)
     def mkdir(self, path: bytes) -> None:
-        request = n.MkdirRequest(ref=n.Ref(path=path))
-        self.check(self.cluster.one(n.Op(mkdir=request)), self.model.mkdir(path))
+        spot = self.model.spot(path)
+        expected = self.model.mkdir(spot)
+        self.check(self.cluster.one(ops.mkdir(path)), expected, spot)
 
-    @rule(path=paths, recursive=st.booleans(), purge=st.booleans())
-    def delete(self, path: bytes, recursive: bool, purge: bool) -> None:
-        request = n.DeleteRequest(ref=n.Ref(path=path), recursive=recursive, purge=purge)
-        self.check(self.cluster.one(n.Op(delete=request)), self.model.delete(path, recursive, purge))
+    @rule(path=paths)
+    def mkdir_with_parents(self, path: bytes) -> None:
+        self.check(self.cluster.one(ops.mkdir(path, parents=True)), self.model.mkdir_all(path))
 
-    @rule(source=paths, goal=paths, replace=st.booleans())
-    def rename(self, source: bytes, goal: bytes, replace: bool) -> None:
-        request = n.RenameRequest(to=n.Ref(path=goal), replace=replace, **{"from": n.Ref(path=source)})
-        self.check(self.cluster.one(n.Op(rename=request)), self.model.rename(source, goal, replace))
+    @rule(path=paths, to=st.sampled_from(TARGETS), replace=st.booleans())
+    def symlink(self, path: bytes, to: bytes, replace: bool) -> None:
+        spot = self.model.spot(path)
+        expected = self.model.symlink(spot, to, replace)
+        self.check(self.cluster.one(ops.symlink(path, to, replace=replace)), expected, spot)
 
-    @rule(source=paths, goal=paths, replace=st.booleans())
-    def clone(self, source: bytes, goal: bytes, replace: bool) -> None:
-        request = n.CloneRequest(to=n.Ref(path=goal), replace=replace, **{"from": n.Ref(path=source)})
-        self.check(self.cluster.one(n.Op(clone=request)), self.model.clone(source, goal, replace))
+    @rule(data=st.data(), recursive=st.booleans(), purge=st.booleans())
+    def delete(self, data: Any, recursive: bool, purge: bool) -> None:
+        path = self.draw(data)
+        expected = self.model.delete(self.model.spot(path), recursive, purge)
+        self.check(self.cluster.one(ops.delete(path, recursive=recursive, purge=purge)), expected)
 
-    @rule(path=paths, replace=st.booleans())
-    def undelete(self, path: bytes, replace: bool) -> None:
-        request = n.UndeleteRequest(original_path=path, replace=replace)
-        self.check(self.cluster.one(n.Op(undelete=request)), self.model.undelete(path, replace))
+    @rule(data=st.data(), replace=st.booleans())
+    def rename(self, data: Any, replace: bool) -> None:
+        source, goal = self.draw(data), self.draw(data)
+        spot = self.model.spot(goal)
+        expected = self.model.rename(self.model.spot(source), spot, replace)
+        self.check(self.cluster.one(ops.rename(source, goal, replace)), expected, spot)
 
-    @rule()
-    def empty_trash(self) -> None:
-        self.check(self.cluster.one(n.Op(empty_trash=n.EmptyTrashRequest())), Code.OK)
-        self.model.trash.clear()
+    @rule(data=st.data(), replace=st.booleans())
+    def clone(self, data: Any, replace: bool) -> None:
+        source, goal = self.draw(data), self.draw(data)
+        spot = self.model.spot(goal)
+        expected = self.model.clone(self.model.spot(source), spot, replace)
+        self.check(self.cluster.one(ops.clone(source, goal, replace)), expected, spot)
+
+    @precondition(lambda self: self.model.trash)
+    @rule(data=st.data(), elsewhere=st.none() | paths, replace=st.booleans())
+    def undelete(self, data: Any, elsewhere: bytes | None, replace: bool) -> None:
+        path = data.draw(st.sampled_from((*(row.path for row in self.model.trash), PATHS[0])))
+        spot = self.model.spot(elsewhere or path)
+        expected = self.model.undelete(path, elsewhere or path, replace)
+        to = n.Ref(path=elsewhere) if elsewhere else None
+        self.check(self.cluster.one(ops.undelete(path, to=to, replace=replace)), expected, spot)
+
+    @rule(older_than_ms=st.sampled_from((0, 1, TRASH_RETENTION_MS, 2**64 - 1)))
+    def empty_trash(self, older_than_ms: int) -> None:
+        result = self.cluster.one(n.Op(empty_trash=n.EmptyTrashRequest(older_than_ms=older_than_ms)))
+        assert result.removal.removed == self.model.empty_trash(older_than_ms)
+
+    @rule(path=paths, replication=st.sampled_from((1, 2, 5)))
+    def set_replication(self, path: bytes, replication: int) -> None:
+        """Nothing that the model knows of; the invariants look at what chunks want."""
+        self.cluster.one(ops.set_attributes(path, replication=replication))
 
     # Uploads
 
     @rule(path=paths, count=st.integers(1, 2))
     def open_upload(self, path: bytes, count: int) -> None:
         opened = self.cluster.one(n.Op(open_upload=n.OpenUploadRequest(ref=n.Ref(path=path))))
-        if opened.code:
+        spot = self.model.spot(path)
+        if isinstance(spot, Code) or (spot.node is not None and spot.node.is_directory):
+            self.check(opened, spot if isinstance(spot, Code) else Code.IS_A_DIRECTORY)
             return
         choice = e.Choice(placements=[e.Placement(node_ids=["d1", "d2"])] * count)
         request = n.AllocateRequest(upload=opened.upload.upload, count=count)
         allocated = self.cluster.one(n.Op(allocate=request), choices=[choice])
         self.check(allocated, Code.OK)
-        self.uploads.append((opened.upload.upload, path, allocated.allocation))
+        self.uploads.append((opened.upload.upload, spot.directory, spot.name, allocated.allocation))
 
     @precondition(lambda self: self.uploads)
     @rule(data=st.data(), durable=st.booleans())
     def commit(self, data: Any, durable: bool) -> None:
-        upload, _, allocation = self.uploads.pop(data.draw(st.integers(0, len(self.uploads) - 1)))
+        number = data.draw(st.integers(0, len(self.uploads) - 1))
+        upload, directory, name, allocation = self.uploads.pop(number)
         lengths = [3] * len(allocation.chunks)
         request = commit_of(upload, allocation, lengths, ("d1", "d2") if durable else ("d1",))
         result = self.cluster.one(n.Op(commit_upload=request))
         if Code(result.code) is Code.UPLOAD_GONE:
             return
+        spot = self.model.spot_in(directory, name)  # it may have been moved since, or deleted
         if not durable:
             self.check(result, Code.PRECONDITION_FAILED)
-        elif not result.code:
-            # Its directory may have been moved since it was opened: the result says where the file is now.
-            self.check(result, self.model.put(result.info.path, bytes(sum(lengths)), False))
+        else:
+            self.check(result, self.model.put(spot or Code.NOT_FOUND, bytes(sum(lengths)), False), spot)
+
+    @precondition(lambda self: self.uploads)
+    @rule(purge=st.booleans())
+    def the_directory_of_an_upload_goes(self, purge: bool) -> None:
+        _, directory, name, _ = self.uploads[-1]
+        spot = self.model.spot_in(directory, name)
+        if spot is not None and len(spot.above) > 1:
+            path = b"/".join(name for name, _ in spot.above)
+            expected = self.model.delete(self.model.spot(path), True, purge)
+            self.check(self.cluster.one(ops.delete(path, recursive=True, purge=purge)), expected)
 
     @precondition(lambda self: self.uploads)
     @rule()
     def abort(self) -> None:
-        upload, _, _ = self.uploads.pop()
+        upload, *_ = self.uploads.pop()
         self.cluster.one(n.Op(abort_upload=n.AbortUploadRequest(upload=upload)))
 
     # Sessions
@@ -261,24 +185,26 @@ class Machines(RuleBasedStateMachine):
     def put_in_session(self, path: bytes, body: bytes) -> None:
         session = self.sessions[-1]
         seq = 1 + max((batch.seq for batch, _ in self.sent if batch.session == session), default=0)
-        request = n.PutFileRequest(ref=n.Ref(path=path), body=body, checksum=crc32c(body), if_absent=True)
-        batch = n.Batch(session=session, slot=0, seq=seq, ops=[n.Op(put_file=request)])
-        result = self.cluster.batch(batch)
+        op = ops.put(path, body, if_absent=True)
+        batch = n.Batch(session=session, slot=0, seq=seq, ops=[op])
+        raw = batch.SerializeToString()
+        first, second = self.cluster.entry(e.Item(batch=raw), e.Item(batch=raw))
+        assert first == second  # twice in one entry: done once
+        result = n.BatchResult.FromString(first)
         if Code(result.code) is Code.SESSION_EXPIRED:
             self.sessions.remove(session)
             return
-        self.check(result.results[0], self.model.put(path, body, True))
-        self.sent.append((batch, result.SerializeToString(deterministic=True)))
+        spot = self.model.spot(path)
+        self.check(result.results[0], self.model.put(spot, body, True), spot)
+        self.sent.append((batch, first))
 
     @precondition(lambda self: self.sent)
     @rule()
     def retry_the_last(self) -> None:
         """The same bytes again, however late: the first answer, or the session is gone; never done twice."""
         batch, first = self.sent[-1]
-        again = self.cluster.batch(batch)
-        assert (
-            Code(again.code) is Code.SESSION_EXPIRED or again.SerializeToString(deterministic=True) == first
-        )
+        (raw,) = self.cluster.entry(e.Item(batch=batch.SerializeToString()))
+        assert raw == first or Code(n.BatchResult.FromString(raw).code) is Code.SESSION_EXPIRED
 
     @precondition(lambda self: len(self.sent) > 1)
     @rule()
@@ -293,6 +219,7 @@ class Machines(RuleBasedStateMachine):
     @rule(jump=st.sampled_from(JUMPS))
     def time_passes(self, jump: int) -> None:
         self.cluster.now_ms += jump
+        self.model.now_ms = self.cluster.now_ms
         db = self.cluster.replica.db
         self.cluster.system(e.SystemCommand(tick=e.Tick()))
         uploads = queries.open_uploads_past(db, self.cluster.now_ms, 10)
@@ -303,10 +230,7 @@ class Machines(RuleBasedStateMachine):
     @rule(limit=st.sampled_from((1, 2, 100)))
     def reap(self, limit: int) -> None:
         self.cluster.system(e.SystemCommand(reap_trash=e.ReapTrash(limit=limit)))
-        listed = queries.answer(self.cluster.replica.db, n.ReadOp(list_trash=n.ListTrashRequest()))
-        kept = [entry.path for entry in listed.trash.entries]
-        self.model.trash = [row for row in self.model.trash if row[0] in kept]
-        assert sorted(kept) == sorted(path for path, _ in self.model.trash)
+        self.model.empty_trash(TRASH_RETENTION_MS, limit)
 
     @rule(node=st.sampled_from(("d1", "d2")), state=st.sampled_from((0, 2, 3, 4)))
     def replicas_change(self, node: str, state: int) -> None:
@@ -319,6 +243,8 @@ class Machines(RuleBasedStateMachine):
     @rule(empty=st.booleans())
     def node_registers_again(self, empty: bool) -> None:
         self.cluster.register("d2", empty=empty)
+        held = "SELECT count(*) FROM replica JOIN node ON node.key = replica.node WHERE node_id = 'd2'"
+        assert not empty or self.cluster.replica.db.execute(held).fetchone() == (0,)
 
     @rule()
     def garbage_goes(self) -> None:
@@ -338,9 +264,18 @@ class Machines(RuleBasedStateMachine):
 
     @rule(raw=st.binary(max_size=30))
     def garbage_bytes_change_nothing(self, raw: bytes) -> None:
-        before = hashing.state_hash(self.cluster.replica.db)
-        self.cluster.entry(e.Item(batch=raw + b"\xff"), e.Item(system=raw + b"\xff"), e.Item())
-        assert before != b""
+        before = self._rows()
+        garbage = b"\xff" + raw  # a type of field that there is not
+        results = self.cluster.entry(e.Item(batch=garbage), e.Item(system=garbage), e.Item())
+        assert len(results) == 3
+        assert self._rows() == before
+
+    def _rows(self) -> list[Any]:
+        """Everything but the row that counts entries."""
+        db = self.cluster.replica.db
+        names = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'raft_state' ORDER BY name"
+        tables = [name for (name,) in db.execute(names)]
+        return [sorted(db.execute(f"SELECT * FROM {name}"), key=repr) for name in tables]
 
     # The second replica
 
@@ -375,6 +310,7 @@ class Machines(RuleBasedStateMachine):
         assert invariants.violations(self.cluster.replica.db) == []
         if self.twin.index == len(self.cluster.log) + 1:
             assert hashing.state_hash(self.twin.db) == hashing.state_hash(self.cluster.replica.db)
+        assert ops.trash_paths(self.cluster.replica.db) == [row.path for row in self.model.trash]
         self._compare(self.model.root, b"/")
 
     def _compare(self, node: Node, path: bytes) -> None:
@@ -383,12 +319,12 @@ class Machines(RuleBasedStateMachine):
         assert [entry.name for entry in listing.entries] == sorted(node.children)
         for entry in listing.entries:
             child = node.children[entry.name]
+            assert child.inode in (0, entry.id)
             assert (entry.type == t.INODE_TYPE_DIRECTORY) == child.is_directory
-            below = (path if path != b"/" else b"") + b"/" + entry.name
+            assert entry.target == (child.target or b"")
             if child.is_directory:
-                self._compare(child, below)
-            else:
-                assert child.body is not None
+                self._compare(child, (path if path != b"/" else b"") + b"/" + entry.name)
+            elif child.body is not None:
                 assert (entry.size, entry.checksum) == (len(child.body), crc32c(child.body))
 
     def teardown(self) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Sequence
+from functools import cache
 
 from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
+from quorumfs.checksum import combine, crc32c
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import namespace_pb2 as n
@@ -16,18 +18,25 @@ from quorumfs.v1 import types_pb2 as t
 MEMBERS = tuple(m.Member(node_id=f"c{k}", member_uuid=f"member-{k}") for k in (1, 2, 3))
 
 
+@cache
+def empty_image() -> bytes:
+    """A database before its first entry; made once, for migrating takes its time."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.execute("BEGIN")
+    Machine(migrations.upgrade).create(db)
+    db.execute("COMMIT")
+    image = db.serialize()
+    db.close()
+    return image
+
+
 class Replica:
     """One member's state: applies entries, each in a transaction of its own."""
 
     def __init__(self, image: bytes | None = None) -> None:
         self.db = sqlite3.connect(":memory:", isolation_level=None)
         self.machine = Machine(migrations.upgrade)
-        if image is None:
-            self.db.execute("BEGIN")
-            self.machine.create(self.db)
-            self.db.execute("COMMIT")
-        else:
-            self.db.deserialize(image)
+        self.db.deserialize(empty_image() if image is None else image)
 
     def apply(self, index: int, entry: bytes) -> list[bytes]:
         self.db.execute("BEGIN")
@@ -108,8 +117,6 @@ def commit_of(
     upload: bytes, allocation: n.Allocation, lengths: Sequence[int], nodes: Sequence[str]
 ) -> n.CommitUploadRequest:
     """All chunks sealed, whole and in order; checksums are those of chunks of zeros, composed."""
-    from quorumfs.checksum import combine, crc32c
-
     request = n.CommitUploadRequest(upload=upload)
     for chunk, length in zip(allocation.chunks, lengths, strict=True):
         checksum = crc32c(bytes(length))

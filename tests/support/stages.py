@@ -155,7 +155,9 @@ def _at_exchange(
     def install(scene: Scene) -> None:
         original = BatchStreams.exchange
 
-        def exchange(self: BatchStreams, lane: int, address: str, to: str, raw: bytes, timeout: float) -> bytes:
+        def exchange(
+            self: BatchStreams, lane: int, address: str, to: str, raw: bytes, timeout: float
+        ) -> bytes:
             def send(seconds: float) -> bytes:
                 return original(self, lane, address, to, raw, seconds)
 

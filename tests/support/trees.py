@@ -59,7 +59,17 @@ def build_odd_tree(root: Path) -> None:
     for number, size in enumerate(sizes):
         (root / "kept" / f"{size} bytes").write_bytes(dice.randbytes(size))
         (root / "kept" / f"{size} bytes").chmod((0o400, 0o644, 0o755, 0o4755, 0o600, 0o666)[number % 6])
-    names = ("with space", "-dash", "new\nline", "tab\t", "snow \u2603", "\u00e9", "e\u0301", ".hidden", "n" * 255)
+    names = (
+        "with space",
+        "-dash",
+        "new\nline",
+        "tab\t",
+        "snow \u2603",
+        "\u00e9",
+        "e\u0301",
+        ".hidden",
+        "n" * 255,
+    )
     for name in names:
         (root / name).write_bytes(name.encode())
     for name, target in (

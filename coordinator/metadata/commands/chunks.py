@@ -15,14 +15,14 @@ from quorumfs.v1 import types_pb2 as t
 
 OFFSET_MAX = 2**62
 
-_CHUNK = "SELECT state, live FROM chunk WHERE id = ? AND state <> ? AND home = ?"
+_CHUNK = "SELECT state, live, want FROM chunk WHERE id = ? AND state <> ? AND home = ?"
 _REPLICA = "SELECT state, disk FROM replica WHERE chunk = ? AND node = ?"
 _UPSERT = "INSERT OR REPLACE INTO replica (chunk, node, disk, state) VALUES (?, ?, ?, ?)"
 
 
 def update_replicas(context: Context, command: e.UpdateReplicas) -> int:
-    """Note, change or remove locations of sealed chunks on datanodes. The last LIVE one is removed only when the
-    chunk is condemned."""
+    """Note, change or remove locations of sealed chunks on datanodes. A LIVE one is removed only when as many as
+    wanted remain, one at least, or the chunk is condemned (decisions 20)."""
     nodes: dict[str, int | None] = {}
     done = 0
     for update in command.updates:
@@ -41,8 +41,9 @@ def _update(context: Context, update: e.ReplicaUpdate, node: int) -> bool:
     row = context.execute(_REPLICA, (update.chunk, node)).fetchone()
     was_live = row is not None and row[0] == t.REPLICA_STATE_LIVE
     if update.state == t.REPLICA_STATE_UNSPECIFIED:
-        last = was_live and chunk[1] <= 1 and chunk[0] != contents.CONDEMNED
-        if row is None or last:
+        chunk_state, live, want = chunk
+        needed = was_live and live <= max(want, 1) and chunk_state != contents.CONDEMNED
+        if row is None or needed:
             return False
         context.execute("DELETE FROM replica WHERE chunk = ? AND node = ?", (update.chunk, node))
     elif update.state in t.ReplicaState.values():
@@ -122,23 +123,24 @@ def restore(context: Context, command: e.RestoreChunks) -> int:
 
 
 def rehome(context: Context, command: e.RehomeChunks) -> int:
-    """Move inline chunks that are still there into chunks of an open upload, where their bytes already are.
+    """Move inline chunks that are still there into chunks of an open upload, where their bytes already are, on as
+    many datanodes as the upload asks for.
 
     Their extents then name the pack; size, checksum and version of the files stay. Raises UploadGoneError.
     """
-    upload = context.execute("SELECT 1 FROM upload WHERE id = ?", (command.upload,)).fetchone()
-    if upload is None:
+    row = context.execute("SELECT min_replicas FROM upload WHERE id = ?", (command.upload,)).fetchone()
+    if row is None:
         raise UploadGoneError("the upload of the pack is not open")
-    return sum(_rehome(context, command.upload, one) for one in command.chunks)
+    return sum(_rehome(context, command.upload, row[0], one) for one in command.chunks)
 
 
-def _rehome(context: Context, upload: bytes, one: e.RehomeChunks.One) -> bool:
+def _rehome(context: Context, upload: bytes, min_replicas: int, one: e.RehomeChunks.One) -> bool:
     inline = context.execute(
         "SELECT length, want FROM chunk WHERE id = ? AND home = ?", (one.chunk, contents.IN_METADATA)
     ).fetchone()
     pack = context.execute(
-        "SELECT length FROM chunk WHERE id = ? AND upload = ? AND state = ?",
-        (one.into, upload, contents.SEALED),
+        "SELECT length FROM chunk WHERE id = ? AND upload = ? AND state = ? AND live >= ?",
+        (one.into, upload, contents.SEALED, min_replicas),
     ).fetchone()
     if inline is None or pack is None or one.offset + inline[0] > pack[0]:
         return False

@@ -26,7 +26,8 @@ def init(context: Context, command: e.InitCluster) -> int:
         if row[0] == command.cluster_id and row[1] < command.history:
             # After a lost majority or a restored backup: this entry is where the new history begins.
             return context.execute(
-                "UPDATE cluster SET history = ?, fork_index = ? WHERE id = 1", (command.history, context.index)
+                "UPDATE cluster SET history = ?, fork_index = ? WHERE id = 1",
+                (command.history, context.index),
             ).rowcount
         raise AlreadyExistsError("this cluster is initialised", cause=f"it is {row[0]}, history {row[1]}")
     context.execute(

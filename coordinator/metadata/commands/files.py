@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coordinator.metadata import contents, tree
 from coordinator.metadata.context import NS_PER_MS, Context
-from coordinator.metadata.places import Place, found_at, place_of
+from coordinator.metadata.places import Place, check_new, found_at, place_of
 from coordinator.metadata.tree import DIRECTORY, FILE, Inode
 from quorumfs.checksum import crc32c
 from quorumfs.errors import (
@@ -113,7 +113,7 @@ def _check_extents(context: Context, file: Inode, place: Place) -> None:
 
 def check_target(old: Inode | None, place: Place, if_absent: bool, expected_version: int) -> None:
     """Whether new content may come to `place`, where `old` is. Raises AlreadyExistsError,
-    PathIsADirectoryError, PreconditionFailedError."""
+    PathIsADirectoryError, PreconditionFailedError, InvalidPathError."""
     if place.is_root:
         raise PathIsADirectoryError("/ is a directory")
     if old is not None:
@@ -126,6 +126,8 @@ def check_target(old: Inode | None, place: Place, if_absent: bool, expected_vers
         raise PreconditionFailedError(
             f"{show(place.path)} is not at version {expected_version}", cause=there, next="read it again"
         )
+    if old is None:
+        check_new(place)
 
 
 def target_inode(context: Context, old: Inode | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.metadata import tree
+from coordinator.metadata import lookup, tree
 from coordinator.metadata.commands.files import (
     check_target,
     checked_mode,
@@ -10,7 +10,7 @@ from coordinator.metadata.commands.files import (
     info_at,
 )
 from coordinator.metadata.context import NS_PER_MS, Context
-from coordinator.metadata.places import Place, below, found_at, known_part, place_of, resolved
+from coordinator.metadata.places import Place, below, check_new, found_at, place_of, resolved
 from coordinator.metadata.tree import DIRECTORY, FILE, SYMLINK, Inode
 from quorumfs.errors import (
     AlreadyExistsError,
@@ -42,14 +42,16 @@ def mkdir(context: Context, request: n.MkdirRequest) -> n.Result:
     place = place_of(context, request.ref)
     if place.is_root or tree.child(context.tx, place.parent, place.name) is not None:
         raise AlreadyExistsError(f"{show(place.path)} exists")
+    check_new(place)
     made = _add_directory(context, place, mode, request.mtime_ns or None)
     return n.Result(code=t.ERROR_CODE_OK, info=tree.info_of(made, place.path))
 
 
 def _mkdir_all(context: Context, request: n.MkdirRequest, mode: int) -> n.Result:
-    last, path, missing = known_part(context, request.ref)
+    last, path, missing = lookup.locate_known(context.tx, request.ref)
     if last.type != DIRECTORY:
         raise PathNotADirectoryError(f"{show(path)} is no directory")
+    check_new(Place(last.id, b"", below(path, b"/".join(missing)) if missing else path))
     for depth, name in enumerate(missing, 1):
         path = below(path, name)
         place = Place(last.id, name, path)
@@ -140,6 +142,7 @@ def rename(context: Context, request: n.RenameRequest) -> n.Result:
         raise CycleError(f"{show(target.path)} lies in {show(source.path)}")
     if old is not None and old.type == DIRECTORY and old.id in tree.upwards(context.tx, source.parent):
         raise CycleError(f"{show(source.path)} lies in {show(target.path)}")
+    check_new(target)
     if old is not None:
         tree.detach(context, old, target.path)
     moved = tree.move(context, moved, target.parent, target.name)

@@ -161,15 +161,23 @@ def _check_extent(context: Context, upload: Open, extent: t.Extent) -> None:
 
 
 def check_whole(context: Context, upload: Open, size: int, checksum: int) -> None:
-    """The extents of the upload are a file of `size` bytes. Raises PreconditionFailedError, IntegrityError."""
+    """The extents of the upload are a file of `size` bytes, and those chunks that are its own are still where they
+    were acknowledged. Raises PreconditionFailedError, IntegrityError."""
     end = 0
     composed: int | None = 0
     rows = context.execute(
-        "SELECT file_offset, extent.length, chunk_offset, chunk.length, chunk.checksum"
+        "SELECT file_offset, extent.length, chunk_offset, chunk.length, chunk.checksum,"
+        " CASE WHEN upload = ? AND live < ? THEN chunk.id END"
         " FROM extent JOIN chunk ON chunk.id = extent.chunk WHERE version = ? ORDER BY file_offset",
-        (upload.version,),
+        (upload.id, upload.min_replicas, upload.version),
     )
-    for count, (offset, length, chunk_offset, chunk_length, chunk_checksum) in enumerate(rows):
+    for count, (offset, length, chunk_offset, chunk_length, chunk_checksum, lost) in enumerate(rows):
+        if lost is not None:
+            raise PreconditionFailedError(
+                f"chunk {lost.hex()} is not durable any more on {upload.min_replicas} datanodes",
+                cause="replicas were lost since it was handed in",
+                next="try again in a little while, or send it again",
+            )
         if offset != end:
             raise PreconditionFailedError(
                 f"the extents have a {'gap' if offset > end else 'overlap'} at offset {min(offset, end)}"

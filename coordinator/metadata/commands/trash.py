@@ -10,7 +10,7 @@ from coordinator.metadata import contents, tree
 from coordinator.metadata.commands.files import info_at
 from coordinator.metadata.contents import Last
 from coordinator.metadata.context import Context
-from coordinator.metadata.places import found_at, place_of
+from coordinator.metadata.places import check_new, found_at, place_of
 from coordinator.metadata.tree import FILE
 from quorumfs.errors import AlreadyExistsError, NotFoundError
 from quorumfs.paths import join, show, split
@@ -37,6 +37,7 @@ def undelete(context: Context, request: n.UndeleteRequest) -> n.Result:
     old = found_at(context, place)
     if place.is_root or (old is not None and not request.replace):
         raise AlreadyExistsError(f"{show(place.path)} exists", next="name another place, or replace it")
+    check_new(place)
     if old is not None:
         tree.detach(context, old, place.path)
     inode = tree.move(context, tree.there(context.tx, inode_id), place.parent, place.name)

@@ -111,7 +111,8 @@ class FakeClient:
     def locate(self, path: Any) -> list[Location]:
         node = self._node(self._path(path))
         place = ReplicaPlace("d1", "127.0.0.1:1", "", "disk", "live", "", "")
-        return [Location(0, len(node.data), "ab" * 16, 0, len(node.data), False, (place,))]
+        length, checksum = len(node.data), crc32c(node.data)
+        return [Location(0, length, "ab" * 16, 0, length, checksum, False, (place,))]
 
     # --- changing ---
 
@@ -152,6 +153,9 @@ class FakeClient:
             file.publish(node.mode, node.mtime_ns, False)
         return self._status(where, node)
 
+    def read_bytes(self, path: Any) -> bytes:
+        return self._node(self._path(path)).data
+
     def open(self, path: Any, mode: str = "rb") -> io.BufferedReader:
         where = self._path(path)
         node = self._node(where)
@@ -174,11 +178,15 @@ class FakeClient:
     def makedirs(self, path: Any) -> FileStatus:
         return self.mkdir(path, parents=True)
 
-    def symlink(self, target: str, path: Any, *, modified_ns: int = 0, replace: bool = False) -> FileStatus:
+    def symlink(
+        self, target: str, path: Any, *, modified_ns: int | None = None, replace: bool = False
+    ) -> FileStatus:
         where = self._path(path)
         if where in self.nodes and not replace:
             raise AlreadyExistsError(f"{where} exists")
-        self.nodes[where] = Node(FileType.SYMLINK, 0o777, modified_ns or EPOCH_NS, target=target)
+        self.nodes[where] = Node(
+            FileType.SYMLINK, 0o777, EPOCH_NS if modified_ns is None else modified_ns, target=target
+        )
         return self._status(where, self.nodes[where])
 
     def set_attributes(self, path: Any, **given: Any) -> FileStatus:
@@ -248,6 +256,7 @@ class FakeCoordinator:
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
         self.asked: list[tuple[str, Any, dict[str, Any]]] = []
+        self.answering: str | None = "127.0.0.1:7410"
 
     def call(self, method: str, request: Any, deadline: float | None = None, **options: Any) -> Any:
         self.asked.append((method, request, options))

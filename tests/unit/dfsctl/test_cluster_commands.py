@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quorumfs.errors import NoLeaderError, UnavailableError
+from quorumfs.errors import NoLeaderError, SafetyGuardError, UnavailableError
 from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
 
 Dfsctl = Callable[..., Any]
@@ -240,3 +240,51 @@ def test_a_refused_file_is_exit_code_two_with_every_reason(
     assert as_json.json["problems"][0]["key"] == "gc.x"
     assert "unknown key" in as_json.json["error"]["cause"]
     assert dfsctl("config", "check", str(tmp_path / "none.toml")).code == 3
+
+
+# ---- nodes and duties ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["drain", "undrain"])
+def test_draining_is_said_to_the_leader_and_may_be_said_twice(
+    dfsctl: Dfsctl, coordinator: Any, action: str
+) -> None:
+    coordinator.answers["Control.SetNode"] = admin_pb2.ActionResponse(detail=f"d1: {action} is set")
+    said = dfsctl("node", action, "d1", "-o", "json")
+    assert said.json == {"node_id": "d1", "action": action, "detail": f"d1: {action} is set"}
+    _, request, options = coordinator.asked[-1]
+    assert (request.node_id, request.action, options["repeatable"]) == ("d1", action, True)
+
+
+def test_forgetting_a_node_that_lives_is_refused_by_a_guard(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.ForgetNode"] = SafetyGuardError("d1 is alive")
+    assert dfsctl("node", "forget", "d1").code == 10
+    coordinator.answers["Control.ForgetNode"] = admin_pb2.ActionResponse(detail="d1 is forgotten")
+    assert dfsctl("node", "forget", "--force", "d1").text == "d1 is forgotten\n"
+    assert coordinator.asked[-1][1].force
+
+
+def test_repair_and_gc_tell_where_they_stand(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.GetRepair"] = admin_pb2.RepairStatus(pending=3, bytes_per_second=5.0)
+    assert dfsctl("repair", "status", "-o", "json").json == {
+        "pending": 3,
+        "running": 0,
+        "done": 0,
+        "failed": 0,
+        "bytes_per_second": 5.0,
+    }
+    coordinator.answers["Control.GetGc"] = admin_pb2.GcStatus(state="idle", phase="none", grace_seconds=6.0)
+    said = dfsctl("-o", "json", "gc", "status").json
+    assert said["state"] == "idle"
+    assert {"phase", "cycle", "grace_seconds", "candidates", "condemned", "quarantined", "paused"} <= set(
+        said
+    )
+
+
+def test_when_nobody_answered_nobody_is_asked_again(dfsctl: Dfsctl, coordinator: Any) -> None:
+    error = NoLeaderError("all down")
+    coordinator.answers = {"leader_view": error, "Control.GetClusterStatus": error}
+    coordinator.answering = None
+    for name in ("leader", "status"):
+        assert dfsctl(name, "-o", "json").code == 5
+    assert [method for method, _, _ in coordinator.asked] == ["leader_view", "Control.GetClusterStatus"]

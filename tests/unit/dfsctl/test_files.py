@@ -267,3 +267,15 @@ def test_the_last_lines_are_those_that_splitting_gives(text: bytes, lines: int) 
     start = start_of_last_lines(io.BytesIO(text), len(text), lines)
     wanted = text.splitlines(keepends=True)[-lines:] if lines else []
     assert text[start:] == b"".join(wanted)
+
+
+@pytest.mark.parametrize("flags", [(), ("-r",)])
+def test_a_target_that_ends_in_a_slash_is_a_directory(
+    dfsctl: Dfsctl, client: Any, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    file = tmp_path / "name"
+    file.write_bytes(b"1")
+    assert dfsctl("mkdir", "/d").code == 0
+    assert dfsctl("put", *flags, str(file), "/d/").code == 0
+    assert dfsctl("put", *flags, str(file), "/").code == 0
+    assert {"/d/name", "/name"} <= set(client.nodes)

@@ -82,9 +82,24 @@ class Network:
         self.after: Callable[[str, str, bytes], None] = lambda *_: None  # the reply is lost if it raises
         self.metadata: list[Any] = []
         self.closed = False
+        self.channels: dict[str, Channel] = {}
+        self.streams = True  # whether the servers have streams of batches
+        self.exchanges: list[Exchange] = []
+
+    def answer(self, address: str, path: str, raw: bytes) -> bytes:
+        """What a unary call, or a message of a stream, is answered with."""
+        self.calls.append((address, path.rsplit("/", 1)[-1], raw))
+        self.before(address, path, raw)
+        try:
+            reply = self.handler(address, path)(raw)
+        except QuorumFSError as error:
+            raise with_trailer(error) from error
+        self.after(address, path, raw)
+        answer: bytes = reply.SerializeToString()
+        return answer
 
     def get(self, address: str) -> Any:
-        return Channel(self, address)
+        return self.channels.setdefault(address, Channel(self, address))
 
     def drop(self, address: str) -> None:
         pass
@@ -110,18 +125,20 @@ class Channel:
     ) -> Any:
         def call(request: Any, timeout: float | None = None, metadata: Any = ()) -> Any:
             raw = request_serializer(request) if request_serializer else request
-            net = self.network
-            net.calls.append((self.address, path.rsplit("/", 1)[-1], raw))
-            net.metadata.append(metadata)
-            net.before(self.address, path, raw)
-            try:
-                reply = net.handler(self.address, path)(raw)
-            except QuorumFSError as error:
-                raise with_trailer(error) from error
-            net.after(self.address, path, raw)
-            return response_deserializer(reply.SerializeToString())
+            self.network.metadata.append(metadata)
+            answer = self.network.answer(self.address, path, raw)
+            return response_deserializer(answer) if response_deserializer else answer
 
         return call
+
+    def stream_stream(
+        self, path: str, request_serializer: Any = None, response_deserializer: Any = None
+    ) -> Any:
+        def begin(requests: Iterator[bytes], metadata: Any = ()) -> Exchange:
+            self.network.metadata.append(metadata)
+            return Exchange(self.network, self.address, path.removesuffix("Stream"), requests)
+
+        return begin
 
     def unary_stream(
         self, path: str, request_serializer: Any = None, response_deserializer: Any = None
@@ -132,6 +149,33 @@ class Channel:
         self, path: str, request_serializer: Any = None, response_deserializer: Any = None
     ) -> Any:
         return StreamUnary(self.network, self.address, path)
+
+
+class Exchange:
+    """A stream of batches: each request is answered as the unary call would be, until one fails."""
+
+    def __init__(self, network: Network, address: str, path: str, requests: Iterator[bytes]) -> None:
+        self.address, self.path = address, path
+        self._network, self._requests = network, requests
+        self.ended = False
+        network.exchanges.append(self)
+
+    def is_active(self) -> bool:
+        return not self.ended
+
+    def cancel(self) -> None:
+        self.ended = True
+
+    def __next__(self) -> bytes:
+        if self.ended:
+            raise FakeRpcError(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
+        try:
+            if not self._network.streams:
+                raise FakeRpcError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+            return self._network.answer(self.address, self.path, next(self._requests))
+        except BaseException:
+            self.ended = True
+            raise
 
 
 class StreamCall:
@@ -211,6 +255,7 @@ class Node:
     stalled: bool = False
     refuses: QuorumFSError | None = None  # as a member of a pipeline
     lies: dict[bytes, bytes] = field(default_factory=dict)  # other bytes, with tables that match them
+    lies_once: dict[bytes, bytes] = field(default_factory=dict)  # the first read of the chunk only
     reads: list[tuple[int, int]] = field(default_factory=list)
     writes: int = 0
 
@@ -240,9 +285,7 @@ class Node:
         response = chunks_pb2.WriteResponse()
         nodes = [self, *(self.cluster.nodes[address.node_id] for address in opening.pipeline)]
         for node in nodes:
-            error = node.refuses or (
-                NoPlacementError("it is down") if node.address in self.cluster.net.down else None
-            )
+            error = node.refuses or (NoPlacementError("it is down") if self._has_lost(node) else None)
             if error is None:
                 assert opening.chunk not in node.chunks, "a chunk id was used twice"
                 node.chunks[opening.chunk] = data
@@ -254,16 +297,22 @@ class Node:
             )
         return response
 
+    def _has_lost(self, other: Node) -> bool:
+        """Whether a pipeline that begins here goes on without `other`."""
+        broken_off = other is not self and (other.stalled or other.stop_after is not None)
+        return broken_off or other.address in self.cluster.net.down
+
     def read(self, raw: bytes, call: StreamCall) -> Iterator[bytes]:
         request = chunks_pb2.ReadChunkRequest.FromString(raw)
         self.reads.append((request.offset, request.length))
         if self.stalled:
             assert call.cancelled.wait(20), "nobody ended the stalled call"
             raise FakeRpcError(grpc.StatusCode.CANCELLED, "Locally cancelled")
-        data = self.lies.get(request.chunk, self.chunks.get(request.chunk))
+        lie = self.lies_once.pop(request.chunk, self.lies.get(request.chunk))
+        data = self.chunks.get(request.chunk) if lie is None else lie
         if data is None:
             raise ChunkNotFoundError("no such chunk")
-        table_of = data if request.chunk in self.lies else self.cluster.original[request.chunk]
+        table_of = self.cluster.original[request.chunk] if lie is None else data
         end = request.offset + request.length if request.length else len(data)
         for count, start in enumerate(range(request.offset, end, request.frame_bytes)):
             if count == self.stop_reading_after:
@@ -322,6 +371,10 @@ class Cluster:
             "/quorumfs.v1.Membership/GetCluster": lambda raw: self._view(address),
             "/quorumfs.v1.Admin/GetLeader": lambda raw: self._leader_view(address),
             "/quorumfs.v1.Control/TransferLeadership": lambda raw: self._transfer(address),
+            "/quorumfs.v1.Control/GetClusterStatus": lambda raw: admin_pb2.ClusterStatus(
+                view=self._view(address)
+            ),
+            "/quorumfs.v1.Control/GetRaft": lambda raw: self._raft(address),
         }
 
     def _hint(self) -> NotLeaderError:
@@ -335,7 +388,12 @@ class Cluster:
         return pb.ReportReplicaResponse()
 
     def _view(self, address: str) -> membership_pb2.ClusterView:
-        view = membership_pb2.ClusterView(cluster_id="the-cluster", observed_by=address.split(":")[0])
+        view = membership_pb2.ClusterView(
+            cluster_id="the-cluster",
+            observed_by=address.split(":")[0],
+            authoritative=address == self.leader,
+            leader=types_pb2.LeaderHint(node_id=self.leader.split(":")[0], grpc=self.leader),
+        )
         for coordinator in self.coordinators:
             info = membership_pb2.NodeInfo(role=types_pb2.NODE_ROLE_COORDINATOR, grpc=coordinator)
             view.nodes.add(info=info)
@@ -344,6 +402,10 @@ class Cluster:
     def _leader_view(self, address: str) -> admin_pb2.LeaderView:
         hint = types_pb2.LeaderHint(node_id=self.leader.split(":")[0], grpc=self.leader)
         return admin_pb2.LeaderView(leader=hint, observed_by=address.split(":")[0])
+
+    def _raft(self, address: str) -> admin_pb2.RaftStatus:
+        state = "leader" if address == self.leader else "follower"
+        return admin_pb2.RaftStatus(node_id=address.split(":")[0], state=state)
 
     def _transfer(self, address: str) -> admin_pb2.ActionResponse:
         if address != self.leader:
@@ -518,6 +580,13 @@ class Cluster:
         self.names[r.to.path] = self.names.pop(source)
         return pb.Result(info=self.names[r.to.path].info)
 
+    def _op_symlink(self, r: pb.SymlinkRequest) -> pb.Result:
+        info = pb.FileInfo(
+            id=self.counter, type=types_pb2.INODE_TYPE_SYMLINK, path=r.ref.path, target=r.target
+        )
+        self.names[r.ref.path] = File(info, [])
+        return pb.Result(info=info)
+
     # ---- reads -------------------------------------------------------------------------------------------
 
     def read(self, address: str, raw: bytes) -> pb.ReadBatchResult:
@@ -549,6 +618,8 @@ class Cluster:
         return self.names[path]
 
     def _layout(self, r: pb.LayoutRequest) -> pb.Layout:
+        if r.inode and (r.inode, r.version) not in self.versions:
+            raise NotFoundError("no such version")
         file = self.versions[r.inode, r.version] if r.inode else self._find(r.ref.path)
         if file.info.type == types_pb2.INODE_TYPE_DIRECTORY:
             raise PathIsADirectoryError("a directory")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from quorumfs.batch import Combiner
+from quorumfs.clock import ManualClock
 from quorumfs.errors import (
     InvalidArgumentError,
     OutcomeUnknownError,
@@ -27,7 +28,8 @@ class Server:
         self.go.set()
         self.refuse: Callable[[list[int]], QuorumFSError | None] = lambda _: None
 
-    def send(self, lane: int, ops: list[int]) -> list[int]:
+    def send(self, lane: int, ops: list[int], patience: float) -> list[int]:
+        assert patience > 0
         self.batches.append(list(ops))
         self.entered.release()
         assert self.go.wait(20)
@@ -75,7 +77,7 @@ def queued(target: Combiner[int, int], count: int) -> None:
 
 def test_one_caller_alone_sends_at_once() -> None:
     server = Server()
-    assert combiner(server).run([1, 2], 2) == [10, 20]
+    assert combiner(server).run([1, 2], 2, 20) == [10, 20]
     assert server.batches == [[1, 2]]
 
 
@@ -168,7 +170,7 @@ def test_who_waits_too_long_for_its_turn_is_told_that_nothing_was_sent() -> None
     server.go.set()
     first.ended()
     assert server.batches == [[1]]
-    assert target.run([3], 1) == [30]
+    assert target.run([3], 1, 20) == [30]
 
 
 def test_an_interrupted_sender_leaves_nobody_waiting_and_the_lane_free() -> None:
@@ -182,8 +184,8 @@ def test_an_interrupted_sender_leaves_nobody_waiting_and_the_lane_free() -> None
 
     server.refuse = interrupt
     with pytest.raises(KeyboardInterrupt):
-        target.run([1], 1)
-    assert target.run([2], 1) == [20]
+        target.run([1], 1, 20)
+    assert target.run([2], 1, 20) == [20]
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -194,7 +196,7 @@ def test_many_threads_each_get_their_own_answers(lanes: int) -> None:
 
     def work(base: int) -> None:
         for n in range(base, base + 100):
-            if target.run([n, n + 1], 2) != [n * 10, n * 10 + 10]:
+            if target.run([n, n + 1], 2, 20) != [n * 10, n * 10 + 10]:
                 wrong.append(n)
 
     threads = [threading.Thread(target=work, args=(k * 1000,), daemon=True) for k in range(8)]
@@ -205,3 +207,162 @@ def test_many_threads_each_get_their_own_answers(lanes: int) -> None:
     assert not wrong
     assert sum(map(len, server.batches)) == 8 * 100 * 2
     assert len(target._free) == lanes
+
+
+def test_an_interrupted_caller_does_not_take_the_lane_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    target = combiner(server)
+    server.go.clear()
+    first = Caller(target, [1])
+    server.entered.acquire()
+    wait = threading.Event.wait
+
+    def interrupted(event: threading.Event, timeout: float | None = None) -> bool:
+        if threading.current_thread() is threading.main_thread() and event is not server.go:
+            server.go.set()
+            assert wait(event, 20), "the lane was handed over"
+            raise KeyboardInterrupt
+        return wait(event, timeout)
+
+    monkeypatch.setattr(threading.Event, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        target.run([2], 1, 20)
+    monkeypatch.undo()
+    first.ended()
+    assert target.run([3], 1, 20) == [30]
+
+
+# ---- callers that may not wait ---------------------------------------------------------------------------
+
+
+class Told:
+    """What callers that only submitted were told, by their operation."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, list[int] | None] = {}
+        self.errors: dict[int, QuorumFSError] = {}
+        self.all = threading.Semaphore(0)
+
+    def call(self, op: int) -> tuple[list[int], int, Callable[..., object]]:
+        def done(answers: list[int] | None, error: QuorumFSError | None) -> None:
+            self.answers[op] = answers
+            if error is not None:
+                self.errors[op] = error
+            self.all.release()
+
+        return [op], 1, done
+
+    def wait(self, count: int) -> None:
+        for _ in range(count):
+            assert self.all.acquire(timeout=20)
+
+
+def test_what_is_submitted_together_travels_together() -> None:
+    server, told = Server(), Told()
+    target = combiner(server)
+    target.submit((told.call(n) for n in range(5)), 20)
+    told.wait(5)
+    assert server.batches == [[0, 1, 2, 3, 4]]
+    assert told.answers == {n: [n * 10] for n in range(5)}
+    target.close()
+
+
+def test_submitted_and_waiting_callers_share_messages() -> None:
+    server, told = Server(), Told()
+    target = combiner(server)
+    server.go.clear()
+    first = Caller(target, [1])
+    server.entered.acquire()
+    target.submit([told.call(2)], 20)
+    queued(target, 1)
+    waiting = Caller(target, [3])
+    queued(target, 2)
+    server.go.set()
+    told.wait(1)
+    assert (first.ended().answers, waiting.ended().answers) == ([10], [30])
+    assert server.batches == [[1], [2, 3]]
+    assert target.run([4], 1, 20) == [40], "the lane came back"
+    target.close()
+
+
+def test_a_submitted_call_whose_turn_comes_too_late_is_told_that_nothing_was_sent() -> None:
+    server, told, clock = Server(), Told(), ManualClock()
+    target: Combiner[int, int] = Combiner(server.send, lanes=1, ops_max=9, size_max=9, clock=clock)
+    server.go.clear()
+    first = Caller(target, [1])
+    server.entered.acquire()
+    target.submit([told.call(2)], 5)
+    clock.advance(6)
+    server.go.set()
+    told.wait(1)
+    first.ended()
+    assert isinstance(told.errors[2], TimedOutError)
+    assert server.batches == [[1]]
+    target.close()
+
+
+def test_closed_it_refuses_what_is_submitted() -> None:
+    server, told = Server(), Told()
+    target = combiner(server)
+    target.close()
+    target.submit([told.call(n) for n in range(3000)], 20)
+    told.wait(3000)
+    assert all(isinstance(error, UnavailableError) for error in told.errors.values())
+    assert server.batches == []
+
+
+def test_who_is_told_gets_its_turn_before_the_lane_goes_on() -> None:
+    """Two halves of a crowd find together, instead of taking turns."""
+    server, told = Server(), Told()
+    target = combiner(server)
+    loop: list[Callable[[], None]] = []
+    waiting = threading.Semaphore(0)
+
+    def later(go: Callable[[], None]) -> None:
+        loop.append(go)
+        waiting.release()
+
+    server.go.clear()
+    target.submit([told.call(1)], 20, later)
+    server.entered.acquire()
+    target.submit([told.call(2)], 20, later)
+    server.go.set()
+    told.wait(1)
+    assert waiting.acquire(timeout=20)
+    target.submit([told.call(3)], 20, later)
+    loop.pop()()
+    told.wait(2)
+    assert server.batches == [[1], [2, 3]]
+    assert waiting.acquire(timeout=20)
+    loop.pop()()
+    assert target.run([4], 1, 20) == [40]
+    target.close()
+
+
+def test_a_thread_that_waits_is_not_kept_waiting_for_coroutines() -> None:
+    server, told = Server(), Told()
+    target = combiner(server)
+    server.go.clear()
+    target.submit([told.call(1)], 20, lambda go: pytest.fail("a thread waits"))
+    server.entered.acquire()
+    caller = Caller(target, [2])
+    queued(target, 1)
+    server.go.set()
+    assert caller.ended().answers == [20]
+    target.close()
+
+
+def test_closing_refuses_who_waits_for_a_turn() -> None:
+    server = Server()
+    target = combiner(server)
+    server.go.clear()
+    first = Caller(target, [1])
+    server.entered.acquire()
+    second = Caller(target, [2])
+    queued(target, 1)
+    target.close()
+    assert isinstance(second.ended().error, UnavailableError)
+    server.go.set()
+    assert first.ended().answers == [10]
+    with pytest.raises(UnavailableError):
+        target.run([3], 1, 20)

@@ -47,6 +47,18 @@ def test_a_stopped_cluster_is_not_offered_and_a_killed_one_is(tmp_path: Path) ->
     assert pointer.current_coordinators() == layout.coordinators
 
 
+def test_with_only_its_coordinators_stopped_it_is_still_the_one_that_is_meant(tmp_path: Path) -> None:
+    home = tmp_path / "one"
+    home.mkdir()
+    layout = Layout(home)
+    write_layout(layout)
+    pointer.remember(home)
+    sidecar = layout.process(layout.node("d1"), "sidecar")
+    sidecar.pid_file.parent.mkdir()
+    sidecar.pid_file.write_text('{"pid": 1, "start_ticks": -1, "boot": "never"}')
+    assert pointer.current_coordinators() == layout.coordinators
+
+
 def test_a_damaged_cluster_file_is_no_cluster(tmp_path: Path) -> None:
     (tmp_path / "cluster.json").write_text("{")
     pointer.remember(tmp_path)

@@ -24,10 +24,18 @@ class FakeProc:
         (root / "sys/kernel/random").mkdir(parents=True)
         (root / "sys/kernel/random/boot_id").write_text(BOOT + "\n")
 
-    def add(self, pid: int, argv: list[str] = [], ticks: int = 500, state: str = "S", cwd: str = "/") -> None:  # noqa: B006
+    def add(
+        self,
+        pid: int,
+        argv: list[str] = [],  # noqa: B006
+        ticks: int = 500,
+        state: str = "S",
+        cwd: str = "/",
+        threads: int = 1,
+    ) -> None:
         entry = self.root / str(pid)
         entry.mkdir(exist_ok=True)
-        (entry / "stat").write_text(f"{pid} (na) me) {state} " + "0 " * 18 + f"{ticks} 0 0\n")
+        (entry / "stat").write_text(f"{pid} (na) me) {state} " + "0 " * 16 + f"{threads} 0 {ticks} 0 0\n")
         (entry / "cmdline").write_bytes(b"\0".join(one.encode() for one in argv) + b"\0")
         (entry / "cwd").unlink(missing_ok=True)
         (entry / "cwd").symlink_to(cwd)
@@ -80,6 +88,12 @@ def test_a_zombie_does_not_run(proc: FakeProc, spec: ProcessSpec) -> None:
     proc.add(4_194_999, state="Z")
     pid_file(spec, 4_194_999)
     assert Processes(proc=proc.root).state(spec) == "dead"
+
+
+def test_a_zombie_whose_threads_are_still_ending_holds_its_ports(proc: FakeProc, spec: ProcessSpec) -> None:
+    proc.add(77, state="Z", threads=3)
+    pid_file(spec, 77)
+    assert Processes(proc=proc.root).running(spec) is not None
 
 
 def test_a_stopped_process_is_paused(proc: FakeProc, spec: ProcessSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from quorumfs.errors import (
     UnavailableError,
 )
 from quorumfs.rpc.coordinator import Coordinator
-from quorumfs.v1 import admin_pb2
+from quorumfs.v1 import admin_pb2, membership_pb2
 from quorumfs.v1 import namespace_pb2 as pb
 from tests.unit.quorumfs.fakes import Cluster, broken, timed_out, with_trailer
 
@@ -154,15 +155,24 @@ def test_while_nobody_leads_it_waits_and_goes_on() -> None:
     assert world.mkdir("/b").code == Code.OK
 
 
-def test_no_coordinator_at_all_is_told_within_eight_seconds() -> None:
+def test_no_coordinator_at_all_is_told_within_six_seconds() -> None:
     world = World()
     world.net.down.update(world.cluster.coordinators)
     begun = world.clock.now
     with pytest.raises(NoLeaderError, match="c2:1"):
         world.mkdir("/a")
-    assert world.clock.now - begun <= limits.FIRST_CONTACT_SECONDS + 0.5
+    assert world.clock.now - begun <= limits.FIRST_ANSWER_SECONDS + 0.5
     with pytest.raises(NoLeaderError):
         world.stub.read([stat("/a")])
+
+
+def test_a_cluster_that_is_electing_at_the_first_contact_is_given_a_little_longer() -> None:
+    world = World()
+    world.cluster.leader = ""
+    begun = world.clock.now
+    with pytest.raises(NoLeaderError):
+        world.mkdir("/a")
+    assert limits.FIRST_ANSWER_SECONDS < world.clock.now - begun <= limits.FIRST_CONTACT_SECONDS + 0.5
 
 
 def test_once_reached_a_lost_cluster_is_waited_for_until_the_deadline() -> None:
@@ -391,3 +401,98 @@ def test_many_threads_with_lost_replies_change_everything_exactly_once(lanes: in
         thread.join(30)
     assert not wrong
     assert world.cluster.applied.count("mkdir") == 240
+
+
+# ---- what is known of a change that was never sent -------------------------------------------------------
+
+
+def test_a_change_whose_session_could_not_be_opened_is_refused_and_not_unknown() -> None:
+    world = World()
+
+    def silent(where: str, path: str, raw: bytes) -> None:
+        if path.endswith("/Do"):
+            world.clock.advance(1.0)
+            raise timed_out()
+
+    world.net.after = silent
+    with pytest.raises(NoLeaderError, match="nothing was changed"):
+        world.mkdir("/a")
+    assert "mkdir" not in world.cluster.applied
+
+
+def test_opening_a_session_and_the_change_share_one_time_limit() -> None:
+    world = World(timeout=30.0)
+    world.mkdir("/a")
+    world.cluster.sessions.clear()  # expired: the change is refused once, then a session is opened
+
+    def slow(where: str, path: str, raw: bytes) -> None:
+        if path.endswith("/Do") and not is_change(raw, "Do"):
+            world.clock.advance(20.0)
+        if path.endswith("/Do") and is_change(raw, "Do"):
+            world.clock.advance(2.0)
+            raise timed_out()
+
+    begun = world.clock.now
+    world.net.after = slow
+    with pytest.raises(OutcomeUnknownError):
+        world.mkdir("/b")
+    assert world.clock.now - begun < 35
+
+
+def test_an_interrupted_change_keeps_its_number_for_itself() -> None:
+    world = World()
+    world.mkdir("/a")
+
+    def interrupt(where: str, path: str, raw: bytes) -> None:
+        world.net.after = lambda *_: None
+        raise KeyboardInterrupt
+
+    world.net.after = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        world.mkdir("/interrupted")
+    assert world.mkdir("/b").code == Code.OK
+    assert world.cluster.applied.count("mkdir") == 3
+
+
+# ---- who is asked ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        ("Control.GetClusterStatus", admin_pb2.GetClusterStatusRequest()),
+        ("Control.GetRaft", admin_pb2.GetRaftRequest()),
+        ("Membership.GetCluster", membership_pb2.GetClusterRequest()),
+    ],
+)
+def test_what_any_coordinator_answers_is_asked_of_the_leader(method: str, request_: Any) -> None:
+    world = World()
+    world.cluster.leader = "c3:1"
+    world.stub.call(method, request_)
+    assert world.net.calls[-1][0] == "c3:1"
+    world.net.down.add("c3:1")
+    assert World().stub.call(method, request_, leader=False) is not None
+    assert world.stub.call(method, request_, address="c2:1") is not None
+
+
+def test_an_answer_of_a_follower_does_not_count_as_having_reached_the_leader() -> None:
+    world = World()
+    world.net.down.update(["c1:1", "c2:1"])
+    world.stub.cluster_view(leader=False)
+    assert world.stub.answering == "c3:1"
+    begun = world.clock.now
+    with pytest.raises(NoLeaderError):
+        world.mkdir("/a")
+    assert world.clock.now - begun <= limits.FIRST_CONTACT_SECONDS + 0.5
+
+
+def test_it_is_known_who_answered_and_that_nobody_did() -> None:
+    world = World()
+    world.net.down.update(world.cluster.coordinators)
+    with pytest.raises(NoLeaderError):
+        world.mkdir("/a")
+    assert world.stub.answering is None
+    world.net.down.discard("c2:1")
+    with pytest.raises(NoLeaderError):
+        world.mkdir("/a")
+    assert world.stub.answering == "c2:1"

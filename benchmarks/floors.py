@@ -1,0 +1,34 @@
+"""What the figures have to reach: ratios within one run, and a few absolute bounds. `aim`: wished, not required."""
+
+from __future__ import annotations
+
+from benchmarks.results import Floor
+
+FLOORS = (
+    Floor("create/throughput/256", "quorumfs", "unary", 7.0),
+    Floor("create/throughput/256", "quorumfs, asyncio", "unary", 7.0),
+    Floor("create/throughput/256", "quorumfs", "core", 0.5),
+    Floor("create/throughput/256", "quorumfs, asyncio", "core", 0.5),
+    Floor("create/throughput/16", "quorumfs", "unary", 2.5),
+    Floor("create/throughput/16", "quorumfs, asyncio", "unary", 2.5),
+    Floor("create/throughput/4x16", "quorumfs", "unary", 4.0, aim=True),
+    Floor("create/throughput/4x16", "quorumfs, asyncio", "unary", 4.0, aim=True),
+    Floor("create/throughput/1", "quorumfs", "core", 0.3, aim=True),
+    Floor("create/throughput/1", "quorumfs, asyncio", "core", 0.3, aim=True),
+    Floor("create/throughput/16", "quorumfs", "etcd", 1.0, aim=True),
+    Floor("create/throughput/16", "quorumfs, asyncio", "etcd", 1.0, aim=True),
+    Floor("create/throughput/256", "quorumfs", "etcd", 1.0, aim=True),
+    Floor("create/throughput/256", "quorumfs, asyncio", "etcd", 1.0, aim=True),
+    Floor("create/cpu leader/256", "quorumfs", "", 30.0, aim=True),
+    Floor("create/cpu leader/256", "quorumfs, asyncio", "", 30.0, aim=True),
+    Floor("stat/throughput/256", "quorumfs", "unary", 20.0),
+    Floor("stat/throughput/256", "quorumfs, asyncio", "unary", 20.0),
+    Floor("failover/median/next write", "quorumfs", "", 0.7),
+    Floor("failover/worst/next write", "quorumfs", "", 1.5),
+    Floor("failover/median/next write", "quorumfs", "", 0.5, aim=True),
+    Floor("failover/worst/next write", "quorumfs", "", 1.0, aim=True),
+    Floor("scale/restart to serving/all coordinators", "quorumfs", "", 10.0),
+    Floor("scale/resident/leader", "quorumfs", "", 500.0),
+    Floor("scale/first page/100000 entries", "quorumfs", "", 50.0),
+    Floor("scale/stat/service", "quorumfs", "", 1.0),
+)

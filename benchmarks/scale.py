@@ -1,0 +1,169 @@
+"""A namespace of many files: loading it, restarting over it, looking into it.
+
+One directory holds as many entries as a page-wise listing must cope with; the others hold a thousand each.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from benchmarks import ops
+from benchmarks.machine import Meter, resident_bytes
+from benchmarks.plan import Plan
+from benchmarks.results import Results
+from benchmarks.systems import coordinator_pids
+from quorumfs import Client
+from quorumfs.errors import QuorumFSError
+from quorumfs.limits import LIST_PAGE_DEFAULT
+from quorumfs.rpc.channels import OPTIONS
+from quorumfs.rpc.status import raise_for
+from quorumfs.testing import LocalCluster, wait_for
+from quorumfs.v1 import namespace_pb2 as pb
+
+LARGE_ENTRIES = 100_000
+_DIRECTORY_ENTRIES = 1000
+_SLICE = 25_600
+_PAGES = 20
+_STATS = 1000
+_SERVING_SECONDS = 120.0
+_MS = 1e3
+
+
+def scale(plan: Plan, results: Results) -> None:
+    """Load `plan.files` files through the batch API, kill all coordinators at once, start them, and look."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=plan.directory)))
+        plan.say("starting the cluster")
+        cluster = stack.enter_context(LocalCluster(datanodes=0, directory=directory / "cluster"))
+        with cluster.client() as client:
+            _load(client, cluster, plan, results)
+        _resident(cluster, "loaded", results)
+        plan.say("scale: restarting")
+        _restart(cluster, results)
+        with cluster.client() as client:
+            client.stat("/")
+            _pages(client, results)
+            _stats(client, plan, results)
+        _resident(cluster, "resident", results)
+
+
+def paths(files: int) -> Iterator[str]:
+    """All files: the large directory first."""
+    for number in range(files):
+        yield path_of(number)
+
+
+def path_of(number: int) -> str:
+    if number < LARGE_ENTRIES:
+        return f"/large/file-{number:09d}"
+    return f"/part-{number // _DIRECTORY_ENTRIES:06d}/file-{number:09d}"
+
+
+def _load(client: Client, cluster: LocalCluster, plan: Plan, results: Results) -> None:
+    client.mkdir("/large")
+    for first in range(LARGE_ENTRIES, plan.files, _DIRECTORY_ENTRIES):
+        client.mkdir(f"/part-{first // _DIRECTORY_ENTRIES:06d}")
+    leader = coordinator_pids(cluster)[client.leader().node_id]
+    meter = Meter({"leader": [leader]})
+    remaining = paths(plan.files)
+    done = 0
+    while some := list(islice(remaining, _SLICE)):
+        client.put_many((path, b"") for path in some)
+        done += len(some)
+        plan.say(f"scale: {done} of {plan.files} files")
+    account = meter.read()
+    speed, cost = plan.files / account.wall_seconds, account.cpu_seconds["leader"] / plan.files * 1e6
+    results.add(
+        "scale/load/put_many, one caller", "quorumfs", speed, "files/s", "higher", account.other_cores
+    )
+    results.add(
+        "scale/cpu leader/put_many, one caller", "quorumfs", cost, "us/file", "lower", account.other_cores
+    )
+
+
+def _resident(cluster: LocalCluster, figure: str, results: Results) -> None:
+    with cluster.client() as client:
+        leader = client.leader().node_id
+    for node_id, pid in coordinator_pids(cluster).items():
+        case = "leader" if node_id == leader else "follower"
+        results.add(f"scale/{figure}/{case}", "quorumfs", resident_bytes(pid) / 2**20, "MiB", "lower")
+
+
+def _restart(cluster: LocalCluster, results: Results) -> None:
+    """From the start of the first process to an answered question and an acknowledged write."""
+    nodes = sorted(coordinator_pids(cluster))
+    for node_id in nodes:
+        cluster.kill(node_id)
+    meter = Meter({})
+    began = time.monotonic()
+    for node_id in nodes:
+        cluster.start_node(node_id)
+    with cluster.client() as client:
+        wait_for(lambda: _asked(lambda: client.stat(path_of(0))), _SERVING_SECONDS, "an answer")
+        read = time.monotonic() - began
+        client.write_bytes("/after", b"")
+        written = time.monotonic() - began
+    others = meter.read().other_cores
+    results.add("scale/restart to serving/all coordinators", "quorumfs", read, "s", "lower", others)
+    results.add("scale/restart to a write/all coordinators", "quorumfs", written, "s", "lower", others)
+
+
+def _asked(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except QuorumFSError:
+        return False
+    return True
+
+
+def _pages(client: Client, results: Results) -> None:
+    """The first page of the large directory, cold once, then again and again; then all of it."""
+    request = pb.ListRequest(ref=pb.Ref(path=b"/large"), limit=LIST_PAGE_DEFAULT, follow=True)
+    for number in range(_PAGES + 1):
+        began = time.perf_counter()
+        page = client.coordinator.read([pb.ReadOp(list=request)])[0]
+        took = (time.perf_counter() - began) * _MS
+        raise_for(page.code, page.error)
+        figure = "first page" if number else "first page, first time"
+        results.add(f"scale/{figure}/{LARGE_ENTRIES} entries", "quorumfs", took, "ms", "lower")
+    began = time.perf_counter()
+    entries = sum(1 for _ in client.iterate("/large"))
+    speed = entries / (time.perf_counter() - began)
+    results.add(f"scale/listing/{LARGE_ENTRIES} entries", "quorumfs", speed, "entries/s", "higher")
+
+
+def _stats(client: Client, plan: Plan, results: Results) -> None:
+    """One caller, files at random: by the library, and by a plain unary call (`service`)."""
+    dice = random.Random(plan.files)
+    wanted = [path_of(dice.randrange(plan.files)) for _ in range(_STATS)]
+    with grpc.insecure_channel(client.leader().grpc, options=OPTIONS) as channel:
+        read: Any = channel.unary_unary("/quorumfs.v1.Namespace/Read")
+
+        def by_service(path: str) -> None:
+            batch = pb.ReadBatch(ops=[ops.stat(path)])
+            found = pb.ReadBatchResult.FromString(read(batch.SerializeToString(), timeout=5.0))
+            raise_for(found.results[0].code, found.results[0].error)
+
+        for case, ask in (("service", by_service), ("library", client.stat)):
+            meter = Meter({})
+            took = [_timed(ask, path) for path in wanted]
+            for one in took:
+                results.add(f"scale/stat/{case}", "quorumfs", one * _MS, "ms", "lower")
+            results.note(
+                f"scale/stat/{case}: {meter.read().other_cores:.2f} cores busy, servers and client included"
+            )
+
+
+def _timed(ask: Callable[[str], object], path: str) -> float:
+    began = time.perf_counter()
+    ask(path)
+    return time.perf_counter() - began

@@ -1,0 +1,78 @@
+"""Moves a large file, in a process of its own: `put`, `get`, `read` by the library, and the same by plain files.
+
+Run as a child (children.py) with `{"coordinators": "host:port,..."}`; a command is `{"verb", "source", "target"}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.children import serve
+from benchmarks.tally import Stopwatch
+from quorumfs import Client
+
+_PIECE_BYTES = 1 << 20
+
+
+class Transfers:
+    """One Client, as `dfsctl` has one."""
+
+    def __init__(self, coordinators: str) -> None:
+        self._client = Client(coordinators)
+
+    def handle(self, command: dict[str, Any]) -> dict[str, Any]:
+        verbs: dict[str, Callable[[str, str], object]] = {
+            "put": self._client.put,
+            "get": self._client.get,
+            "read": self._read,
+            "local write": write_through,
+            "local read": read_local,
+        }
+        verb = verbs[command["verb"]]
+        watch = Stopwatch()
+        verb(command["source"], command["target"])
+        wall_seconds, cpu_seconds = watch.read()
+        return {"wall_seconds": wall_seconds, "cpu_seconds": cpu_seconds}
+
+    def _read(self, source: str, _: str) -> None:
+        """All of it, verified, into memory that is used again."""
+        piece = bytearray(_PIECE_BYTES)
+        with self._client.open(source, "rb") as file:
+            while file.readinto(piece):
+                pass
+
+
+def write_through(source: str, target: str) -> None:
+    """A copy by read and write, fsynced: one replica, no checksum, no network."""
+    with open(source, "rb", buffering=0) as file, open(target, "wb", buffering=0) as copy:
+        while piece := file.read(_PIECE_BYTES):
+            copy.write(piece)
+        os.fsync(copy.fileno())
+
+
+def read_local(source: str, _: str) -> None:
+    """All of a file from the page cache."""
+    piece = bytearray(_PIECE_BYTES)
+    with open(source, "rb", buffering=0) as file:
+        while file.readinto(piece):
+            pass
+
+
+def make_source(path: Path, size: int) -> None:
+    """A file of random bytes, in the page cache."""
+    with open(path, "wb") as file:
+        for _ in range(0, size, _PIECE_BYTES):
+            file.write(os.urandom(_PIECE_BYTES))
+
+
+def main() -> None:
+    serve(Transfers(json.loads(sys.argv[1])["coordinators"]).handle)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Which chunks repair looks at next: the worst at once, and all others in turn.
+
+Theory of operation
+1. There may be a million chunks that lack replicas, and of some of them nothing can be done now: no node takes another
+   copy. A round looks at few, always at those with the fewest copies, and at a page of the others that goes round: what
+   cannot be repaired does not keep the rest waiting.
+2. What lacks replicas by the metadata is read from an index, page by page. What lacks them because nodes are gone is
+   read from all the replicas that these had: a *survey*, made when that set of nodes changes, and from then on only
+   so often that it takes a small part of the time.
+3. A survey grows old: each chunk is looked at again before anything is done for it, and is dropped from the list when
+   it lacks nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from coordinator.metadata import queries
+from coordinator.metadata.queries import DamagedChunk
+from quorumfs.clock import Clock
+
+WORST = 400
+IN_TURN = 200
+LISTED_MAX = 200_000
+SURVEY_SECONDS_MIN = 1.0
+SURVEY_SHARE = 50  # a survey that took a second is made again after so many
+
+_BEGINNING = (0, b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """How much lacks replicas. `lost`: one of the `missing`, which have none on any node that is there."""
+
+    under_replicated: int = 0
+    missing: int = 0
+    lost: bytes | None = None
+
+
+class Backlog:
+    """Of one leadership. One thread; `page` as a question to the metadata."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._gone: frozenset[str] = frozenset()
+        self._due = clock.monotonic()
+        self._listed: list[bytes] = []  # endangered by the nodes that are gone, fewest copies first
+        self._place = 0
+        self._cursor = _BEGINNING
+        self.survey = Survey()
+
+    def page(self, tx: sqlite3.Connection, gone: Collection[str]) -> list[DamagedChunk]:
+        """Chunks that lack replicas now, when those on the nodes `gone` are lost."""
+        self._survey(tx, frozenset(gone))
+        wanting = [*queries.wanting_chunks(tx, _BEGINNING, WORST), *self._next_wanting(tx)]
+        listed = self._next_listed()
+        chunks = dict.fromkeys([chunk for _, chunk in wanting] + listed)
+        found = queries.damaged_chunks(tx, chunks, gone)
+        self._drop({*listed} - {one.chunk for one in found})
+        return found
+
+    def _survey(self, tx: sqlite3.Connection, gone: frozenset[str]) -> None:
+        began = self._clock.monotonic()
+        if gone == self._gone and began < self._due:
+            return
+        counts = queries.chunk_counts(tx, gone)
+        lost = queries.a_lost_chunk(tx, gone) if counts.missing else None
+        self.survey = Survey(counts.under_replicated, counts.missing, lost)
+        self._listed = queries.endangered_chunks(tx, gone, LISTED_MAX)
+        self._place = min(self._place, len(self._listed)) if gone == self._gone else 0
+        self._gone = gone
+        ended = self._clock.monotonic()
+        self._due = ended + max(SURVEY_SECONDS_MIN, SURVEY_SHARE * (ended - began))
+
+    def _next_wanting(self, tx: sqlite3.Connection) -> list[tuple[int, bytes]]:
+        rows = queries.wanting_chunks(tx, self._cursor, IN_TURN)
+        self._cursor = rows[-1] if len(rows) == IN_TURN else _BEGINNING
+        return rows
+
+    def _next_listed(self) -> list[bytes]:
+        worst = self._listed[:WORST]
+        if self._place < len(worst) or self._place >= len(self._listed):
+            self._place = len(worst)
+        turn = self._listed[self._place : self._place + IN_TURN]
+        self._place += len(turn)
+        return worst + turn
+
+    def _drop(self, healed: Collection[bytes]) -> None:
+        """They are among those that `_next_listed` gave."""
+        if not healed:
+            return
+        before = sum(chunk in healed for chunk in self._listed[: self._place])
+        self._listed = [chunk for chunk in self._listed if chunk not in healed]
+        self._place -= before

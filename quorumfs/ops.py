@@ -1,0 +1,124 @@
+"""Operations and questions as messages: one function per verb, pure. Paths are bytes here, already judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quorumfs.v1 import namespace_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """What a new version of a file is to be. 0: the cluster's default.
+
+    `if_absent` refuses an existing file; `expected_version` any other than this one (0: whatever is there).
+    """
+
+    path: bytes
+    if_absent: bool = False
+    expected_version: int = 0
+    replication: int = 0
+    mode: int = 0
+    mtime_ns: int = 0
+
+
+def ref(path: bytes) -> pb.Ref:
+    return pb.Ref(path=path)
+
+
+def put_file(new: NewFile, body: bytes, checksum: int) -> pb.Op:
+    """A whole small file as one operation."""
+    return pb.Op(
+        put_file=pb.PutFileRequest(
+            ref=ref(new.path),
+            if_absent=new.if_absent,
+            expected_version=new.expected_version,
+            replication=new.replication,
+            mode=new.mode,
+            mtime_ns=new.mtime_ns,
+            body=body,
+            checksum=checksum,
+        )
+    )
+
+
+def open_upload(new: NewFile, size_hint: int) -> pb.Op:
+    return pb.Op(
+        open_upload=pb.OpenUploadRequest(
+            ref=ref(new.path),
+            if_absent=new.if_absent,
+            expected_version=new.expected_version,
+            replication=new.replication,
+            mode=new.mode,
+            mtime_ns=new.mtime_ns,
+            size_hint=size_hint,
+        )
+    )
+
+
+def mkdir(path: bytes, mode: int = 0, mtime_ns: int = 0, parents: bool = False) -> pb.Op:
+    return pb.Op(mkdir=pb.MkdirRequest(ref=ref(path), mode=mode, mtime_ns=mtime_ns, parents=parents))
+
+
+def delete(
+    path: bytes,
+    recursive: bool = False,
+    purge: bool = False,
+    expected_version: int = 0,
+    missing_ok: bool = False,
+) -> pb.Op:
+    return pb.Op(
+        delete=pb.DeleteRequest(
+            ref=ref(path),
+            recursive=recursive,
+            purge=purge,
+            expected_version=expected_version,
+            missing_ok=missing_ok,
+        )
+    )
+
+
+def rename(source: bytes, target: bytes, replace: bool = False) -> pb.Op:
+    return pb.Op(rename=pb.RenameRequest(to=ref(target), replace=replace, **{"from": ref(source)}))
+
+
+def symlink(path: bytes, target: bytes, mtime_ns: int | None = None, replace: bool = False) -> pb.Op:
+    return pb.Op(symlink=pb.SymlinkRequest(ref=ref(path), target=target, mtime_ns=mtime_ns, replace=replace))
+
+
+def clone(source: bytes, target: bytes, replace: bool = False) -> pb.Op:
+    return pb.Op(clone=pb.CloneRequest(to=ref(target), replace=replace, **{"from": ref(source)}))
+
+
+def set_attributes(
+    path: bytes,
+    mode: int | None = None,
+    mtime_ns: int | None = None,
+    replication: int | None = None,
+    expected_version: int = 0,
+) -> pb.Op:
+    return pb.Op(
+        set_attributes=pb.SetAttributesRequest(
+            ref=ref(path),
+            mode=mode,
+            mtime_ns=mtime_ns,
+            replication=replication,
+            expected_version=expected_version,
+        )
+    )
+
+
+def undelete(trash_id: int = 0, original_path: bytes = b"", to: bytes = b"", replace: bool = False) -> pb.Op:
+    return pb.Op(
+        undelete=pb.UndeleteRequest(
+            trash_id=trash_id, original_path=original_path, to=ref(to) if to else None, replace=replace
+        )
+    )
+
+
+def empty_trash(trash_id: int = 0, older_than_ms: int = 0) -> pb.Op:
+    return pb.Op(empty_trash=pb.EmptyTrashRequest(trash_id=trash_id, older_than_ms=older_than_ms))
+
+
+def stat(path: bytes, follow: bool = True) -> pb.ReadOp:
+    return pb.ReadOp(stat=pb.StatRequest(ref=ref(path), follow=follow))

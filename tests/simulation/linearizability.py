@@ -1,0 +1,127 @@
+"""Whether a history of registers is linearizable, by search: Wing and Gong, with Lowe's memory of what was tried.
+
+It knows nothing of logs and indexes, only when each call began and ended and what was answered. Each path is a
+register of its own, and linearizability is local, so each is searched for itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from quorumfs.errors import Code
+from tests.simulation.history import Call
+from tests.simulation.world import Violation
+
+STATES_MAX = 200_000
+
+Content = tuple[int, int] | None
+"""(size, checksum) of a file, None for no file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A call on one register. `ended` is infinite, and `code` None, when nobody knows whether it happened."""
+
+    began: float
+    ended: float
+    kind: str
+    written: Content
+    if_absent: bool
+    code: Code | None
+    seen: Content = None
+
+
+def check(calls: Iterable[Call]) -> int:
+    """Raises Violation for a history that no order explains; how many were too large to be searched."""
+    inconclusive = 0
+    for path, events in sorted(_by_register(calls).items()):
+        verdict = is_linearizable(events)
+        if verdict is False:
+            raise Violation(f"no order explains the history of {path!r}: {len(events)} calls")
+        inconclusive += verdict is None
+    return inconclusive
+
+
+def _by_register(calls: Iterable[Call]) -> dict[bytes, list[Event]]:
+    found: dict[bytes, list[Event]] = defaultdict(list)
+    for call in calls:
+        if not call.stale and call.outcome != "refused":
+            for path, event in _events(call):
+                found[path].append(event)
+    return found
+
+
+def _events(call: Call) -> Iterator[tuple[bytes, Event]]:
+    if call.question is not None and call.answers is not None:
+        for asked, told in zip(call.question.ops, call.answers.results, strict=True):
+            seen = None if told.code else (told.info.size, told.info.checksum)
+            yield asked.stat.ref.path, Event(call.began, call.ended, "stat", None, False, Code(told.code), seen)
+    elif call.change is not None:
+        for number, op in enumerate(call.change.ops):
+            kind = op.WhichOneof("op")
+            if kind not in ("put_file", "delete"):
+                continue
+            code = Code(call.result.results[number].code) if call.result is not None else None
+            ended = call.ended if call.result is not None else math.inf
+            put = op.put_file
+            written = (len(put.body), put.checksum) if kind == "put_file" else None
+            path = put.ref.path if kind == "put_file" else op.delete.ref.path
+            yield path, Event(call.began, ended, kind, written, put.if_absent, code)
+
+
+def is_linearizable(events: list[Event]) -> bool | None:
+    """None: too many states to say."""
+    events = sorted(events, key=lambda event: (event.began, event.ended))
+    count = len(events)
+    known = sum(1 << k for k, event in enumerate(events) if event.code is not None)
+    tried: set[tuple[int, Content]] = set()
+    stack: list[tuple[int, Content]] = [(0, None)]
+    while stack:
+        done, content = stack.pop()
+        if done & known == known:
+            return True
+        if (done, content) in tried:
+            continue
+        tried.add((done, content))
+        if len(tried) > STATES_MAX:
+            return None
+        stack += [
+            (done | 1 << k, after)
+            for k in _candidates(events, done, count)
+            if (after := _step(events[k], content)) != _IMPOSSIBLE
+        ]
+    return False
+
+
+_IMPOSSIBLE: Content = (-1, -1)
+
+
+def _candidates(events: list[Event], done: int, count: int) -> list[int]:
+    """Those that may come next: begun before any that is not done has ended."""
+    first = (~done & (done + 1)).bit_length() - 1
+    found: list[int] = []
+    deadline = math.inf
+    for k in range(first, count):
+        if events[k].began > deadline:
+            break
+        if not done >> k & 1:
+            found.append(k)
+            deadline = min(deadline, events[k].ended)
+    return [k for k in found if events[k].began <= deadline]
+
+
+def _step(event: Event, content: Content) -> Content:
+    """The register after the call, or _IMPOSSIBLE when it cannot have answered so."""
+    if event.kind == "stat":
+        expected = Code.NOT_FOUND if content is None else Code.OK
+        return content if (event.code, event.seen) == (expected, content) else _IMPOSSIBLE
+    if event.kind == "delete":
+        code, after = (Code.NOT_FOUND, content) if content is None else (Code.OK, None)
+    elif event.if_absent and content is not None:
+        code, after = Code.ALREADY_EXISTS, content
+    else:
+        code, after = Code.OK, event.written
+    return after if event.code in (None, code) else _IMPOSSIBLE

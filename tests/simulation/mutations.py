@@ -1,0 +1,471 @@
+"""The tests' test: one safeguard is removed at a time, and the simulation has to notice.
+
+`python -m tests.simulation.mutations` says for each which seed found it, and after how many. A mutation replaces a
+production function for the length of a run; `changes` bend the plan of a seed towards where it can show.
+`row`: of the table of holes in coordinator/consensus/DESIGN.md, where the safeguard closes one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+from coordinator.consensus import core as core_module
+from coordinator.consensus import guard, recovery
+from coordinator.consensus import replica as replica_module
+from coordinator.consensus.core import Core
+from coordinator.consensus.journal import Journal
+from coordinator.consensus.records import FRAME_HEAD_BYTES, Frame
+from coordinator.consensus.replica import Replica
+from coordinator.consensus.segments import Segments
+from coordinator.metadata import batches
+from coordinator.metadata.commands import sessions
+from tests.simulation.plan import plan_of
+from tests.simulation.simulation import Report, run_seed
+from tests.support.memory_database import MemoryDatabase
+
+SEEDS_MAX = 60
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`plant` removes the safeguard within its block."""
+
+    name: str
+    plant: Callable[[], AbstractContextManager[object]]
+    row: int = 0
+    seeds_max: int = SEEDS_MAX
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def hunt(mutation: Mutation, first: int = 1) -> tuple[int, Report | None]:
+    """How many seeds were tried, and the report of the one that found it."""
+    for tried in range(1, mutation.seeds_max + 1):
+        seed = first + tried - 1
+        with mutation.plant():
+            report = run_seed(seed, plan=replace(plan_of(seed), **mutation.changes))
+        if report.violation:
+            return tried, report
+    return mutation.seeds_max, None
+
+
+def _method(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
+    """Replace a function by what `make` makes of it."""
+    return partial(patch.object, owner, name, make(getattr(owner, name)))
+
+
+@contextmanager
+def _handler(kind: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Replace what a member does with messages of a kind."""
+    handlers = dict(Replica._HANDLERS)
+    handlers[kind] = make(handlers[kind])
+    with patch.object(Replica, "_HANDLERS", handlers):
+        yield
+
+
+# The disk
+
+
+def _without_sync(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(journal: Journal) -> None:
+        if journal.last_index > journal.synced_index:
+            journal._log.segments.sync = lambda: None  # type: ignore[method-assign]
+        try:
+            original(journal)
+        finally:
+            journal._log.segments.__dict__.pop("sync", None)
+
+    return mutated
+
+
+def _term_without_sync(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(journal: Journal, term: int, voted_for: str | None) -> None:
+        journal._log.segments.sync = lambda: None  # type: ignore[method-assign]
+        try:
+            original(journal, term, voted_for)
+        finally:
+            journal._log.segments.__dict__.pop("sync", None)
+
+    return mutated
+
+
+def _failed_sync_is_fine(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(segments: Segments) -> None:
+        try:
+            original(segments)
+        except OSError:
+            pass
+
+    return mutated
+
+
+def _unchecked_frame(data: memoryview, offset: int, seed: int) -> Frame | None:
+    """A frame is whatever looks like one."""
+    found = recovery_read_frame(data, offset, seed)
+    if found is not None or offset + FRAME_HEAD_BYTES > len(data):
+        return found
+    from coordinator.consensus import records
+
+    magic, size, sequence, previous = records._FRAME.unpack_from(data, offset)
+    end = offset + size
+    if magic != records._FRAME_MAGIC or size % records.SECTOR_BYTES or not offset < end <= len(data):
+        return None
+    (crc,) = records._CRC.unpack_from(data, offset + records._FRAME.size)
+    return Frame(offset, end, sequence, previous, crc)
+
+
+recovery_read_frame = recovery.read_frame
+
+
+def _log_thrown_away(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Replica, journal: Journal, applied: tuple[int, int]) -> None:
+        if journal.first_index < applied[0] < journal.last_index:
+            journal.truncate_from(applied[0] + 1)
+        original(replica, journal, applied)
+
+    return mutated
+
+
+def _commit_is_trusted(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Any, journal: Journal, applied: tuple[int, int]) -> None:
+        original(replica, journal, applied)
+        replica._SyncObj__raftCommitIndex = journal.last_index
+
+    return mutated
+
+
+def _compact_beyond_durable(core: Any) -> None:
+    journal = core.journal
+    upto = min(core.database.applied_index, journal.index_keeping(core._keep_bytes // 2))
+    if journal.payload_bytes > core._keep_bytes and upto > journal.first_index:
+        journal.drop_to(upto)
+
+
+def _install_is_volatile(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(database: MemoryDatabase, file: Any, index: int, term: int) -> None:
+        before = database._images[0]
+        original(database, file, index, term)
+        database._images.insert(0, before)
+
+    return mutated
+
+
+# Replication
+
+
+def _always_truncate(log: Any, commit_index: int, previous: int, previous_term: int, entries: Any) -> Any:
+    plan = guard.follow(log, commit_index, previous, previous_term, entries)
+    end = previous + len(entries)
+    if plan.matched and plan.truncate_from is None and max(previous, log.first_index) < log.last_index and end > log.first_index:
+        kept = tuple(one for one in entries if one[1] > log.first_index)
+        return replace(plan, truncate_from=max(previous, log.first_index) + 1, append=kept)
+    return plan
+
+
+def _commit_beyond_verified(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Any, peer: str, message: Any) -> None:
+        original(replica, peer, message)
+        commit = min(message["commit_index"], replica.journal.last_index)
+        if message["term"] == replica.term() and commit > replica.commit_index():
+            replica._SyncObj__raftCommitIndex = commit
+
+    return mutated
+
+
+def _hint_is_success(replica: Any, peer: str, message: Any) -> None:
+    if replica._accept_leader(peer, message["term"]):
+        replica.wanted_snapshot = (peer, message["index"])
+        replica._acknowledge(peer, message["beat"], replica.journal.last_index, reset=False)
+
+
+def _hint_is_not_answered(replica: Any, peer: str, message: Any) -> None:
+    if replica._accept_leader(peer, message["term"]):
+        replica.wanted_snapshot = (peer, message["index"])
+
+
+def _hints_without_end(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Any, peer: str, *rest: Any) -> None:
+        original(replica, peer, *rest)
+        if replica._links.connected(peer) and replica.journal.term_at(replica.progress[peer].next - 1) is None:
+            mutated(replica, peer, *rest)
+
+    return mutated
+
+
+def _any_term_counts(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Any, peer: str, message: Any) -> None:
+        original(replica, peer, {**message, "term": replica.term()})
+
+    return mutated
+
+
+def _acknowledge_at_once(replica: Any, peer: str, beat: int, verified: int, *, reset: bool) -> None:
+    replica._links.send(
+        peer,
+        {
+            "type": "next_node_idx",
+            "term": replica.term(),
+            "next_node_idx": verified + 1,
+            "reset": reset,
+            "success": not reset,
+            "beat": beat,
+        },
+    )
+
+
+def _release_all(replica: Any) -> None:
+    acks, replica._acks = replica._acks, []
+    for _, peer, message in acks:
+        replica._links.send(peer, {**message, "term": replica.term()})
+
+
+def _commit(*, own_disk: bool, own_term: bool) -> Callable[[Any], None]:
+    def mutated(replica: Any) -> None:
+        if replica.leads():
+            own = replica.journal.synced_index if own_disk else replica.journal.last_index
+            matches = [own if one == replica.own_id else replica.progress[one].match for one in replica.voters]
+            index = replica_module.agreed(matches)
+            term = replica.journal.term_at(index)
+            if index > replica.commit_index() and (term == replica.term() or not own_term):
+                replica._SyncObj__raftCommitIndex = index
+        replica._hand_over()
+
+    return mutated
+
+
+def _installed_without_reset(replica: Any, index: int, term: int, configuration: Any) -> None:
+    replica._SyncObj__raftLastApplied = max(replica.handed_index(), index)
+    replica._SyncObj__raftCommitIndex = min(max(replica.commit_index(), index), replica.journal.last_index)
+
+
+# Elections
+
+
+def _may_vote(*, boot_wait: bool, stickiness: bool) -> Callable[[Any], bool]:
+    def mutated(replica: Any) -> bool:
+        now = replica._clock.monotonic()
+        if (boot_wait and now < replica._mute_until) or not replica.journal.has_room():
+            return False
+        if replica.leads():
+            return not replica.has_contact()
+        return not stickiness or bool(now - replica.heard_at >= replica._timing.election_min)
+
+    return mutated
+
+
+def _votes_again(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Any, peer: str, message: Any) -> None:
+        if not replica.leads():
+            replica._SyncObj__votedForNodeId = None
+        original(replica, peer, message)
+
+    return mutated
+
+
+def _any_log_will_do(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Any, peer: str, message: Any) -> None:
+        original(replica, peer, {**message, "last_log_term": 1 << 40})
+
+    return mutated
+
+
+def _counts_every_answer(replica: Any, peer: str, message: Any) -> None:
+    if message["term"] == replica.term():
+        replica._stock(peer, message)
+
+
+def _campaigns_at_once(replica: Any) -> None:
+    replica._campaign(transfer=False)
+
+
+# Who waits
+
+
+def _leads_at_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Any) -> None:
+        original(replica)
+        replica.noop_index = 0
+
+    return mutated
+
+
+def _forgets_who_waits(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(core: Any) -> None:
+        core._waiting.clear()
+        original(core)
+
+    return mutated
+
+
+def _keeps_who_waits(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(core: Any) -> None:
+        waiting, core._waiting = core._waiting, {}
+        original(core)
+        core._waiting = waiting
+
+    return mutated
+
+
+def _barrier(*, beat: bool, index: bool) -> Callable[[Any], bool]:
+    def mutated(core: Any) -> bool:
+        if not core._reads:
+            return False
+        readings = list(core._reads)
+        core._reads.clear()
+        beats = core.replica.beats.last + 1 if beat else 0
+        core._barriers.append(core_module._Barrier(beats, core.replica.commit_index() if index else 0, readings))
+        return True
+
+    return mutated
+
+
+def _no_memory_of_batches(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(context: Any, batch: Any, raw: bytes) -> None:
+        if context.execute("SELECT 1 FROM session WHERE id = ?", (batch.session,)).fetchone() is None:
+            original(context, batch, raw)
+
+    return mutated
+
+
+def _poison(context: Any, op: Any) -> Any:
+    return batches.COMMANDS[op.WhichOneof("op")](context, getattr(op, op.WhichOneof("op")))
+
+
+WILD = {"wild": True, "loss": 0.02, "doubling": 0.1, "delay_chance": 0.1}
+TCP = {"wild": False}
+SNAPSHOTS = {"keep_bytes": 1024}
+
+MUTATIONS = (
+    Mutation("entries are not synced", _method(Journal, "sync", _without_sync), 1),
+    Mutation("term and vote are not synced", _method(Journal, "set_term", _term_without_sync), 1),
+    Mutation("what a failed sync left is taken as durable", _method(Segments, "sync", _failed_sync_is_fine), 8),
+    Mutation("the log's tail is thrown away at a start", _method(Replica, "_adopt", _log_thrown_away), 2),
+    Mutation("a torn frame is read", lambda: patch.object(recovery, "read_frame", _unchecked_frame), 3),
+    Mutation("every message truncates", lambda: patch.object(replica_module, "follow", _always_truncate), 4),
+    Mutation(
+        "the commit index is believed beyond what was compared",
+        lambda: _handler("append_entries", _commit_beyond_verified),
+        5,
+    ),
+    Mutation(
+        "a snapshot is acknowledged before it is there",
+        lambda: _handler("snapshot_hint", lambda original: _hint_is_success),
+        6,
+        changes=SNAPSHOTS,
+    ),
+    Mutation("the log's end is taken as committed at a start", _method(Replica, "_adopt", _commit_is_trusted), 7),
+    Mutation("a refusal of an operation ends applying", lambda: patch.object(batches, "_one", _poison), 9),
+    Mutation("a leader nobody answers goes on", lambda: patch.object(Replica, "has_contact", lambda self: True), 10),
+    Mutation(
+        "a follower that fetches a snapshot is silent",
+        lambda: _handler("snapshot_hint", lambda original: _hint_is_not_answered),
+        12,
+        changes=SNAPSHOTS,
+    ),
+    Mutation(
+        "hints at a snapshot are sent without end",
+        _method(Replica, "_send_entries", _hints_without_end),
+        13,
+        changes=SNAPSHOTS,
+    ),
+    Mutation(
+        "an acknowledgement of any term counts", lambda: _handler("next_node_idx", _any_term_counts), 16, changes=WILD
+    ),
+    Mutation(
+        "acknowledgements outlive their term", lambda: patch.object(Replica, "release", _release_all), 16
+    ),
+    Mutation("no pre-vote", lambda: patch.object(Replica, "_ask_for_pre_votes", _campaigns_at_once), 17),
+    Mutation(
+        "votes in spite of a leader",
+        lambda: patch.object(Replica, "_may_vote", _may_vote(boot_wait=True, stickiness=False)),
+        17,
+    ),
+    Mutation(
+        "votes just after a start",
+        lambda: patch.object(Replica, "_may_vote", _may_vote(boot_wait=False, stickiness=True)),
+        17,
+    ),
+    Mutation(
+        "an installed snapshot is not durable",
+        _method(MemoryDatabase, "install", _install_is_volatile),
+        18,
+        changes=SNAPSHOTS,
+    ),
+    Mutation("a repeated batch is carried out again", _method(sessions, "recall", _no_memory_of_batches), 19),
+    Mutation("who waits is forgotten with the leadership", _method(Core, "_end_leadership", _forgets_who_waits), 19),
+    Mutation("who waits is kept beyond the leadership", _method(Core, "_end_leadership", _keeps_who_waits), 19),
+    Mutation("a member votes twice in a term", lambda: _handler("request_vote", _votes_again)),
+    Mutation("an old log may win", lambda: _handler("request_vote", _any_log_will_do)),
+    Mutation(
+        "a doubled vote counts twice",
+        lambda: _handler("response_vote", lambda original: _counts_every_answer),
+        changes={**WILD, "members": 5},
+    ),
+    Mutation("acknowledged before it is synced", lambda: patch.object(Replica, "_acknowledge", _acknowledge_at_once)),
+    Mutation(
+        "a leader counts what its disk has not",
+        lambda: patch.object(Replica, "advance_commit", _commit(own_disk=False, own_term=True)),
+    ),
+    Mutation(
+        "entries of older terms are committed by count",
+        lambda: patch.object(Replica, "advance_commit", _commit(own_disk=True, own_term=False)),
+        seeds_max=200,
+    ),
+    Mutation(
+        "a snapshot without a reset of the log",
+        lambda: patch.object(Replica, "installed", _installed_without_reset),
+        changes=SNAPSHOTS,
+    ),
+    Mutation(
+        "compaction beyond what is durable",
+        lambda: patch.object(Core, "_compact", _compact_beyond_durable),
+        changes=SNAPSHOTS,
+    ),
+    Mutation("a leader begins before its no-op is applied", _method(Replica, "_SyncObj__onBecomeLeader", _leads_at_once)),
+    Mutation(
+        "reads do not wait for a majority",
+        lambda: patch.object(Core, "_note_barrier", _barrier(beat=False, index=True)),
+        seeds_max=200,
+    ),
+    Mutation(
+        "reads do not wait for what is committed",
+        lambda: patch.object(Core, "_note_barrier", _barrier(beat=True, index=False)),
+        seeds_max=200,
+    ),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations", description=__doc__)
+    parser.add_argument("--only", default="", metavar="PATTERN", help="those whose name matches")
+    parser.add_argument("--first", type=int, default=1, metavar="SEED")
+    arguments = parser.parse_args()
+    missed = []
+    for mutation in MUTATIONS:
+        if not re.search(arguments.only, mutation.name):
+            continue
+        began = time.monotonic()
+        tried, report = hunt(mutation, arguments.first)
+        seconds = f"{time.monotonic() - began:.0f} s"
+        row = f"row {mutation.row}" if mutation.row else ""
+        if report is None:
+            missed.append(mutation.name)
+            print(f"MISSED   {mutation.name:55} {row:7} {tried} seeds, {seconds}", flush=True)
+        else:
+            said = report.violation[:110]
+            print(f"caught   {mutation.name:55} {row:7} by the {tried}. seed, {seconds}: {said}", flush=True)
+    if missed:
+        print(f"not caught: {', '.join(missed)}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Signs of life: while uploads are open, and not longer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from quorumfs.errors import NoLeaderError
+from quorumfs.keepalive import KeepAlive
+
+
+class Leader:
+    def __init__(self) -> None:
+        self.heard: list[list[bytes]] = []
+        self.signs = threading.Semaphore(0)
+        self.deaf = False
+
+    def keep_alive(self, uploads: Sequence[bytes]) -> None:
+        self.heard.append(list(uploads))
+        self.signs.release()
+        if self.deaf:
+            raise NoLeaderError("an election is under way")
+
+    def wait(self, count: int = 1) -> None:
+        for _ in range(count):
+            assert self.signs.acquire(timeout=20)
+
+
+def threads() -> int:
+    return sum(thread.name == "quorumfs-keep-alive" for thread in threading.enumerate())
+
+
+def test_open_uploads_are_named_together_again_and_again() -> None:
+    leader = Leader()
+    keeper = KeepAlive(leader.keep_alive, 0.01)
+    with keeper.holding(b"b"), keeper.holding(b"a"):
+        assert threads() == 1
+        leader.wait(3)
+    assert [b"a", b"b"] in leader.heard
+    keeper.close()
+    assert threads() == 0
+
+
+def test_a_sign_that_does_not_get_through_is_no_error_and_not_the_last() -> None:
+    leader = Leader()
+    leader.deaf = True
+    keeper = KeepAlive(leader.keep_alive, 0.01)
+    with keeper.holding(b"a"):
+        leader.wait(3)
+    keeper.close()
+
+
+def test_the_thread_ends_when_nothing_is_open_and_the_next_upload_starts_another() -> None:
+    leader = Leader()
+    keeper = KeepAlive(leader.keep_alive, 0.01)
+    with keeper.holding(b"a"):
+        leader.wait()
+    pause = threading.Event()
+    for _ in range(1000):
+        if not threads():
+            break
+        pause.wait(0.01)
+    assert threads() == 0
+    leader.signs = threading.Semaphore(0)
+    with keeper.holding(b"c"):
+        leader.wait()
+    assert leader.heard[-1] == [b"c"]
+    keeper.close()
+    keeper.close()
