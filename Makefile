@@ -45,6 +45,9 @@ generate: $(VENV)/dev.stamp       ## quorumfs/v1 from protos/
 simulate: $(VENV)/dev.stamp       ## one seed of the deterministic simulation: SEED=n SECONDS=n
 	@$(BIN)/python -m tests.simulation --first $(SEED) --seconds $(SECONDS)
 
+bench: $(VENV)/dev.stamp          ## measure, into benchmarks/results: ONLY=create,stat,failover,sequential,scale QUICK=1
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
+
 wheel: $(VENV)/dev.stamp          ## dist/*.whl
 	@$(BIN)/python -m build --wheel --outdir dist .
 

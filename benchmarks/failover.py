@@ -6,7 +6,9 @@ by a client that knew the old leader. Beside it etcd with its defaults, and with
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import statistics
 import tempfile
 import threading
@@ -19,7 +21,7 @@ from benchmarks.machine import Meter
 from benchmarks.peers import etcd
 from benchmarks.plan import Plan
 from benchmarks.results import Results
-from benchmarks.systems import QuorumFS, Shape
+from benchmarks.systems import QuorumFS, Shape, coordinator_pids
 from quorumfs import Client
 from quorumfs.testing import LocalCluster
 
@@ -40,6 +42,11 @@ class OurGroup:
         self._client = client
         self._writes = 0
 
+    def pids(self) -> Sequence[int]:
+        """Of servers and load."""
+        servers = coordinator_pids(self._product.cluster).values()
+        return [*servers, *(child.pid for child in self._product.children)]
+
     def load(self, seconds: float) -> None:
         self._product.load("create", _LOAD, seconds, lambda: None)
 
@@ -47,8 +54,9 @@ class OurGroup:
         """Kill the leader; seconds from then to the acknowledgement of a write."""
         self._write()
         leader = self._client.leader().node_id
-        self._product.cluster.local.kill(leader)
+        pid = coordinator_pids(self._product.cluster)[leader]
         began = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
         self._write()
         took = time.monotonic() - began
         self._product.cluster.start_node(leader)
@@ -69,14 +77,18 @@ class EtcdGroup:
         self._group = group
         self.name = name
 
+    def pids(self) -> Sequence[int]:
+        """Of the servers; the load is a new process each time."""
+        return [pid for pids in self._group.processes().values() for pid in pids]
+
     def load(self, seconds: float) -> None:
         self._group.load("create", _LOAD, seconds, lambda: None)
 
     def time_to_next_write(self) -> float:
         leader = self._group.leader()
         others = [number for number in range(3) if number != leader]
-        self._group.kill(leader)
         began = time.monotonic()
+        self._group.kill(leader)
         tries = 0
         while not self._group.put(others[tries % 2], _PUT_SECONDS):
             tries += 1
@@ -117,7 +129,7 @@ def failover(plan: Plan, results: Results) -> None:
 def _one(group: Group, results: Results) -> float:
     """One kill under load, and the group whole again."""
     load = threading.Thread(target=_quietly, args=(group.load,))
-    meter = Meter({})
+    meter = Meter({"own": group.pids()})
     load.start()
     time.sleep(random.uniform(*_KILL_AFTER_SECONDS))
     took = group.time_to_next_write()

@@ -46,14 +46,14 @@ def fsync_ms(directory: Path) -> float:
     return statistics.median(took) * 1e3
 
 
-def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of these processes so far; one that has ended counts nothing."""
-    total = 0
+def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
+    """User and system time of these processes so far, by pid; those that have ended are not in it."""
+    found = {}
     for pid in pids:
         fields = _stat(pid)
         if fields is not None:
-            total += int(fields[11]) + int(fields[12])
-    return total / _TICKS_PER_SECOND
+            found[pid] = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    return found
 
 
 def resident_bytes(pid: int) -> int:
@@ -72,14 +72,16 @@ class Account:
 
 
 class Meter:
-    """CPU of groups of processes from its making to `read`. `groups`: name -> pids, disjoint.
+    """CPU of groups of processes from its making to `read`; of one that ends meanwhile, nothing.
+
+    `groups`: name -> pids, disjoint.
 
     What the machine did beside them is everything else but the kernel's own threads, which write our pages back.
     """
 
     def __init__(self, groups: Mapping[str, Sequence[int]]) -> None:
         self._groups = groups
-        self._cpu = self._by_group()
+        self._cpu = self._by_pid()
         self._busy = _busy_seconds()
         self._began = time.monotonic()
 
@@ -87,12 +89,13 @@ class Meter:
         """The account of the time since."""
         wall = time.monotonic() - self._began
         busy = _busy_seconds() - self._busy
-        after = self._by_group()
-        cpu = {name: after[name] - self._cpu[name] for name in self._groups}
+        after = self._by_pid()
+        spent = {pid: seconds - self._cpu.get(pid, 0.0) for pid, seconds in after.items()}
+        cpu = {name: sum(spent.get(pid, 0.0) for pid in pids) for name, pids in self._groups.items()}
         return Account(wall, cpu, max(0.0, (busy - sum(cpu.values())) / wall))
 
-    def _by_group(self) -> dict[str, float]:
-        return {name: cpu_seconds(pids) for name, pids in self._groups.items()}
+    def _by_pid(self) -> dict[int, float]:
+        return cpu_seconds(pid for pids in self._groups.values() for pid in pids)
 
 
 def _busy_seconds() -> float:

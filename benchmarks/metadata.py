@@ -81,6 +81,8 @@ def _sample(verb: str, system: System, shape: Shape, plan: Plan, results: Result
         ("cpu leader", account.cpu_seconds["leader"] / load.operations * 1e6, "us/op", "lower"),
         ("cpu follower", account.cpu_seconds["followers"] / load.operations * 1e6 / 2, "us/op", "lower"),
     ]
+    whole = sum(account.cpu_seconds.values()) + load.client_cpu_seconds
+    figures.append(("cpu all", whole / load.operations * 1e6, "us/op", "lower"))
     if load.client_cpu_seconds:
         figures.append(("cpu client", load.client_cpu_seconds / load.operations * 1e6, "us/op", "lower"))
     for figure, value, unit, better in figures:

@@ -73,7 +73,7 @@ class _Scale:
         self._most = max(above, default=1.0)
         least = min(above, default=1.0)
         self.logarithmic = self._most / least > 100
-        self._decade = 10.0 ** math.floor(math.log10(least))
+        self._decade = 10.0 ** math.floor(math.log10(least / 2))  # the least one is seen, too
 
     def pixels(self, value: float) -> float:
         if value <= 0:

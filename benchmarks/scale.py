@@ -17,9 +17,9 @@ from typing import Any
 import grpc
 
 from benchmarks import ops
-from benchmarks.machine import Meter, resident_bytes
+from benchmarks.machine import Meter, cpu_seconds, resident_bytes
 from benchmarks.plan import Plan
-from benchmarks.results import Results
+from benchmarks.results import Results, percentile
 from benchmarks.systems import coordinator_pids
 from quorumfs import Client
 from quorumfs.errors import QuorumFSError
@@ -113,6 +113,8 @@ def _restart(cluster: LocalCluster, results: Results) -> None:
         client.write_bytes("/after", b"")
         written = time.monotonic() - began
     others = meter.read().other_cores
+    cpu = sum(cpu_seconds(coordinator_pids(cluster).values()).values()) / len(nodes)
+    results.add("scale/cpu of a restart/one coordinator", "quorumfs", cpu, "s", "lower", others)
     results.add("scale/restart to serving/all coordinators", "quorumfs", read, "s", "lower", others)
     results.add("scale/restart to a write/all coordinators", "quorumfs", written, "s", "lower", others)
 
@@ -154,13 +156,9 @@ def _stats(client: Client, plan: Plan, results: Results) -> None:
             raise_for(found.results[0].code, found.results[0].error)
 
         for case, ask in (("service", by_service), ("library", client.stat)):
-            meter = Meter({})
-            took = [_timed(ask, path) for path in wanted]
-            for one in took:
-                results.add(f"scale/stat/{case}", "quorumfs", one * _MS, "ms", "lower")
-            results.note(
-                f"scale/stat/{case}: {meter.read().other_cores:.2f} cores busy, servers and client included"
-            )
+            took = sorted(_timed(ask, path) * _MS for path in wanted)
+            results.add(f"scale/stat median/{case}", "quorumfs", percentile(took, 0.5), "ms", "lower")
+            results.add(f"scale/stat p99/{case}", "quorumfs", percentile(took, 0.99), "ms", "lower")
 
 
 def _timed(ask: Callable[[str], object], path: str) -> float:

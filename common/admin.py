@@ -89,7 +89,7 @@ class _Answers:
         return pb.MetricsText(text=text, content_type=content_type)
 
     def log_level(self) -> pb.LogLevel:
-        return pb.LogLevel(level=log.levels.current())
+        return pb.LogLevel(level=log.levels.current(), ttl_seconds=log.levels.remaining_seconds())
 
     def set_log_level(self, request: pb.LogLevel) -> pb.LogLevel:
         log.levels.set(request.level.lower(), request.ttl_seconds, request.logger)

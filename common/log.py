@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -206,6 +207,7 @@ class Levels:
                 if name:
                     logging.getLogger(name).setLevel(logging.NOTSET)
             self._timers.clear()
+            self._until.clear()
             self._lasting.clear()
             self._apply("", level)
             self._lasting[""] = level
@@ -228,6 +230,7 @@ class Levels:
             timer = self._timers.pop(logger, None)
             if timer is not None:
                 timer.cancel()
+            self._until.pop(logger, None)
             self._apply(logger, level)
             if not ttl_seconds:
                 self._lasting[logger] = level
@@ -235,7 +238,14 @@ class Levels:
             timer = threading.Timer(ttl_seconds, self._expire, (logger,))
             timer.name, timer.daemon = "log-level", True
             self._timers[logger] = timer
+            self._until[logger] = time.monotonic() + ttl_seconds
             timer.start()
+
+    def remaining_seconds(self, logger: str = "") -> float:
+        """How long the level that holds now will hold; 0: for good."""
+        with self._lock:
+            until = self._until.get(logger)
+        return 0.0 if until is None else max(0.0, until - time.monotonic())
 
     def current(self, logger: str = "") -> str:
         """The level that holds now."""
@@ -246,6 +256,7 @@ class Levels:
 
     def _expire(self, logger: str) -> None:
         with self._lock:
+            self._until.pop(logger, None)
             if self._timers.pop(logger, None) is not None:
                 self._apply(logger, self._lasting.get(logger, ""))
 

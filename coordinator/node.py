@@ -129,6 +129,7 @@ class CoordinatorNode:
             security_mode=config.security.mode,
         )
         add_gauges(self._figures, self._gateway, self._soft)
+        add_repair_gauges(self._figures, self._soft, lambda: self._repair)
 
     # The process
 
@@ -405,3 +406,21 @@ def add_gauges(figures: CoordinatorMetrics, gateway: Gateway, soft: SoftState) -
         lambda: [((), float(gateway.attached and gateway.leadership() is not None))],
     )
     gauges.add("quorumfs_datanodes", "Datanodes, as the leader sees them.", nodes, ("state",))
+
+
+def add_repair_gauges(
+    figures: CoordinatorMetrics, soft: SoftState, repair: Callable[[], Repair | None]
+) -> None:
+    """What the leader's repair has before it; nothing is told by a member that does not lead."""
+
+    def figure(field: str) -> Callable[[], Sequence[Sample]]:
+        def read() -> Sequence[Sample]:
+            found = repair()
+            return [((), float(getattr(found.figures, field)))] if found is not None and soft.leading else []
+
+        return read
+
+    gauges = figures.gauges
+    gauges.add("quorumfs_repair_pending", "Chunks that lack replicas and wait.", figure("pending"))
+    gauges.add("quorumfs_repair_running", "Copies that are under way.", figure("running"))
+    gauges.add("quorumfs_chunks_missing", "Chunks without a readable replica.", figure("missing"))

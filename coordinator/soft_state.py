@@ -326,7 +326,11 @@ class SoftState:
     def wanting_inventory(self, at_once: int) -> list[str]:
         """Datanodes that are heard and shall send a full inventory now; at most `at_once` send together."""
         with self._lock:
-            heard = [node_id for node_id, node in self._nodes.items() if node.last_heard is not None]
+            heard = [
+                node_id
+                for node_id, node in self._nodes.items()
+                if node.last_heard is not None and self._judge(node)[0] is not Liveness.DEAD
+            ]
             return self._inventories.wanting(heard, at_once, self._clock.monotonic())
 
     def want_inventory(self, node_id: str) -> None:

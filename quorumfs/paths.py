@@ -3,26 +3,32 @@
 1. A path is absolute, "/"-separated, and bytes underneath; text is its UTF-8. Names are stored byte for byte: nothing
    is normalised, so two spellings of "é" are two files.
 2. A name is 1 to 255 bytes of valid UTF-8 without "/" and NUL, and is neither "." nor "..". Control characters are
-   allowed in names and escaped by `show`.
+   allowed in names and escaped by `show`, whatever Python's version knows of Unicode.
 3. "/a//b" and "/a/" are the same as "/a/b" and "/a"; "/a/../b" is refused rather than guessed at.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Iterable
 
 from quorumfs.errors import InvalidPathError
 from quorumfs.limits import NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX
 
 _SHOWN_LETTERS_MAX = 480
+# Control and format characters, also those that turn text around or join it, line separators, surrogates, private use.
+_HARMFUL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\uf8ff\ufeff\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001345f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
+)
 
 
 def split(path: str | bytes) -> tuple[bytes, ...]:
     """The names of an absolute path; none for "/". Raises InvalidPathError."""
     raw = _encoded(path)
     if not raw.startswith(b"/"):
-        raise InvalidPathError(f"{show(raw)!r} is not an absolute path", cause="it does not begin with /")
+        raise InvalidPathError(f"'{show(raw)}' is not an absolute path", cause="it does not begin with /")
     return split_relative(raw)
 
 
@@ -49,13 +55,13 @@ def check_name(name: bytes) -> None:
     """Raises InvalidPathError unless `name` may stand in a directory."""
     reason = _reason_against(name)
     if reason:
-        raise InvalidPathError(f"{show(name)!r} is no name for a file", cause=reason)
+        raise InvalidPathError(f"'{show(name)}' is no name for a file", cause=reason)
 
 
 def show(path: bytes | str) -> str:
     """The path as text for people and logs: control characters and invalid bytes escaped, long ones cut."""
     text = path.decode("utf-8", "backslashreplace") if isinstance(path, bytes) else path
-    shown = "".join(_escaped(letter) for letter in text[: _SHOWN_LETTERS_MAX + 1])
+    shown = _HARMFUL.sub(_escaped, text[: _SHOWN_LETTERS_MAX + 1])
     return shown if len(shown) <= _SHOWN_LETTERS_MAX else shown[:_SHOWN_LETTERS_MAX] + "..."
 
 
@@ -65,7 +71,7 @@ def _encoded(path: str | bytes) -> bytes:
     try:
         return path.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
-        raise InvalidPathError("the path is not valid text", cause=str(error)) from None
+        raise InvalidPathError("the path is not valid text", cause="it has surrogates") from error
 
 
 def _reason_against(name: bytes) -> str:
@@ -80,10 +86,9 @@ def _reason_against(name: bytes) -> str:
     try:
         name.decode("utf-8")
     except UnicodeDecodeError as error:
-        return f"it is not UTF-8: {error.reason} at byte {error.start}"
+        return f"it is not UTF-8 from byte {error.start} on"
     return ""
 
 
-def _escaped(letter: str) -> str:
-    """Control and format characters (also those that turn text around) as escapes."""
-    return letter if unicodedata.category(letter)[0] != "C" else ascii(letter)[1:-1]
+def _escaped(letter: re.Match[str]) -> str:
+    return ascii(letter[0])[1:-1]

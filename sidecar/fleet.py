@@ -1,7 +1,8 @@
 """Questions about the cluster that any node's agent answers: who belongs, the Raft group, garbage collection.
 
 1. A coordinator's agent asks its own node first; a datanode's agent asks the coordinators, the leader first.
-2. "Not leader" and silence lead on to the next one, within a budget of time.
+2. "Not leader" and silence lead on to the next one, within a budget of time. Only the leader hears the datanodes: of
+   the nodes' health a follower's answer is told when the leader does not give one.
 3. Many askers share one answer; when nobody answers, the last good one is told, with its age.
 """
 
@@ -72,7 +73,21 @@ class Fleet:
         self.gc = Question(self._ask_gc, clock)
 
     def _ask_cluster(self) -> Told[admin_pb2.ClusterStatus]:
-        return self._ask(GET_CLUSTER_STATUS, admin_pb2.GetClusterStatusRequest(), lambda found: found.error)
+        begun = self._clock.monotonic()
+        request = admin_pb2.GetClusterStatusRequest()
+        told = self._ask(GET_CLUSTER_STATUS, request, lambda found: found.error)
+        leader = told.value.view.leader.grpc
+        remaining = begun + FLEET_BUDGET_SECONDS - self._clock.monotonic()
+        if told.value.view.authoritative or not leader or remaining <= 0:
+            return told
+        seconds = min(remaining, limits.PEER_DEADLINE_SECONDS)
+        try:
+            answer = call(self._transport, leader, GET_CLUSTER_STATUS, request, seconds)
+        except QuorumFSError:
+            return told
+        if answer.error.code or not answer.view.authoritative:
+            return told
+        return Told(answer, self._clock.monotonic(), self._clock.wall_ms(), leader)
 
     def _ask_raft(self) -> Told[admin_pb2.RaftStatus]:
         return self._ask(GET_RAFT, admin_pb2.GetRaftRequest(), lambda found: types_pb2.ErrorDetail())

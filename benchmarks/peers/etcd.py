@@ -84,6 +84,8 @@ class Etcd:
 
     def start(self, number: int) -> None:
         """Start a member, again if it was killed."""
+        if number in self._members:
+            self._members[number].wait()
         client = [f"http://127.0.0.1:{port}" for port in self._ports[:3]]
         peer = [f"http://127.0.0.1:{port}" for port in self._ports[3:]]
         group = ",".join(f"m{k}={url}" for k, url in enumerate(peer))
@@ -117,8 +119,9 @@ class Etcd:
             *("-size", str(_VALUE_BYTES), "-prefix", f"/run-{self._runs}/", "-keys", str(KNOWN_NAMES)),
         ]
         with ExitStack() as stack:
+            said = stack.enter_context(open(self._directory / "load.log", "ab"))
             loads = [
-                stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+                stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said))
                 for _ in range(shape.processes)
             ]
             started()
@@ -138,9 +141,8 @@ class Etcd:
         raise WorkloadError("no member of etcd leads")
 
     def kill(self, number: int) -> None:
-        """SIGKILL."""
+        """SIGKILL; it may take a moment to be gone."""
         self._members[number].kill()
-        self._members[number].wait()
 
     def wait_ready(self) -> None:
         """Until every member takes a put."""

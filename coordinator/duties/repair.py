@@ -38,9 +38,10 @@ _log = log.get(__name__)
 
 @dataclass(slots=True)
 class Figures:
-    """What repair did in this leadership; read by any thread."""
+    """What repair did in this leadership, and what is to be done; in chunks. Read by any thread."""
 
     pending: int = 0
+    missing: int = 0
     running: int = 0
     done: int = 0
     failed: int = 0
@@ -141,6 +142,7 @@ class Repair:
         self._tell_lost(survey)
         self.figures.running = len(running) + ordered
         self.figures.pending = max(0, survey.under_replicated - self.figures.running)
+        self.figures.missing = survey.missing
         if not rows:
             return "every chunk has its replicas"
         return f"{survey.under_replicated} chunks lack replicas: ordered {ordered}, running {len(running)}"

@@ -14,6 +14,7 @@ from coordinator.metadata import queries, settings
 from quorumfs.v1 import entries_pb2 as e
 
 RETRY_SECONDS = 0.1
+REFUSED_SECONDS = 60.0
 SETTLED_SECONDS = 3600.0
 
 _log = log.get(__name__)
@@ -27,14 +28,15 @@ class Settings:
     def __init__(self, desk: Desk, wanted: Mapping[str, int]) -> None:
         self._desk = desk
         self._wanted = wanted
-        self._settled = False
+        self._pause = RETRY_SECONDS
 
     def work(self) -> str:
+        self._pause = RETRY_SECONDS
         changes = self._desk.look(self._differences)
         if changes is None:
             return "the cluster is not initialised yet"
         if not changes:
-            self._settled = True
+            self._pause = SETTLED_SECONDS
             return "the replicated settings are as configured"
         commands = [
             e.SystemCommand(set_setting=e.SetSetting(key=key, value=str(value)))
@@ -42,9 +44,10 @@ class Settings:
         ]
         refused = failures(self._desk.propose(commands))
         if refused:
+            self._pause = REFUSED_SECONDS
             _log.error("settings.refused", reasons=refused)
             return f"refused: {'; '.join(refused)}"
-        self._settled = True
+        self._pause = SETTLED_SECONDS
         _log.info("settings.changed", **{key.replace(".", "_"): value for key, value in changes.items()})
         return f"changed {', '.join(changes)}"
 
@@ -55,4 +58,4 @@ class Settings:
         return {key: value for key, value in self._wanted.items() if held[key] != value}
 
     def wait(self) -> float:
-        return SETTLED_SECONDS if self._settled else RETRY_SECONDS
+        return self._pause

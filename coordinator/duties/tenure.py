@@ -81,20 +81,25 @@ class Tenure:
                 return
 
     def _begin(self, leadership: Leadership) -> bool:
+        """False when it did not work: who leads without duties only looks alive, so it is tried again."""
         try:
-            table = self._desk.look(node_table)
-        except Exception as error:  # noqa: BLE001  who leads without duties only looks alive: it is tried again
+            self._try_to_begin(leadership)
+        except Exception as error:  # noqa: BLE001  nobody else would notice
             trace = None if isinstance(error, QuorumFSError) else error
             _log.warning("tenure.not_begun", term=leadership.term, error=str(error), exc_info=trace)
             return False
+        return True
+
+    def _try_to_begin(self, leadership: Leadership) -> None:
+        table = self._desk.look(node_table)
+        duties = Workers(self._make_duties(leadership))
         with self._changed:
             if self._wanted != leadership:
-                return True  # over already; the loop sees to it
+                return  # over already; the loop sees to it
             self._soft.begin(leadership.history, leadership.term, table.nodes, table.index)
-        self._running = Workers(self._make_duties(leadership))
-        self._running.start()
+        self._running = duties
+        duties.start()
         _log.info("tenure.begun", term=leadership.term, history=leadership.history, nodes=len(table.nodes))
-        return True
 
     def _end(self) -> None:
         running, self._running = self._running, None

@@ -45,8 +45,8 @@ def apply(context: Context, raw: bytes) -> bytes:
     """
     try:
         batch = n.Batch.FromString(raw)
-    except DecodeError as error:
-        refusal = InvalidArgumentError("the request is not a Batch", cause=str(error))
+    except DecodeError:
+        refusal = InvalidArgumentError("the request is not a Batch", cause="its bytes do not decode")
         return _refused(context, n.Batch(), refusal)
     if not batch.session:
         return _done(context, batch)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from coordinator.metadata import settings
 from coordinator.metadata.totals import Totals
-from quorumfs.errors import PreconditionFailedError, QuorumFSError
+from quorumfs.errors import BusyError, PreconditionFailedError, QuorumFSError
 from quorumfs.mint import derived_id
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -21,6 +21,8 @@ from quorumfs.v1 import types_pb2 as t
 T = TypeVar("T")
 
 NS_PER_MS = 1_000_000
+ROWS_PER_ENTRY = 50_000
+"""What the operations of an entry may touch together beyond the usual few rows: about half a second."""
 
 
 class Context:
@@ -31,8 +33,10 @@ class Context:
         "_history",
         "_loaded",
         "_majority",
+        "_rows",
         "_settings",
         "choices",
+        "directories",
         "execute",
         "index",
         "item",
@@ -59,6 +63,9 @@ class Context:
         self.principal = ""
         self.choices: Mapping[int, e.Choice] = {}
         self.marks: list[int] = []
+        self.directories: dict[bytes, tuple[int, bytes]] = {}
+        """What the entry has looked up: directory as a path spells it -> its inode and own path. Who takes
+        anything out of its place clears it."""
         self.worded = False
         """Whether the result of the item at hand may have sentences in it."""
         self._loaded = Totals.load(tx)
@@ -66,6 +73,7 @@ class Context:
         self._settings: dict[str, int] | None = None
         self._history: int | None = None
         self._majority: int | None = None
+        self._rows = 0
 
     def store_totals(self) -> None:
         self.totals.store(self.tx, self._loaded)
@@ -103,6 +111,17 @@ class Context:
             voters = [row for row in rows if not m.Member.FromString(row[0]).learner]
             self._majority = len(voters) // 2 + 1
         return self._majority
+
+    def spend(self, rows: int) -> None:
+        """The operation at hand is about to touch so many rows. Raises BusyError when those before it in the entry have
+        left no room: no entry takes long, whatever is put together in it. The first always has room."""
+        if self._rows and self._rows + rows > ROWS_PER_ENTRY:
+            raise BusyError(
+                "the log entry has no room for another operation on very many chunks",
+                cause=f"{self._rows} rows are touched before it, {rows} are more than are left",
+                next="do it again",
+            )
+        self._rows += rows
 
     def guarded(self, command: Callable[[Context, Any], T], request: Any) -> T:
         """Run a command that writes before it has checked everything: its refusal undoes what it wrote."""

@@ -46,6 +46,11 @@ _RULES: tuple[tuple[str, str], ...] = (
         f"SELECT trash.id FROM trash JOIN inode ON inode.id = trash.inode WHERE inode.parent <> {DETACHED}",
     ),
     (
+        "trash whose times are not in the order of its numbers",
+        "SELECT id FROM (SELECT id, deleted_ms, lag(deleted_ms) OVER (ORDER BY id) AS before FROM trash)"
+        " WHERE deleted_ms < before",
+    ),
+    (
         "an inode that no root is above",
         "WITH RECURSIVE below(id) AS ("
         f" SELECT {ROOT_INODE} UNION SELECT inode FROM trash"

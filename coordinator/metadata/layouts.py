@@ -25,7 +25,7 @@ _EXTENTS = (
     " AND file_offset < ?3 ORDER BY file_offset LIMIT ?4"
 )
 _CHUNK = "SELECT length, checksum, home FROM chunk WHERE id = ?"
-_PURGED = "SELECT 1 FROM trash WHERE inode = ? AND purged = 1"
+_PURGED = "SELECT 1 FROM trash, totals WHERE inode = ? AND (purged = 1 OR trash.id <= purged_through)"
 _BODY = "SELECT bytes FROM body WHERE chunk = ?"
 _REPLICAS = (
     "SELECT node.info, coalesce(disk.disk_id, ''), replica.state FROM replica"

@@ -24,7 +24,7 @@ _PAGE = (
 )
 _TRASH_PAGE = (
     "SELECT id, inode, path, deleted_ms, deleted_wall_ms, deleted_by FROM trash"
-    " WHERE purged = 0 AND id > ? ORDER BY id LIMIT ?"
+    " WHERE purged = 0 AND id > max(?, (SELECT purged_through FROM totals WHERE id = 1)) ORDER BY id LIMIT ?"
 )
 
 

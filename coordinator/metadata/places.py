@@ -10,7 +10,7 @@ from coordinator.metadata.tree import DETACHED, Inode
 from quorumfs.errors import InvalidPathError, NotFoundError
 from quorumfs.ids import ROOT_INODE
 from quorumfs.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
-from quorumfs.paths import join, show
+from quorumfs.paths import check_name, join, show
 from quorumfs.v1 import namespace_pb2 as n
 
 
@@ -27,14 +27,23 @@ class Place(NamedTuple):
 
 
 def place_of(context: Context, ref: n.Ref) -> Place:
-    """The place that `ref` names; links are followed on the way, not at the end. What is there is not looked at.
+    """The place that `ref` names; links are followed on the way, not at the end. What is there is not looked at. An
+    entry often names many places in one directory: it is looked up once.
 
     Raises NotFoundError, PathNotADirectoryError, InvalidPathError, CycleError.
     """
+    above, slash, last = ref.path.rpartition(b"/")
+    plain = bool(slash and last) and not ref.base and len(ref.path) <= PATH_BYTES_MAX
+    known = context.directories.get(above) if plain else None
+    if known is not None:
+        check_name(last)
+        return Place(known[0], last, below(known[1], last))
     directory, name, path = lookup.locate_parent(context.tx, ref)
-    if name:
-        return Place(directory.id, name, path)
-    return Place(directory.parent, directory.name, path)
+    if not name:
+        return Place(directory.parent, directory.name, path)
+    if plain:
+        context.directories[above] = directory.id, path[: -len(name) - 1] or b"/"
+    return Place(directory.id, name, path)
 
 
 def place_under(context: Context, parent: int, name: bytes) -> Place:

@@ -29,6 +29,7 @@ from coordinator.metadata.replicas import replicas_of as replicas_of
 from coordinator.metadata.replicas import valid_chunk_ids as valid_chunk_ids
 from coordinator.metadata.replicas import wanting_chunks as wanting_chunks
 from quorumfs.errors import FormatTooNewError, QuorumFSError, UploadGoneError
+from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
@@ -85,7 +86,9 @@ def _stat_fs(tx: sqlite3.Connection, request: n.StatFsRequest) -> n.ReadResult:
 def _get_upload(tx: sqlite3.Connection, request: n.GetUploadRequest) -> n.ReadResult:
     row = tx.execute(_UPLOAD, (request.upload,)).fetchone()
     if row is None:
-        raise UploadGoneError(f"upload {request.upload.hex()} is not open", cause="it ended, or never was")
+        raise UploadGoneError(
+            f"upload {request.upload[:ID_BYTES].hex()} is not open", cause="it ended, or never was"
+        )
     replication, chunk_size_bytes, deadline_ms, min_replicas = row
     found = n.UploadInfo(
         upload=request.upload,
@@ -184,6 +187,7 @@ def trash_is_due(tx: sqlite3.Connection, now_ms: int) -> bool:
     retention_ms = settings.load(tx)["trash.retention_ms"]
     row = tx.execute(
         "SELECT 1 FROM trash WHERE purged = 1"
+        " UNION ALL SELECT 1 FROM trash WHERE id <= (SELECT purged_through FROM totals WHERE id = 1)"
         " UNION ALL SELECT 1 FROM trash WHERE purged = 0 AND deleted_ms <= ? LIMIT 1",
         (now_ms - retention_ms,),
     ).fetchone()

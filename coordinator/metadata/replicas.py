@@ -118,7 +118,8 @@ def chunk_counts(tx: sqlite3.Connection, gone: Collection[str]) -> ChunkCounts:
         "SELECT files, directories, chunks FROM totals WHERE id = 1"
     ).fetchone()
     (corrupt,) = tx.execute(
-        "SELECT count(DISTINCT chunk) FROM replica WHERE state IN (3, 4) AND state = ?",
+        "SELECT count(DISTINCT chunk) FROM replica JOIN chunk ON chunk.id = replica.chunk"
+        " WHERE replica.state IN (3, 4) AND replica.state = ? AND want > 0",  # damaged garbage harms nobody
         (t.REPLICA_STATE_CORRUPT,),
     ).fetchone()
     lacking, missing = tx.execute(f"SELECT count(*), coalesce(sum(live = 0), 0) {_WANTING}").fetchone()

@@ -47,11 +47,13 @@ def check(key: str, value: str) -> str:
     """The value as it is stored. Raises InvalidArgumentError for an unknown key or a value out of bounds."""
     known = KNOWN.get(key)
     if known is None:
-        raise InvalidArgumentError(f"no setting {key!r} is replicated", next=f"known: {', '.join(KNOWN)}")
+        raise InvalidArgumentError(
+            f"no setting {key[:64]!a} is replicated", next=f"known: {', '.join(KNOWN)}"
+        )
     whole = value.isascii() and value.isdigit() and len(value) <= DIGITS_MAX
     if not whole or not known.least <= int(value) <= known.most:
         raise InvalidArgumentError(
-            f"{key} cannot be {value[:64]!r}",
+            f"{key} cannot be {value[:64]!a}",
             cause=f"it is a whole number from {known.least} to {known.most}",
         )
     return str(int(value))

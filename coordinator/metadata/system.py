@@ -60,8 +60,8 @@ class Commands:
         """
         try:
             commands = e.SystemBatch.FromString(raw).commands
-        except DecodeError as error:
-            refusal = InvalidArgumentError("the item is not a SystemBatch", cause=str(error))
+        except DecodeError:
+            refusal = InvalidArgumentError("the item is not a SystemBatch", cause="its bytes do not decode")
             return e.SystemResult(results=[_refused(context, refusal)]).SerializeToString(deterministic=True)
         results = []
         for number, command in enumerate(commands):

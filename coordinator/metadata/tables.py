@@ -53,14 +53,13 @@ totals = Table(
     Column("next_trash", BigInteger, nullable=False),
     Column("next_node", BigInteger, nullable=False),
     Column("next_disk", BigInteger, nullable=False),
-    Column(
-        "files", BigInteger, nullable=False
-    ),  # rows of `inode`: in the tree, and in the trash until reaped
+    Column("files", BigInteger, nullable=False),  # rows of `inode`, those in the trash too
     Column("directories", BigInteger, nullable=False),  # likewise; the root is one
     Column("symlinks", BigInteger, nullable=False),  # likewise
     Column("chunks", BigInteger, nullable=False),  # rows of `chunk`
     Column("logical_bytes", BigInteger, nullable=False),  # sizes of the files
     Column("inline_bytes", BigInteger, nullable=False),  # rows of `body`
+    Column("purged_through", BigInteger, nullable=False),  # rows of `trash` up to this are as if purged
 )
 
 cluster = Table(

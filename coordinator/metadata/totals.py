@@ -1,4 +1,5 @@
-"""The replicated counters: the next ids, and how much there is. Read once per entry, written once at its end."""
+"""The replicated counters: the next ids, how much there is, and how far the trash is emptied. Read once per entry,
+written once at its end."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ from dataclasses import astuple, dataclass, replace
 
 _COLUMNS = (
     "next_inode, next_version, next_trash, next_node, next_disk,"
-    " files, directories, symlinks, chunks, logical_bytes, inline_bytes"
+    " files, directories, symlinks, chunks, logical_bytes, inline_bytes, purged_through"
 )
 _READ = f"SELECT {_COLUMNS} FROM totals WHERE id = 1"
-_WRITE = f"UPDATE totals SET ({_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = 1"
+_WRITE = f"UPDATE totals SET ({_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = 1"
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class Totals:
     chunks: int
     logical_bytes: int
     inline_bytes: int
+    purged_through: int
 
     @staticmethod
     def load(tx: sqlite3.Connection) -> Totals:

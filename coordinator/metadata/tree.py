@@ -106,6 +106,7 @@ def count(context: Context, kind: int, change: int) -> None:
 
 def move(context: Context, inode: Inode, parent: int, name: bytes) -> Inode:
     """Link an inode at another place; the old one is free. Nothing may be at the new one."""
+    context.directories.clear()
     if inode.parent != DETACHED:
         context.execute(_UNLINK, (inode.parent, inode.name))
     context.execute(_LINK, (parent, name, inode.id))
@@ -113,14 +114,16 @@ def move(context: Context, inode: Inode, parent: int, name: bytes) -> Inode:
     return inode._replace(parent=parent, name=name, changed_wall_ms=context.wall_ms)
 
 
-def detach(context: Context, inode: Inode, path: bytes, *, purge: bool = False) -> int:
-    """Take an inode, with all that is below it, out of the tree and into the trash; the trash row's id."""
+def detach(context: Context, inode: Inode, path: bytes, *, purge: bool = False, by: str | None = None) -> int:
+    """Take an inode, with all that is below it, out of the tree and into the trash; the trash row's id. `by`: who,
+    if not the one who asks now."""
+    context.directories.clear()
     context.execute(_UNLINK, (inode.parent, inode.name))
     context.execute(_PLACE, (DETACHED, inode.name, context.wall_ms, inode.id))
-    return _into_trash(context, inode.id, path, purge)
+    return _into_trash(context, inode.id, path, purge, context.principal if by is None else by)
 
 
-def _into_trash(context: Context, inode: int, path: bytes, purge: bool) -> int:
+def _into_trash(context: Context, inode: int, path: bytes, purge: bool, by: str) -> int:
     trash = context.totals.take_trash()
     context.execute(
         _NEW_TRASH,
@@ -130,7 +133,7 @@ def _into_trash(context: Context, inode: int, path: bytes, purge: bool) -> int:
             path,
             context.now_ms,
             context.wall_ms,
-            context.principal,
+            by,
             context.index,
             int(purge),
         ),
@@ -149,7 +152,7 @@ def replace_content(context: Context, old: Inode, new: Inode, path: bytes) -> No
     context.execute(_NEW_INODE, former)
     context.execute("UPDATE version SET inode = ? WHERE id = ?", (former.id, old.version))
     count(context, FILE, 1)
-    _into_trash(context, former.id, path, False)
+    _into_trash(context, former.id, path, False, context.principal)
 
 
 def set_attributes(context: Context, inode: Inode) -> None:

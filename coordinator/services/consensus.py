@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from quorumfs.v1 import types_pb2 as t
 
 PIECE_BYTES = 1 << 20
 SNAPSHOTS_AT_ONCE = 2
+SCRATCH = "sending-"
 
 _log = log.get(__name__)
 
@@ -49,6 +51,7 @@ class ConsensusService(membership_pb2_grpc.ConsensusServicer):
         self._accept = accept
         self._one = asyncio.Lock()
         self._room = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
+        self._left = list(directory.glob(f"{SCRATCH}*"))  # by a process that ended while it was sending
 
     # Genesis
 
@@ -103,7 +106,8 @@ class ConsensusService(membership_pb2_grpc.ConsensusServicer):
         require_node(context)
         consensus = self._gateway.consensus
         async with self._room:
-            with tempfile.TemporaryDirectory(dir=self._directory, prefix="sending-") as scratch:
+            await asyncio.to_thread(self._sweep)
+            with tempfile.TemporaryDirectory(dir=self._directory, prefix=SCRATCH) as scratch:
                 snapshot = await asyncio.to_thread(consensus.snapshot, Path(scratch))
                 if snapshot.index < request.at_least_index:
                     raise UnavailableError(
@@ -116,6 +120,10 @@ class ConsensusService(membership_pb2_grpc.ConsensusServicer):
                     async for piece in pieces(file, first):
                         yield piece
         _log.info("snapshot.sent", to=request.node_id, index=snapshot.index)
+
+    def _sweep(self) -> None:
+        while self._left:
+            shutil.rmtree(self._left.pop(), ignore_errors=True)
 
 
 async def pieces(file: BinaryIO, first: m.SnapshotPiece) -> AsyncIterator[m.SnapshotPiece]:

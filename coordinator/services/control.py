@@ -88,8 +88,8 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         )
         if not gateway.attached:
             return status
-        dead = (one.info.node_id for one in status.view.nodes if one.state == t.NODE_STATE_DEAD)
-        counts = await self._census.counts(frozenset(dead))
+        gone = frozenset(one.info.node_id for one in status.view.nodes if is_gone(one))
+        counts = await self._census.counts(gone)
         for name in ("files", "directories", "chunks", "under_replicated", "missing", "corrupt"):
             setattr(status, name, getattr(counts, name))
         room = space(soft)
@@ -193,15 +193,20 @@ class ControlService(admin_pb2_grpc.ControlServicer):
                     cause="they have not been copied to other nodes yet",
                     next="wait for repair (dfsctl repair status), or --force if the node is gone for good",
                 )
-        await self._settle(e.SystemCommand(forget_node=e.ForgetNode(node_id=node_id)))
+        forget = e.SystemCommand(forget_node=e.ForgetNode(node_id=node_id))
+        while (await self._settle(forget)).number:
+            _log.info(
+                "node.forgetting", node=node_id
+            )  # an entry takes some of its replicas, the last the node
         return f"{node_id} is forgotten"
 
-    async def _settle(self, command: e.SystemCommand) -> None:
-        """Propose and read the node table anew. Raises what the command was refused with."""
+    async def _settle(self, command: e.SystemCommand) -> e.SystemResult.One:
+        """Propose and read the node table anew; what the command left. Raises what it was refused with."""
         done = await self._gateway.system(command)
         if done.code != t.ERROR_CODE_OK:
             raise make(done.code, done.error.message, cause=done.error.cause, next=done.error.next)
         self._soft.set_known(await self._gateway.ask(node_table))
+        return done
 
     async def _act(self, action: Any) -> a.ActionResponse:
         try:
@@ -248,6 +253,11 @@ class ControlService(admin_pb2_grpc.ControlServicer):
     async def ListEvents(self, request: a.ListEventsRequest, context: Any) -> Any:  # noqa: N802
         for event in _events():
             yield event
+
+
+def is_gone(node: m.NodeView) -> bool:
+    """Whether its replicas count as lost: a node in maintenance comes back."""
+    return node.state == t.NODE_STATE_DEAD and node.intent != t.NODE_INTENT_MAINTENANCE
 
 
 def _events() -> Sequence[a.Event]:

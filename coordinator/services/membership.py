@@ -74,6 +74,10 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
         if await self._is_news(request):
             command = e.SystemCommand(register_node=e.RegisterNode(node=node, empty=request.empty))
             done = await self._gateway.system(command)
+            while (
+                done.code == t.ERROR_CODE_OK and not done.number
+            ):  # an entry takes some of its former replicas
+                done = await self._gateway.system(command)
             if done.code != t.ERROR_CODE_OK:
                 raise make(done.code, done.error.message, cause=done.error.cause, next=done.error.next)
             self._soft.set_known(await self._gateway.ask(node_table))

@@ -27,8 +27,8 @@ def _first_rows() -> None:
     )
     op.execute(
         "INSERT INTO totals (id, next_inode, next_version, next_trash, next_node, next_disk,"
-        " files, directories, symlinks, chunks, logical_bytes, inline_bytes)"
-        f" VALUES (1, {ROOT_INODE + 1}, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0)"
+        " files, directories, symlinks, chunks, logical_bytes, inline_bytes, purged_through)"
+        f" VALUES (1, {ROOT_INODE + 1}, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 0)"
     )
     op.execute(
         "INSERT INTO inode (id, type, parent, name, mode, mtime_ns, version, replication, target,"
@@ -247,6 +247,7 @@ def _tables() -> None:
         sa.Column("chunks", sa.BigInteger(), nullable=False),
         sa.Column("logical_bytes", sa.BigInteger(), nullable=False),
         sa.Column("inline_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("purged_through", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(

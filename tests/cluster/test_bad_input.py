@@ -25,8 +25,9 @@ from quorumfs.local.processes import console_script
 from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 from quorumfs.v1 import namespace_pb2, namespace_pb2_grpc, types_pb2
 from tests.support.commands import Dfsctl, Said
+from tests.support.surprises import surprises
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 STORED = "/stored/before"
 CONTENT = random.Random(1).randbytes(300_000)
@@ -347,6 +348,4 @@ def test_a_client_that_knows_a_follower_only_finds_the_leader(
 
 
 def test_no_node_has_thrown_up_its_hands(cluster: LocalCluster) -> None:
-    for node in cluster.nodes:
-        for kind in ("node", "sidecar"):
-            assert "Traceback" not in cluster.log(node.node_id, kind)
+    assert surprises(cluster) == []

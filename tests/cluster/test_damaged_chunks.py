@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,12 +18,13 @@ from quorumfs.errors import IntegrityError
 from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 from quorumfs.v1 import admin_pb2, chunks_pb2
 from tests.support.commands import Dfsctl
+from tests.support.surprises import surprises
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 CHUNK_BYTES = 1 << 20
 LENGTH = 2 * CHUNK_BYTES + 300_000
-HEAL_SECONDS = 60.0
+HEAL_SECONDS = 120.0
 
 cluster = cluster_fixture(settings={"data.chunk_size_bytes": CHUNK_BYTES})
 
@@ -120,10 +120,20 @@ def healed(fs: Client, path: str, original: bytes) -> None:
     """
 
     def is_well() -> bool:
-        found = replica_files(fs, path)
-        return len(found) == 3 and all(file.read_bytes() == original for file in found.values())
+        try:
+            found = [file.read_bytes() for file in replica_files(fs, path).values()]
+        except FileNotFoundError:  # it was put aside between the question and the look
+            return False
+        return found == [original] * 3
 
     wait_for(is_well, HEAL_SECONDS, f"{path} is whole again")
+    wait_for(lambda: harmed(fs) == (0, 0), HEAL_SECONDS, "no chunk counts as missing or corrupt")
+
+
+def harmed(fs: Client) -> tuple[int, int]:
+    """How many chunks are missing, and how many corrupt, as the leader counts."""
+    status = fs.coordinator.call("Control.GetClusterStatus", admin_pb2.GetClusterStatusRequest())
+    return status.missing, status.corrupt
 
 
 @pytest.fixture
@@ -246,21 +256,13 @@ def test_with_no_good_replica_left_there_is_an_error_and_never_a_wrong_byte(
     assert {one["node_id"] for one in said.json["problems"]} == {"d1", "d2", "d3"}
     with fs.open(path, "rb") as file:
         assert file.read(CHUNK_BYTES) == content[:CHUNK_BYTES], "what is whole can still be read"
-    assert counts(dfsctl)["missing"] + counts(dfsctl)["corrupt"] > 0
+    missing, corrupt = harmed(fs)
+    assert missing + corrupt > 0
     dfsctl.well("rm", "--purge", path)
-    wait_for(
-        lambda: counts(dfsctl)["missing"] == counts(dfsctl)["corrupt"] == 0,
-        HEAL_SECONDS,
-        "nothing is missing",
-    )
+    wait_for(lambda: harmed(fs) == (0, 0), HEAL_SECONDS, "a file that is gone misses nothing")
 
 
-def counts(dfsctl: Dfsctl) -> Any:
-    return dfsctl.well("status", "-o", "json").json["chunks"]
-
-
-def test_at_the_end_everything_is_whole(cluster: LocalCluster, dfsctl: Dfsctl) -> None:
+def test_at_the_end_everything_is_whole(cluster: LocalCluster, dfsctl: Dfsctl, fs: Client) -> None:
     dfsctl.well("verify", "-r", "/")
-    assert (counts(dfsctl)["missing"], counts(dfsctl)["corrupt"]) == (0, 0)
-    for node in cluster.nodes:
-        assert "Traceback" not in cluster.log(node.node_id)
+    assert harmed(fs) == (0, 0)
+    assert surprises(cluster) == []

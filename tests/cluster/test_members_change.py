@@ -93,7 +93,10 @@ def test_a_wiped_member_takes_no_part_before_it_is_told_to(cluster: LocalCluster
     wait_for(lambda: "genesis.awaited" in cluster.log(victim), 30, "it waits")
     other = next(one for one in ("c1", "c2", "c3") if one not in (victim, cluster.leader()))
     cluster.kill(other)
-    with cluster.client(timeout=3) as impatient, pytest.raises(Exception, match=r"leader|unknown|answer|time"):
+    with (
+        cluster.client(timeout=3) as impatient,
+        pytest.raises(Exception, match=r"leader|unknown|answer|time"),
+    ):
         impatient.write_bytes("/without-quorum", b"must not be acknowledged")
     cluster.start_node(other)
     fs.write_bytes("/with-quorum", b"x")

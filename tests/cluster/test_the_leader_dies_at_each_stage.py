@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tests.support import stages
 from tests.support.commands import Dfsctl, Said
 from tests.support.trees import sha256, write_noise
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 MIB = 1 << 20
 LARGE_BYTES = 40 * MIB + 12_345  # one chunk, longer than all windows on its way
@@ -90,13 +89,13 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Desk:
     made = Desk(cluster, tmp_path_factory.mktemp("stages"))
     source, digest = made.sample(LARGE_BYTES)
     with cluster.client() as fs:
         fs.put(source, SOURCE)
     made.stored[SOURCE] = digest
-    yield made
+    return made
 
 
 def fetch(fs: Client, desk: Desk, path: str) -> str:

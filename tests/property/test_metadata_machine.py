@@ -144,7 +144,9 @@ class Machines(RuleBasedStateMachine):
     @precondition(lambda self: self.uploads)
     @rule(data=st.data(), durable=st.booleans())
     def commit(self, data: Any, durable: bool) -> None:
-        number = data.draw(st.integers(0, len(self.uploads) - 1))
+        self._commit(data.draw(st.integers(0, len(self.uploads) - 1)), durable)
+
+    def _commit(self, number: int, durable: bool) -> None:
         upload, directory, name, allocation = self.uploads.pop(number)
         lengths = [3] * len(allocation.chunks)
         request = commit_of(upload, allocation, lengths, ("d1", "d2") if durable else ("d1",))
@@ -166,6 +168,7 @@ class Machines(RuleBasedStateMachine):
             path = b"/".join(name for name, _ in spot.above)
             expected = self.model.delete(self.model.spot(path), True, purge)
             self.check(self.cluster.one(ops.delete(path, recursive=True, purge=purge)), expected)
+            self._commit(len(self.uploads) - 1, True)
 
     @precondition(lambda self: self.uploads)
     @rule()
@@ -230,7 +233,7 @@ class Machines(RuleBasedStateMachine):
     @rule(limit=st.sampled_from((1, 2, 100)))
     def reap(self, limit: int) -> None:
         self.cluster.system(e.SystemCommand(reap_trash=e.ReapTrash(limit=limit)))
-        self.model.empty_trash(TRASH_RETENTION_MS, limit)
+        self.model.empty_trash(TRASH_RETENTION_MS)
 
     @rule(node=st.sampled_from(("d1", "d2")), state=st.sampled_from((0, 2, 3, 4)))
     def replicas_change(self, node: str, state: int) -> None:

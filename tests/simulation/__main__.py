@@ -32,7 +32,9 @@ def main() -> int:
             if failed >= arguments.failures:
                 break
         elif arguments.count == 1 or arguments.verbose:
-            print(f"seed {seed}: digest {report.digest}, {report.totals['operations']} operations", flush=True)
+            print(
+                f"seed {seed}: digest {report.digest}, {report.totals['operations']} operations", flush=True
+            )
     _show(totals, marks, time.monotonic() - began)
     print(f"{failed} of {totals['seeds']} seeds violated a promise")
     return 1 if failed else 0
@@ -42,7 +44,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--first", type=int, default=1, metavar="SEED")
     parser.add_argument("--count", type=int, default=1, metavar="N")
-    parser.add_argument("--seconds", type=float, help="virtual seconds of faults, instead of what a seed chooses")
+    parser.add_argument(
+        "--seconds", type=float, help="virtual seconds of faults, instead of what a seed chooses"
+    )
     parser.add_argument("--minutes", type=float, help="begin no other seed after this long")
     parser.add_argument("--failures", type=int, default=1, help="go on until so many seeds have failed")
     parser.add_argument("--verbose", action="store_true", help="a line for each seed")
@@ -60,7 +64,10 @@ def _show(totals: Counter[str], marks: Counter[str], seconds: float) -> None:
     for name, number in sorted(totals.items()):
         print(f"{number:10} {name}")
     missing = [name for name in ALL if not marks[name]]
-    print(f"{len(ALL) - len(missing)} of {len(ALL)} marks hit" + (f"; not: {', '.join(missing)}" if missing else ""))
+    print(
+        f"{len(ALL) - len(missing)} of {len(ALL)} marks hit"
+        + (f"; not: {', '.join(missing)}" if missing else "")
+    )
     print(f"{seconds:.0f} s")
 
 

@@ -39,8 +39,9 @@ class Cluster:
         self.history = History()
         self.monitor = Monitor()
         self.current: Process | None = None
-        self.node_ids = [f"c{number}" for number in range(1, plan.members + 1)]
-        self.genesis_members = [m.Member(node_id=one, member_uuid=f"uuid-{one}") for one in self.node_ids]
+        self.node_ids = [f"c{number}" for number in range(1, plan.members + plan.spares + 1)]
+        founders = self.node_ids[: plan.members]
+        self.genesis_members = [m.Member(node_id=one, member_uuid=f"uuid-{one}") for one in founders]
         self.network = Network(world, plan, self.node_ids)
         self.members = {node_id: Member(self, node_id) for node_id in self.node_ids}
         self.services: dict[Process, Service] = {}
@@ -84,6 +85,11 @@ class Cluster:
         found = [self.members[node_id].process for node_id in self.node_ids]
         return [process for process in found if process is not None and process in self.services]
 
+    def belonging(self) -> list[str]:
+        """The members by the newest configuration that a leader goes by."""
+        leader = self.leader()
+        return list(leader.core.replica.configurations.current.ids) if leader is not None else []
+
     # Clients
 
     def call(
@@ -125,8 +131,9 @@ class Cluster:
 
     def begin(self) -> None:
         """Start everybody, and make the cluster; the clients come when that is acknowledged."""
-        for node_id in self.node_ids:
-            self.world.after(self._random.random() * 0.2, self.members[node_id].start)
+        for one in self.genesis_members:
+            self.members[one.node_id].accept(self.genesis_members)
+            self.world.after(self._random.random() * 0.2, self.members[one.node_id].start)
         self.world.after(GENESIS_SECONDS, self._genesis)
 
     def _genesis(self) -> None:

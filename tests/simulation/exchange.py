@@ -102,5 +102,3 @@ class Exchange:
             return
         step = self._route.after(address, outcome, hint.grpc if hint else None, self._cluster.client_chance())
         self._go(step)
-
-

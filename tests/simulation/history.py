@@ -77,7 +77,9 @@ class History:
         found = Record(term, entry, tuple(results))
         if index <= self.last_index:
             if self.record(index) != found:
-                raise Violation(f"{node_id} applies {_shown(found)} at {index}, where {_shown(self.record(index))} was")
+                raise Violation(
+                    f"{node_id} applies {_shown(found)} at {index}, where {_shown(self.record(index))} was"
+                )
             return
         if index != self.last_index + 1:
             raise Violation(f"{node_id} applies {index} where {self.last_index + 1} is the next")
@@ -109,7 +111,9 @@ class History:
         result = call.result = n.BatchResult.FromString(raw)
         index = result.index
         if index <= call.floor:
-            raise Violation(f"{call.client} changed something at {index}, though {call.floor} was known before")
+            raise Violation(
+                f"{call.client} changed something at {index}, though {call.floor} was known before"
+            )
         if index > self.last_index or (call.raw, raw) not in _pairs(self.record(index)):
             raise Violation(f"a change was acknowledged at {index} that is not there: {call.change}")
         self.floor = max(self.floor, index)
@@ -132,7 +136,9 @@ class History:
         for op, found in zip(call.question.ops, answers.results, strict=True):
             expected = models.answer(view, op)
             if models.told(found, op) != expected:
-                raise Violation(f"as of {index} the answer to {op} is {models.told(found, op)}, not {expected}")
+                raise Violation(
+                    f"as of {index} the answer to {op} is {models.told(found, op)}, not {expected}"
+                )
         self.reads += len(answers.results)
 
     def given_up(self, call: Call, outcome: str, now: float) -> None:
@@ -153,7 +159,9 @@ class History:
             if call.change is None:
                 continue
             if call.outcome == "refused" and call.raw in executed:
-                raise Violation(f"a change was refused, and carried out at {executed[call.raw]}: {call.change}")
+                raise Violation(
+                    f"a change was refused, and carried out at {executed[call.raw]}: {call.change}"
+                )
             if call.outcome == "done" and call.raw not in executed:
                 raise Violation(f"a change was acknowledged, and never carried out: {call.change}")
 
@@ -169,5 +177,3 @@ def _pairs(record: Record) -> list[tuple[bytes, bytes]]:
 def _shown(record: Record) -> str:
     content = "nothing" if record.entry is None else f"{len(record.entry)} bytes"
     return f"{content} of term {record.term}"
-
-

@@ -58,7 +58,10 @@ def _events(call: Call) -> Iterator[tuple[bytes, Event]]:
     if call.question is not None and call.answers is not None:
         for asked, told in zip(call.question.ops, call.answers.results, strict=True):
             seen = None if told.code else (told.info.size, told.info.checksum)
-            yield asked.stat.ref.path, Event(call.began, call.ended, "stat", None, False, Code(told.code), seen)
+            yield (
+                asked.stat.ref.path,
+                Event(call.began, call.ended, "stat", None, False, Code(told.code), seen),
+            )
     elif call.change is not None:
         for number, op in enumerate(call.change.ops):
             kind = op.WhichOneof("op")

@@ -18,7 +18,6 @@ from tests.support.memory_database import MemoryDatabase
 
 IMAGES_MAX = 6
 WALL_MS = 1_700_000_000_000
-LOG_DIRECTORY = Path("/raft")
 
 
 class Clock:
@@ -122,7 +121,9 @@ class Image:
 class SimDatabase(MemoryDatabase):
     """Some of the states since the last durable one are kept: a power cut leaves any of them."""
 
-    def __init__(self, image: bytes, machine: RecordingMachine, random: Random, point: Callable[[], None]) -> None:
+    def __init__(
+        self, image: bytes, machine: RecordingMachine, random: Random, point: Callable[[], None]
+    ) -> None:
         self.machine = machine
         self._random = random
         self._point = point
@@ -164,5 +165,3 @@ def empty_image() -> bytes:
 
 
 _EMPTY: list[bytes] = []
-
-

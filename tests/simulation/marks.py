@@ -67,6 +67,7 @@ WATCHED = (
     "a leader's window was full",
     "a start applied again what the state had lost",
     "power was lost during a start",
+    "a full disk prevented a start",
 )
 
 ALL = tuple(EVENTS.values()) + WATCHED
@@ -200,7 +201,9 @@ def _end_leadership(marks: Marks, core: Any) -> None:
 
 
 def _end_transfer(marks: Marks, core: Any, *, given: bool) -> None:
-    marks.hit("a leadership was handed over" if given else "a transfer was not possible in time", core._transfer)
+    marks.hit(
+        "a leadership was handed over" if given else "a transfer was not possible in time", core._transfer
+    )
 
 
 def _fetched(marks: Marks, core: Any, found: Any) -> None:
@@ -233,7 +236,9 @@ def _propose(marks: Marks, core: Any, proposal: Any, done: Any) -> None:
 
 
 def _hand_over(marks: Marks, replica: Any) -> None:
-    marks.hit("a commit waited for this member's own disk", replica.commit_index() > replica.journal.synced_index)
+    marks.hit(
+        "a commit waited for this member's own disk", replica.commit_index() > replica.journal.synced_index
+    )
 
 
 def _drop_to(marks: Marks, journal: Journal, index: int) -> None:

@@ -280,14 +280,18 @@ class Model:
             _expect(Code(one.code), Code.OK, kind or "", command)
 
     def _expire_sessions(self, command: e.ExpireSessions, result: e.SystemResult.One) -> None:
-        past = [k for k in command.sessions if k in self.sessions and self.now_ms >= self.sessions[k].end_ms()]
+        past = [
+            k for k in command.sessions if k in self.sessions and self.now_ms >= self.sessions[k].end_ms()
+        ]
         for session in past:
             del self.sessions[session]
         self.expired_sessions += len(past)
         _expect(result.number, len(past), "expire_sessions", command)
 
     def _expire_uploads(self, command: e.ExpireUploads, result: e.SystemResult.One) -> None:
-        past = [k for k in command.uploads if k in self.uploads and self.uploads[k].deadline_ms <= self.now_ms]
+        past = [
+            k for k in command.uploads if k in self.uploads and self.uploads[k].deadline_ms <= self.now_ms
+        ]
         for upload in past:
             del self.uploads[upload]
         _expect(result.number, len(past), "expire_uploads", command)
@@ -306,7 +310,9 @@ def answer(view: View, op: n.ReadOp) -> tuple[Code, tuple[tuple[bytes, Seen], ..
     if code is not Code.OK:
         return code, ()
     prefix = path.rstrip(b"/") + b"/"
-    below = [(one, seen) for one, seen in view.items() if one.startswith(prefix) and b"/" not in one[len(prefix) :]]
+    below = [
+        (one, seen) for one, seen in view.items() if one.startswith(prefix) and b"/" not in one[len(prefix) :]
+    ]
     return Code.OK, tuple(sorted(below))
 
 

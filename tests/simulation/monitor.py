@@ -37,7 +37,9 @@ class _Standing:
     began: float = 0.0
     heard: float = NEVER
     heard_from: str = ""
-    answered: dict[str, float] = field(default_factory=dict)  # peer -> true time of its last answer to this leader
+    answered: dict[str, float] = field(
+        default_factory=dict
+    )  # peer -> true time of its last answer to this leader
     led_since: float = 0.0
     led_term: int = 0
     transfers: set[tuple[str, int]] = field(default_factory=set)
@@ -71,7 +73,7 @@ class Monitor:
         """Its journal is open, and nothing has been done with it yet."""
         self._standings = {one: kept for one, kept in self._standings.items() if one.alive}
         self._standings[process] = _Standing(began=process.clock.monotonic())
-        journal, said = process.journal, self._said.setdefault(process.node_id, _Said())
+        journal, said = process.journal, self._said.setdefault(process.member.uuid, _Said())
         same_vote = journal.term > said.term or said.vote in (None, journal.voted_for)
         if journal.term < said.term or not same_vote:
             raise Violation(
@@ -79,7 +81,9 @@ class Monitor:
                 f"its disk has term {journal.term}, vote {journal.voted_for}"
             )
         if said.acked is not None and not self._holds(process, *said.acked):
-            raise Violation(f"{process.node_id} acknowledged entry {said.acked}; its disk ends at {journal.last_index}")
+            raise Violation(
+                f"{process.node_id} acknowledged entry {said.acked}; its disk ends at {journal.last_index}"
+            )
 
     @staticmethod
     def _holds(process: Process, index: int, term: int) -> bool:
@@ -112,11 +116,11 @@ class Monitor:
         self._check_stickiness(process, "pre-vote")
 
     def _votes_for(self, process: Process, candidate: str, term: int) -> None:
-        node_id = process.node_id
-        before = self._votes.setdefault((node_id, term), candidate)
+        node_id, uuid = process.node_id, process.member.uuid
+        before = self._votes.setdefault((uuid, term), candidate)
         if before != candidate:
             raise Violation(f"{node_id} votes for {candidate} in term {term}, and has voted for {before}")
-        said = self._said[node_id]
+        said = self._said[uuid]
         if term > said.term or (term == said.term and said.vote is None):
             said.term, said.vote = term, candidate
 
@@ -126,7 +130,9 @@ class Monitor:
         if now - standing.began < timing.election_min - 1e-6:
             raise Violation(f"{process.node_id} grants a {what} {now - standing.began:.3f} s after its start")
         if now - standing.heard < timing.election_min - 1e-6:
-            raise Violation(f"{process.node_id} grants a {what}, {now - standing.heard:.3f} s after a leader's message")
+            raise Violation(
+                f"{process.node_id} grants a {what}, {now - standing.heard:.3f} s after a leader's message"
+            )
 
     def _leads(self, process: Process, peer: str, message: Message) -> None:
         self._note_leader(process, message["term"])
@@ -138,7 +144,7 @@ class Monitor:
             raise Violation(f"{node_id} leads in term {term}, and so does {leader}")
 
     def _acknowledges(self, process: Process, peer: str, message: Message) -> None:
-        said = self._said[process.node_id]
+        said = self._said[process.member.uuid]
         if message["term"] > said.term:
             said.term, said.vote = message["term"], None
         if not message["success"]:
@@ -157,7 +163,9 @@ class Monitor:
             return
         theirs = leader.journal.term_at(index)
         if index > leader.journal.last_index or (theirs is not None and theirs != term):
-            raise Violation(f"{process.node_id} acknowledges {index} of term {term}; its leader has term {theirs}")
+            raise Violation(
+                f"{process.node_id} acknowledges {index} of term {term}; its leader has term {theirs}"
+            )
 
     def _hears_leader(self, process: Process, peer: str, message: Message) -> None:
         if message["term"] >= process.core.replica.term():
@@ -209,9 +217,11 @@ class Monitor:
         if replica.commit_index() > standing.commit:
             self._check_commit(process, max(standing.commit, journal.first_index) + 1, replica.commit_index())
             standing.commit = replica.commit_index()
-        acked = self._said[process.node_id].acked
+        acked = self._said[process.member.uuid].acked
         if acked is not None and not self._holds(process, *acked):
-            self._said[process.node_id].acked = None  # a conflict; had it been committed, `committed` would tell
+            self._said[
+                process.member.uuid
+            ].acked = None  # a conflict; had it been committed, `committed` would tell
 
     def _check_majority(self, process: Process, standing: _Standing) -> None:
         replica, now = process.core.replica, process.world.now
@@ -219,13 +229,16 @@ class Monitor:
             standing.led_term, standing.led_since = replica.term(), now
             standing.answered.clear()
             self._check_completeness(process)
-        needed = len(replica.voters) // 2
+        peers = [one for one in replica.voters if one != process.node_id]
+        needed = len(replica.voters) // 2 + 1 - (process.node_id in replica.voters)
         if not needed:
             return
-        latest = sorted((standing.answered.get(peer, 0.0) for peer in replica.peers), reverse=True)[needed - 1]
+        latest = sorted((standing.answered.get(peer, 0.0) for peer in peers), reverse=True)[needed - 1]
         silent = (now - max(latest, standing.led_since)) * process.clock.rate
         if silent > 2 * process.cluster.plan.timing.election_max:
-            raise Violation(f"{process.node_id} leads in term {replica.term()}, unanswered for {silent:.2f} s")
+            raise Violation(
+                f"{process.node_id} leads in term {replica.term()}, unanswered for {silent:.2f} s"
+            )
 
     def _check_completeness(self, process: Process) -> None:
         """A leader has everything that was committed in earlier terms. (It may be elected late, in an old one.)"""
@@ -241,26 +254,31 @@ class Monitor:
             term = journal.term_at(index)
             if term is None:
                 continue
-            if index not in self.committed:
+            if process.core.replica.leads():
                 self._check_spread(process, index, term)
             if self.committed.setdefault(index, term) != term:
-                raise Violation(f"{process.node_id} commits {index} of term {term}; it was {self.committed[index]}")
+                raise Violation(
+                    f"{process.node_id} commits {index} of term {term}; it was {self.committed[index]}"
+                )
         now = process.core.replica.term()
         self._committed_in[now] = max(self._committed_in.get(now, 1), last)
 
     def _check_spread(self, process: Process, index: int, term: int) -> None:
         """A majority's disks have it."""
-        members = process.cluster.members.values()
+        voters = process.core.replica.voters
+        members = [process.cluster.members[one] for one in voters]
         having = sum(self._has(member.process or member.last_process, index, term) for member in members)
-        if having * 2 <= len(process.cluster.node_ids):
+        if having * 2 <= len(voters):
             raise Violation(f"{process.node_id} commits {index} of term {term}; {having} members have it")
 
     @staticmethod
     def _has(process: Process | None, index: int, term: int) -> bool:
-        if process is None:
+        if process is None or not hasattr(process, "journal"):
             return False
         journal = process.journal
-        return index < journal.first_index or (journal.synced_index >= index and journal.term_at(index) == term)
+        return index < journal.first_index or (
+            journal.synced_index >= index and journal.term_at(index) == term
+        )
 
     # Those who wait
 

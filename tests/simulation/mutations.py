@@ -164,7 +164,12 @@ def _install_is_volatile(original: Callable[..., Any]) -> Callable[..., Any]:
 def _always_truncate(log: Any, commit_index: int, previous: int, previous_term: int, entries: Any) -> Any:
     plan = guard.follow(log, commit_index, previous, previous_term, entries)
     end = previous + len(entries)
-    if plan.matched and plan.truncate_from is None and max(previous, log.first_index) < log.last_index and end > log.first_index:
+    if (
+        plan.matched
+        and plan.truncate_from is None
+        and max(previous, log.first_index) < log.last_index
+        and end > log.first_index
+    ):
         kept = tuple(one for one in entries if one[1] > log.first_index)
         return replace(plan, truncate_from=max(previous, log.first_index) + 1, append=kept)
     return plan
@@ -194,7 +199,10 @@ def _hint_is_not_answered(replica: Any, peer: str, message: Any) -> None:
 def _hints_without_end(original: Callable[..., Any]) -> Callable[..., Any]:
     def mutated(replica: Any, peer: str, *rest: Any) -> None:
         original(replica, peer, *rest)
-        if replica._links.connected(peer) and replica.journal.term_at(replica.progress[peer].next - 1) is None:
+        if (
+            replica._links.connected(peer)
+            and replica.journal.term_at(replica.progress[peer].next - 1) is None
+        ):
             mutated(replica, peer, *rest)
 
     return mutated
@@ -231,7 +239,9 @@ def _commit(*, own_disk: bool, own_term: bool) -> Callable[[Any], None]:
     def mutated(replica: Any) -> None:
         if replica.leads():
             own = replica.journal.synced_index if own_disk else replica.journal.last_index
-            matches = [own if one == replica.own_id else replica.progress[one].match for one in replica.voters]
+            matches = [
+                own if one == replica.own_id else replica.progress[one].match for one in replica.voters
+            ]
             index = replica_module.agreed(matches)
             term = replica.journal.term_at(index)
             if index > replica.commit_index() and (term == replica.term() or not own_term):
@@ -321,7 +331,9 @@ def _barrier(*, beat: bool, index: bool) -> Callable[[Any], bool]:
         readings = list(core._reads)
         core._reads.clear()
         beats = core.replica.beats.last + 1 if beat else 0
-        core._barriers.append(core_module._Barrier(beats, core.replica.commit_index() if index else 0, readings))
+        core._barriers.append(
+            core_module._Barrier(beats, core.replica.commit_index() if index else 0, readings)
+        )
         return True
 
     return mutated
@@ -346,7 +358,9 @@ SNAPSHOTS = {"keep_bytes": 1024}
 MUTATIONS = (
     Mutation("entries are not synced", _method(Journal, "sync", _without_sync), 1),
     Mutation("term and vote are not synced", _method(Journal, "set_term", _term_without_sync), 1),
-    Mutation("what a failed sync left is taken as durable", _method(Segments, "sync", _failed_sync_is_fine), 8),
+    Mutation(
+        "what a failed sync left is taken as durable", _method(Segments, "sync", _failed_sync_is_fine), 8
+    ),
     Mutation("the log's tail is thrown away at a start", _method(Replica, "_adopt", _log_thrown_away), 2),
     Mutation("a torn frame is read", lambda: patch.object(recovery, "read_frame", _unchecked_frame), 3),
     Mutation("every message truncates", lambda: patch.object(replica_module, "follow", _always_truncate), 4),
@@ -361,9 +375,13 @@ MUTATIONS = (
         6,
         changes=SNAPSHOTS,
     ),
-    Mutation("the log's end is taken as committed at a start", _method(Replica, "_adopt", _commit_is_trusted), 7),
+    Mutation(
+        "the log's end is taken as committed at a start", _method(Replica, "_adopt", _commit_is_trusted), 7
+    ),
     Mutation("a refusal of an operation ends applying", lambda: patch.object(batches, "_one", _poison), 9),
-    Mutation("a leader nobody answers goes on", lambda: patch.object(Replica, "has_contact", lambda self: True), 10),
+    Mutation(
+        "a leader nobody answers goes on", lambda: patch.object(Replica, "has_contact", lambda self: True), 10
+    ),
     Mutation(
         "a follower that fetches a snapshot is silent",
         lambda: _handler("snapshot_hint", lambda original: _hint_is_not_answered),
@@ -377,7 +395,10 @@ MUTATIONS = (
         changes=SNAPSHOTS,
     ),
     Mutation(
-        "an acknowledgement of any term counts", lambda: _handler("next_node_idx", _any_term_counts), 16, changes=WILD
+        "an acknowledgement of any term counts",
+        lambda: _handler("next_node_idx", _any_term_counts),
+        16,
+        changes=WILD,
     ),
     Mutation(
         "acknowledgements outlive their term", lambda: patch.object(Replica, "release", _release_all), 16
@@ -400,8 +421,12 @@ MUTATIONS = (
         changes=SNAPSHOTS,
     ),
     Mutation("a repeated batch is carried out again", _method(sessions, "recall", _no_memory_of_batches), 19),
-    Mutation("who waits is forgotten with the leadership", _method(Core, "_end_leadership", _forgets_who_waits), 19),
-    Mutation("who waits is kept beyond the leadership", _method(Core, "_end_leadership", _keeps_who_waits), 19),
+    Mutation(
+        "who waits is forgotten with the leadership", _method(Core, "_end_leadership", _forgets_who_waits), 19
+    ),
+    Mutation(
+        "who waits is kept beyond the leadership", _method(Core, "_end_leadership", _keeps_who_waits), 19
+    ),
     Mutation("a member votes twice in a term", lambda: _handler("request_vote", _votes_again)),
     Mutation("an old log may win", lambda: _handler("request_vote", _any_log_will_do)),
     Mutation(
@@ -409,7 +434,10 @@ MUTATIONS = (
         lambda: _handler("response_vote", lambda original: _counts_every_answer),
         changes={**WILD, "members": 5},
     ),
-    Mutation("acknowledged before it is synced", lambda: patch.object(Replica, "_acknowledge", _acknowledge_at_once)),
+    Mutation(
+        "acknowledged before it is synced",
+        lambda: patch.object(Replica, "_acknowledge", _acknowledge_at_once),
+    ),
     Mutation(
         "a leader counts what its disk has not",
         lambda: patch.object(Replica, "advance_commit", _commit(own_disk=False, own_term=True)),
@@ -429,7 +457,10 @@ MUTATIONS = (
         lambda: patch.object(Core, "_compact", _compact_beyond_durable),
         changes=SNAPSHOTS,
     ),
-    Mutation("a leader begins before its no-op is applied", _method(Replica, "_SyncObj__onBecomeLeader", _leads_at_once)),
+    Mutation(
+        "a leader begins before its no-op is applied",
+        _method(Replica, "_SyncObj__onBecomeLeader", _leads_at_once),
+    ),
     Mutation(
         "reads do not wait for a majority",
         lambda: patch.object(Core, "_note_barrier", _barrier(beat=False, index=True)),

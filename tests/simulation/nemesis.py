@@ -1,4 +1,4 @@
-"""What goes wrong, when, and for how long. And its end: `heal` undoes everything, and the cluster has to get well alone."""
+"""What goes wrong, when, and for how long. `heal` undoes everything; the cluster has to get well alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from coordinator.consensus.core import TRANSFER_SECONDS, Transfer
+from tests.simulation.operator import Operator
 from tests.simulation.process import Member, Process
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Nemesis:
         self._healed = False
         self._undo: dict[int, Callable[[], None]] = {}
         self._number = 0
+        self._operator = Operator(cluster)
         self._faults: dict[str, Callable[[], None]] = {
             "crash": lambda: self._crash(self._anybody()),
             "crash the leader": lambda: self._crash(self._leader()),
@@ -52,6 +54,10 @@ class Nemesis:
         }
 
     def begin(self) -> None:
+        self._operator.begin()
+        self._soon()
+
+    def _soon(self) -> None:
         self._world.after(self._random.expovariate(1 / self._cluster.plan.fault_pause), self._next)
 
     def heal(self) -> None:
@@ -61,10 +67,10 @@ class Nemesis:
             undo()
         for member in self._cluster.members.values():
             member.disk.forget_failures()
-            if member.process is None:
-                member.start()
-            elif member.process.points_left is not None:
+            member.start()
+            if member.process is not None:
                 member.process.points_left = None
+        self._operator.heal()
 
     def ended(self, member: Member) -> None:
         """A process is gone; somebody starts it again."""
@@ -73,7 +79,9 @@ class Nemesis:
     def _restart(self, member: Member) -> None:
         if member.process is None:
             member.sick = False
-            member.points_at_start = self._random.randrange(POINTS_MAX) if self._random.random() < 0.1 else None
+            member.points_at_start = (
+                self._random.randrange(POINTS_MAX) if self._random.random() < 0.1 else None
+            )
             member.start()
             member.points_at_start = None
 
@@ -82,7 +90,7 @@ class Nemesis:
     def _next(self) -> None:
         if self._healed:
             return
-        self.begin()
+        self._soon()
         name = self._random.choice(self._cluster.plan.faults)
         self._world.tell("", name.upper())
         self._faults[name]()
@@ -106,7 +114,7 @@ class Nemesis:
         return self._cluster.leader() or self._anybody()
 
     def _pair(self) -> tuple[str, str] | None:
-        nodes = self._cluster.node_ids
+        nodes = [process.node_id for process in self._cluster.running()]
         if len(nodes) < 2:
             return None
         one, other = self._random.sample(nodes, 2)

@@ -73,7 +73,9 @@ class SimWire:
         self.patience = 0.0
         self.sent = 0
 
-    def start(self, on_message: Callable[[str, Message], None], on_change: Callable[[str, bool], None]) -> None:
+    def start(
+        self, on_message: Callable[[str, Message], None], on_change: Callable[[str, bool], None]
+    ) -> None:
         self._on_message, self._on_change = on_message, on_change
         self._network.started(self._owner.node_id, self)
 
@@ -172,7 +174,9 @@ class Network:
         self._random = world.stream("network")
         self._wires: dict[str, SimWire] = {}
         self._silent_since: dict[tuple[str, str], float] = {}
-        self._ends: dict[tuple[str, str], Connection] = {}  # (owner, peer) -> the connection, as the kernel has it
+        self._ends: dict[
+            tuple[str, str], Connection
+        ] = {}  # (owner, peer) -> the connection, as the kernel has it
         self._dialling: set[tuple[str, str]] = set()
 
     # Processes

@@ -24,6 +24,7 @@ class Plan:
     """Sizes in bytes, times in seconds, chances from 0 to 1."""
 
     members: int
+    spares: int  # machines that may become members
     seconds: float
     timing: Timing
     # the network
@@ -116,7 +117,8 @@ def plan_of(seed: int, seconds: float | None = None) -> Plan:
     segment = random.choice((16, 24, 32, 64)) * KIB
     registers = random.random() < 0.25
     return Plan(
-        members=random.choice((3, 3, 3, 3, 3, 3, 3, 5, 1)) if seed % 7 == 0 else 3,
+        members=random.choice((3, 5, 1)) if seed % 9 == 0 else 3,
+        spares=2 if seed % 5 == 0 else 0,
         seconds=seconds or random.choice((12.0, 16.0, 20.0, 30.0)),
         timing=Timing(heartbeat, election, election * random.choice((1.5, 2.0, 2.0))),
         wild=wild,

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.consensus.configuration import Configuration
 from coordinator.consensus.core import Core, Outside, Reading
-from coordinator.consensus.files import CorruptJournal, SickStorage, StorageFailure
+from coordinator.consensus.files import CorruptJournal, SickStorage, StorageFailure, StorageFull
+from coordinator.consensus.identity import Identity
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import Leadership
 from coordinator.consensus.memory import CHANCE_BITS, DurableMemory, boot_number
 from coordinator.consensus.messages import Message
 from coordinator.consensus.reading import answer_one
 from coordinator.metadata import queries
+from quorumfs.v1 import membership_pb2 as m
 from tests.simulation.machine import (
-    LOG_DIRECTORY,
     Clock,
     Disk,
     Image,
@@ -42,6 +43,7 @@ TURN_SECONDS_MIN = 0.00005
 FULL_DISK_SECONDS = 0.5
 THREAD_SECONDS = 0.0002
 HISTORY = 1
+DIRECTORY = Path("/")
 
 
 class Member:
@@ -51,13 +53,10 @@ class Member:
         self.cluster = cluster
         self.node_id = node_id
         self.random = cluster.world.stream(f"machine {node_id}")
-        self.disk = Disk(self.random, cluster.plan)
-        self.image = empty_image()
-        self.identity = cluster.genesis_members
+        self.uuid = ""
+        self.wipe()
         self.process: Process | None = None
-        self.last_process: Process | None = None  # the last one that came so far as to open its log
         self.boots = 0
-        self.applied = 0  # the highest index that was ever applied here
         self.points_at_start: int | None = None  # how far the next start comes before power is lost
         self.sick = False  # the disk is about to fail, or has
         self.full = False
@@ -65,12 +64,27 @@ class Member:
         self.clock_rate = 1.0 + self.random.uniform(-skew, skew)
 
     @property
-    def core(self) -> Core:
-        assert self.process is not None
-        return self.process.core
+    def belongs(self) -> bool:
+        """Whether it has the identity of a member."""
+        return bool(self.uuid)
+
+    def wipe(self) -> None:
+        """The disk is empty: nobody, who waits."""
+        self.uuid = ""
+        self.disk = Disk(self.random, self.cluster.plan)
+        self.image = empty_image()
+        self.last_process: Process | None = None  # the last one that came so far as to open its log
+        self.applied = 0  # the highest index that was ever applied here
+
+    def accept(self, members: Sequence[m.Member]) -> None:
+        """Become the member of this name, as a genesis or the request to join says."""
+        self.uuid = next(one.member_uuid for one in members if one.node_id == self.node_id)
+        request = m.GenesisRequest(cluster_id="simulated", history=HISTORY, members=members)
+        self.disk.point = self.disk.spend = lambda *_: None
+        Identity.accept(DIRECTORY, request, self.node_id, self.disk)
 
     def start(self) -> None:
-        if self.process is not None:
+        if self.process is not None or not self.belongs:
             return
         self.boots += 1
         process = Process(self)
@@ -135,6 +149,7 @@ class Process:
         self._busy_until = 0.0
         self._applying = self._apply_soon = self._turning = False
         self.core: Core
+        self.identity: Identity
         self.database: SimDatabase
         self.journal: Journal
 
@@ -144,9 +159,13 @@ class Process:
         member, cluster = self.member, self.cluster
         member.process = self
         self.machine.full = member.full
+        identity = Identity.load(DIRECTORY, self.node_id, member.disk)
+        if identity is None:
+            raise Violation(f"{self.node_id} has forgotten that it is a member")
+        self.identity = identity
         self.database = SimDatabase(member.image, self.machine, self.random, self.point)
         self.journal = Journal.open(
-            LOG_DIRECTORY,
+            DIRECTORY / "raft",
             member.disk,
             self.clock,
             segment_bytes=cluster.plan.segment_bytes,
@@ -175,8 +194,8 @@ class Process:
                 self._prepare_soon,
                 self._on_leadership,
             ),
-            DurableMemory(Path("/"), member.disk),
-            boot_number(member.boots, self.random.getrandbits(CHANCE_BITS)),
+            DurableMemory(DIRECTORY, member.disk),
+            boot_number(identity.boot_counter, self.random.getrandbits(CHANCE_BITS)),
         )
         self.core.start()
         cluster.started(self)
@@ -185,7 +204,7 @@ class Process:
     def _applied_configuration(self) -> Configuration:
         with self.database.reader() as tx:
             applied = queries.members(tx)
-        return Configuration.of(applied or self.member.identity)
+        return Configuration.of(applied or self.identity.members)
 
     def end(self) -> None:
         self.core.end()
@@ -212,6 +231,11 @@ class Process:
             self.world.tell(self.node_id, "exits with 74", error=error)
             cluster.marks.hit("a failing disk ended the process")
             self.member.crash(power=self.random.random() < 0.5)
+        except StorageFull as error:
+            if self in cluster.services or not self.member.full:
+                raise Violation(f"{self.node_id} ends: {error}") from error
+            cluster.marks.hit("a full disk prevented a start")
+            self.member.crash(power=False)
         except (Violation, KeyboardInterrupt):
             raise
         except Exception as error:
@@ -331,7 +355,9 @@ class Process:
             self._applying = False
             if database.installs > installs and self.random.random() < 0.3:
                 self.points_left = self.random.randrange(4)
-            self.cluster.marks.hit("a start applied again what the state had lost", before < self.member.applied)
+            self.cluster.marks.hit(
+                "a start applied again what the state had lost", before < self.member.applied
+            )
             self.member.applied = max(self.member.applied, database.applied_index)
 
     def _prepare_soon(self) -> None:
@@ -356,7 +382,11 @@ class Process:
         """The other member makes a copy now; it takes a while to come, or does not come."""
         source = self.cluster.members[leader_id].process
         found = None
-        if source is not None and not self.cluster.network.is_cut(leader_id, self.node_id) and not source.paused:
+        if (
+            source is not None
+            and not self.cluster.network.is_cut(leader_id, self.node_id)
+            and not source.paused
+        ):
             database = source.database
             if database.applied_index >= at_least and self.random.random() > 0.1:
                 found = (Image(database.image()), database.applied_index, database.applied_term)

@@ -128,7 +128,9 @@ class Service:
         desk: Any = Desk(self)
         upload_ttl, session_ttl = self._ttl_seconds
         for duty in (Expiry(desk, self._soft, upload_ttl, session_ttl), Tick(desk), Reap(desk)):
-            self._process.later(DUTY_SECONDS_MAX * self._process.random.random(), self._work, leadership, duty)
+            self._process.later(
+                DUTY_SECONDS_MAX * self._process.random.random(), self._work, leadership, duty
+            )
 
     def _work(self, leadership: Leadership, duty: Expiry | Tick | Reap) -> None:
         if self._process.core.leadership != leadership:

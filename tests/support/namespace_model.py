@@ -210,9 +210,9 @@ class Model:
         self._place(spot, row.node)
         return Code.OK
 
-    def empty_trash(self, older_than_ms: int, most: int | None = None) -> int:
-        """How many rows went: all that are so old, or the `most` oldest of them."""
-        old = [row for row in self.trash if row.deleted_ms <= self.now_ms - older_than_ms][:most]
+    def empty_trash(self, older_than_ms: int) -> int:
+        """How many rows went: all that are so old."""
+        old = [row for row in self.trash if row.deleted_ms <= self.now_ms - older_than_ms]
         self.trash = [row for row in self.trash if row not in old]
         return len(old)
 

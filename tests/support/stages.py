@@ -65,12 +65,12 @@ class Scene:
             asking.close()
 
     def kill(self, node_id: str) -> None:
+        self.write(node_id)  # first: the command may be over before this thread has seen the node's end
         self.cluster.kill(node_id)
-        self.write(node_id)
 
     def pause(self, node_id: str) -> None:
-        self.cluster.pause(node_id)
         self.write(node_id)
+        self.cluster.pause(node_id)
 
     def kill_leader(self) -> None:
         self.kill(self.leader()[0])

@@ -68,7 +68,7 @@ class Migration:
         make of its schema is not what the others make."""
         if self._digest(command.revision) != command.digest:
             raise InternalError(
-                f"the schema's version {command.revision!r} is another one here",
+                f"the schema's version {command.revision!a} is another one here",
                 cause="its scripts differ from those of the coordinator that proposed it",
                 next="install the same version of the software on every coordinator",
             )
@@ -122,14 +122,16 @@ def set_token(context: Context, command: e.SetToken) -> int:
     known = context.execute("SELECT 1 FROM token WHERE token_id = ?", (command.token_id,)).fetchone()
     if command.revoke:
         if known is None:
-            raise NotFoundError(f"there is no token {command.token_id!r}")
+            raise NotFoundError(f"there is no token {command.token_id[:64]!a}")
         return context.execute(
             "UPDATE token SET revoked = 1 WHERE token_id = ? AND revoked = 0", (command.token_id,)
         ).rowcount
     if known is not None:
-        raise AlreadyExistsError(f"there is a token {command.token_id!r}")
-    if not command.token_id or not command.hash or command.expires_cluster_ms > NUMBER_MAX:
-        raise InvalidArgumentError("a token has an id, a hash, and an end in cluster time")
+        raise AlreadyExistsError(f"there is a token {command.token_id[:64]!a}")
+    texts = (command.token_id, command.name, command.role, command.hash)
+    too_long = any(len(one) > TEXT_CHARACTERS_MAX for one in texts)
+    if not command.token_id or not command.hash or too_long or command.expires_cluster_ms > NUMBER_MAX:
+        raise InvalidArgumentError("a token has a short id, name and hash, and an end in cluster time")
     context.execute(
         "INSERT INTO token (token_id, name, role, hash, created_wall_ms, expires_ms, revoked)"
         " VALUES (?, ?, ?, ?, ?, ?, 0)",

@@ -96,6 +96,7 @@ def clone(context: Context, request: n.CloneRequest) -> n.Result:
 
 
 def _check_extents(context: Context, file: Inode, place: Place) -> None:
+    """Raises TooLargeError, BusyError."""
     (number,) = context.execute(
         "SELECT count(*) FROM (SELECT 1 FROM extent WHERE version = ? LIMIT ?)",
         (file.version, CLONE_EXTENTS_MAX + 1),
@@ -106,6 +107,7 @@ def _check_extents(context: Context, file: Inode, place: Place) -> None:
             cause=f"more than {CLONE_EXTENTS_MAX}",
             next="copy it through a client: dfsctl get, dfsctl put",
         )
+    context.spend(number)
 
 
 # What every new content goes through

@@ -71,7 +71,7 @@ def symlink(context: Context, request: n.SymlinkRequest) -> n.Result:
     target = request.target
     if not 0 < len(target) <= SYMLINK_TARGET_BYTES_MAX or b"\0" in target:
         raise InvalidArgumentError(
-            f"a link cannot point to {show(target)!r}",
+            f"a link cannot point to '{show(target)}'",
             cause=f"1 to {SYMLINK_TARGET_BYTES_MAX} bytes without NUL",
         )
     place = place_of(context, request.ref)
@@ -175,7 +175,7 @@ def set_attributes(context: Context, request: n.SetAttributesRequest) -> n.Resul
 
 
 def _checked_replication(context: Context, inode: Inode, place: Place, replication: int) -> int:
-    """Raises InvalidArgumentError, and TooLargeError for a file of more chunks than an entry may touch."""
+    """Raises InvalidArgumentError, TooLargeError for a file of more chunks than an entry may touch, BusyError."""
     if inode.type != FILE:
         raise InvalidArgumentError(f"{show(place.path)} is no file", cause="only files have replicas")
     if not replication:
@@ -196,6 +196,7 @@ def _checked_replication(context: Context, inode: Inode, place: Place, replicati
         raise TooLargeError(
             f"{show(place.path)} has too many chunks for one entry", cause=f"more than {limit} are concerned"
         )
+    context.spend(number)
     return replication
 
 

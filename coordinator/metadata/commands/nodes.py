@@ -1,7 +1,9 @@
 """Nodes: who belongs to the cluster, with which disks and labels, and what operators have said of them.
 
-A node keeps its key, a small number, for life; replicas name it. Sizes of disks and signs of life are a
-leader's soft state and never come here.
+1. A node keeps its key, a small number, for life; replicas name it. Sizes of disks and signs of life are a leader's
+   soft state and never come here.
+2. A node may hold a million replicas. Where they are to go, one entry takes REPLICAS_PER_ENTRY of them and says that
+   there are more: the command is then proposed again, and does its work when they are gone.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ from quorumfs.v1 import types_pb2 as t
 DISKS_MAX = 64
 TEXT_CHARACTERS_MAX = 1024
 NUMBER_MAX = 2**63 - 1
+REPLICAS_PER_ENTRY = 5000
 
+_ROLE = {t.NODE_ROLE_COORDINATOR: "coordinator", t.NODE_ROLE_DATANODE: "datanode"}
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?")
 _VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
 
 
 def register(context: Context, command: e.RegisterNode) -> int:
-    """Take a node in, or note what has changed about it; its key.
+    """Take a node in, or note what has changed about it; its key. 0: it is empty, and more replicas that it had are to
+    go first.
 
     Labels that the cluster has for a node stay as they are; those it tells for the first time are added.
     Raises InvalidArgumentError, and DuplicateNodeError for two nodes under one id or one node under two.
@@ -35,11 +40,16 @@ def register(context: Context, command: e.RegisterNode) -> int:
     _check_node(told)
     _refuse_other_id(context, told)
     row = context.execute(
-        "SELECT key, node_uuid, info FROM node WHERE node_id = ?", (told.node_id,)
+        "SELECT key, node_uuid, info, role FROM node WHERE node_id = ?", (told.node_id,)
     ).fetchone()
     if row is None:
         return _take_in(context, told)
-    key, node_uuid, info = int(row[0]), row[1], m.NodeInfo.FromString(row[2])
+    key, node_uuid, info, role = int(row[0]), row[1], m.NodeInfo.FromString(row[2]), row[3]
+    if told.role != role:
+        raise DuplicateNodeError(
+            f"{told.node_id} is registered as a {_ROLE[role]}, not as a {_ROLE[told.role]}",
+            next="choose another node.id",
+        )
     labels = dict(told.labels)
     if node_uuid == told.node_uuid:
         labels.update(info.labels)
@@ -50,8 +60,8 @@ def register(context: Context, command: e.RegisterNode) -> int:
             next=f"choose another node.id, or forget the old one: dfsctl node forget {told.node_id}",
         )
     check_labels(labels)
-    if command.empty:
-        drop_replicas(context, key)
+    if command.empty and drop_replicas(context, key):
+        return 0
     context.execute(
         "UPDATE node SET node_uuid = ?, role = ?, info = ? WHERE key = ?",
         (told.node_uuid, told.role, _lasting(told, labels), key),
@@ -61,9 +71,11 @@ def register(context: Context, command: e.RegisterNode) -> int:
 
 
 def forget(context: Context, command: e.ForgetNode) -> int:
-    """Let a node go, with all its replicas. Raises NotFoundError."""
+    """Let a node go, with all its replicas; how many of these are still to go first. Raises NotFoundError."""
     key = key_of(context, command.node_id)
-    drop_replicas(context, key)
+    left = drop_replicas(context, key)
+    if left:
+        return left
     context.execute("DELETE FROM disk WHERE node = ?", (key,))
     context.execute("DELETE FROM node WHERE key = ?", (key,))
     return 0
@@ -103,13 +115,20 @@ def key_of(context: Context, node_id: str) -> int:
     return int(row[0])
 
 
-def drop_replicas(context: Context, key: int) -> None:
-    """A node's replicas are gone, and its chunks count without them."""
+def drop_replicas(context: Context, key: int) -> int:
+    """A node's replicas are gone, up to REPLICAS_PER_ENTRY of them, and its chunks count without them; how many are
+    left."""
+    page = "SELECT chunk, state FROM replica WHERE node = ? ORDER BY state, chunk LIMIT ?"
     context.execute(
-        "UPDATE chunk SET live = live - 1 WHERE id IN (SELECT chunk FROM replica WHERE node = ? AND state = ?)",
-        (key, t.REPLICA_STATE_LIVE),
+        f"UPDATE chunk SET live = live - 1 WHERE id IN (SELECT chunk FROM ({page}) WHERE state = ?)",
+        (key, REPLICAS_PER_ENTRY, t.REPLICA_STATE_LIVE),
     )
-    context.execute("DELETE FROM replica WHERE node = ?", (key,))
+    context.execute(
+        f"DELETE FROM replica WHERE node = ? AND chunk IN (SELECT chunk FROM ({page}))",
+        (key, key, REPLICAS_PER_ENTRY),
+    )
+    (left,) = context.execute("SELECT count(*) FROM replica WHERE node = ?", (key,)).fetchone()
+    return int(left)
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
@@ -119,9 +138,9 @@ def check_labels(labels: Mapping[str, str]) -> None:
     for key in sorted(labels):
         value = labels[key]
         if len(key) > LABEL_KEY_BYTES_MAX or not _KEY.fullmatch(key):
-            raise InvalidArgumentError(f"a label cannot be called {key[:LABEL_KEY_BYTES_MAX]!r}")
+            raise InvalidArgumentError(f"a label cannot be called {key[:LABEL_KEY_BYTES_MAX]!a}")
         if len(value) > LABEL_VALUE_BYTES_MAX or not _VALUE.fullmatch(value):
-            raise InvalidArgumentError(f"label {key} cannot be {value[:LABEL_VALUE_BYTES_MAX]!r}")
+            raise InvalidArgumentError(f"label {key} cannot be {value[:LABEL_VALUE_BYTES_MAX]!a}")
 
 
 def _take_in(context: Context, told: m.NodeInfo) -> int:
@@ -172,15 +191,16 @@ def _lasting(told: m.NodeInfo, labels: Mapping[str, str]) -> bytes:
 
 def _check_node(told: m.NodeInfo) -> None:
     if not _NODE_ID.fullmatch(told.node_id) or not told.node_uuid:
-        raise InvalidArgumentError(f"a node cannot be called {told.node_id[:63]!r}", cause="or has no UUID")
-    if told.role not in (t.NODE_ROLE_COORDINATOR, t.NODE_ROLE_DATANODE):
+        raise InvalidArgumentError(f"a node cannot be called {told.node_id[:63]!a}", cause="or has no UUID")
+    if told.role not in _ROLE:
         raise InvalidArgumentError(f"{told.node_id} has no role")
     if len(told.disks) > DISKS_MAX or any(not one.disk_id for one in told.disks):
         raise InvalidArgumentError(
             f"{told.node_id} has too many disks, or one without an id", cause=f"at most {DISKS_MAX}"
         )
     texts = (told.node_uuid, told.grpc, told.http, told.version, told.host)
-    if any(len(text) > TEXT_CHARACTERS_MAX for text in (*texts, *(one.path for one in told.disks))):
+    of_disks = (text for one in told.disks for text in (one.disk_id, one.path))
+    if any(len(text) > TEXT_CHARACTERS_MAX for text in (*texts, *of_disks)):
         raise InvalidArgumentError(f"{told.node_id} describes itself at too great a length")
 
 
@@ -198,5 +218,5 @@ def _refuse_other_id(context: Context, told: m.NodeInfo) -> None:
 
 def _unknown(node_id: str) -> NotFoundError:
     return NotFoundError(
-        f"no node {node_id[:63]!r} is registered", next="dfsctl node ls shows those that are"
+        f"no node {node_id[:63]!a} is registered", next="dfsctl node ls shows those that are"
     )

@@ -35,6 +35,9 @@ _CHUNK = "SELECT state, upload, length, checksum, live FROM chunk WHERE id = ?"
 _IN_BASE = "SELECT 1 FROM extent WHERE version = ? AND chunk = ? LIMIT 1"
 _DATANODE = "SELECT key FROM node WHERE node_id = ? AND role = ?"
 
+Disks = dict[tuple[str, str], tuple[int, int] | None]
+"""(node id, disk id) -> their keys, as far as looked up."""
+
 
 class Open(NamedTuple):
     """The row of an open upload."""
@@ -56,11 +59,12 @@ class Open(NamedTuple):
 
 def take_chunks(context: Context, upload: Open, chunks: Iterable[n.SealedChunk]) -> None:
     """Raises InvalidArgumentError, ChunkNotFoundError, ChunkCondemnedError, PreconditionFailedError."""
+    disks: Disks = {}
     for sealed in chunks:
-        _take_chunk(context, upload, sealed)
+        _take_chunk(context, upload, sealed, disks)
 
 
-def _take_chunk(context: Context, upload: Open, sealed: n.SealedChunk) -> None:
+def _take_chunk(context: Context, upload: Open, sealed: n.SealedChunk, disks: Disks) -> None:
     row = context.execute(_CHUNK, (sealed.chunk,)).fetchone() if len(sealed.chunk) == ID_BYTES else None
     if row is None:
         raise _no_chunk(sealed.chunk)
@@ -79,13 +83,13 @@ def _take_chunk(context: Context, upload: Open, sealed: n.SealedChunk) -> None:
         raise PreconditionFailedError(
             f"chunk {sealed.chunk.hex()} was handed in before, with another length or checksum"
         )
-    _take_acks(context, upload, sealed)
+    _take_acks(context, upload, sealed, disks)
 
 
-def _take_acks(context: Context, upload: Open, sealed: n.SealedChunk) -> None:
+def _take_acks(context: Context, upload: Open, sealed: n.SealedChunk, disks: Disks) -> None:
     """The chunk is sealed where it is durable; what was promised elsewhere is not there. A replica that was found
     damaged since it was first handed in stays so."""
-    holders = _holders(context, sealed)
+    holders = _holders(context, sealed, disks)
     for node, disk in holders.items():
         context.execute(
             "INSERT INTO replica (chunk, node, disk, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (chunk, node)"
@@ -110,16 +114,25 @@ def _take_acks(context: Context, upload: Open, sealed: n.SealedChunk) -> None:
     )
 
 
-def _holders(context: Context, sealed: n.SealedChunk) -> dict[int, int]:
+def _holders(context: Context, sealed: n.SealedChunk, disks: Disks) -> dict[int, int]:
     """Node key -> disk key of those datanodes that acknowledged the chunk as durable."""
     if len(sealed.replicas) > ACKS_MAX:
         raise InvalidArgumentError(f"a chunk cannot have {len(sealed.replicas)} acknowledgements")
     found: dict[int, int] = {}
     for ack in sealed.replicas:
-        row = context.execute(_DATANODE, (ack.node_id, t.NODE_ROLE_DATANODE)).fetchone()
-        if ack.durable and row is not None:
-            found[row[0]] = disk_key(context, row[0], ack.disk_id)
+        holder = ack.node_id, ack.disk_id
+        if holder not in disks:
+            disks[holder] = _disk(context, *holder)
+        disk = disks[holder]
+        if ack.durable and disk is not None:
+            found[disk[0]] = disk[1]
     return found
+
+
+def _disk(context: Context, node_id: str, disk_id: str) -> tuple[int, int] | None:
+    """The keys of a datanode and of its disk; None for a node that is none."""
+    row = context.execute(_DATANODE, (node_id, t.NODE_ROLE_DATANODE)).fetchone()
+    return (row[0], disk_key(context, row[0], disk_id)) if row is not None else None
 
 
 def take_extents(context: Context, upload: Open, extents: Iterable[t.Extent]) -> None:

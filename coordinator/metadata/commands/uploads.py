@@ -23,7 +23,7 @@ from coordinator.metadata.contents import Last
 from coordinator.metadata.context import Context
 from coordinator.metadata.places import Place, former_place, place_of, place_under
 from coordinator.metadata.tree import FILE, Inode
-from quorumfs.errors import InvalidArgumentError, NoPlacementError, TooLargeError, UploadGoneError
+from quorumfs.errors import BusyError, InvalidArgumentError, NoPlacementError, TooLargeError, UploadGoneError
 from quorumfs.ids import ID_BYTES
 from quorumfs.limits import ALLOCATE_CHUNKS_MAX
 from quorumfs.v1 import entries_pb2 as e
@@ -116,7 +116,7 @@ def _datanode(context: Context, node_id: str) -> tuple[int, t.NodeAddress]:
         "SELECT key, info FROM node WHERE node_id = ? AND role = ?", (node_id, t.NODE_ROLE_DATANODE)
     ).fetchone()
     if row is None:
-        raise NoPlacementError(f"{node_id!r} was chosen, and is no datanode any more", next="ask again")
+        raise NoPlacementError(f"{node_id[:63]!a} was chosen, and is no datanode any more", next="ask again")
     info = m.NodeInfo.FromString(row[1])
     return row[0], t.NodeAddress(node_id=node_id, grpc=info.grpc, http=info.http)
 
@@ -131,12 +131,13 @@ def add_extents(context: Context, request: n.AddExtentsRequest) -> n.Result:
 
 def commit_upload(context: Context, request: n.CommitUploadRequest) -> n.Result:
     """Make the upload a file; wants a savepoint. Raises also what `check_target` raises, NotFoundError when
-    its directory is gone."""
+    its directory is gone, BusyError."""
     upload = _open(context, request.upload)
     sealing.take_chunks(context, upload, request.chunks)
     sealing.take_extents(context, upload, request.extents)
     if request.size > FILE_BYTES_MAX:
         raise TooLargeError(f"no file has {request.size} bytes")
+    context.spend(_rows(context, upload))
     sealing.check_whole(context, upload, request.size, request.checksum)
     place = place_under(context, upload.parent, upload.name)
     old = tree.child(context.tx, place.parent, place.name)
@@ -167,12 +168,16 @@ def commit_upload(context: Context, request: n.CommitUploadRequest) -> n.Result:
 
 
 def abort_upload(context: Context, request: n.AbortUploadRequest) -> n.Result:
-    _abort(context, _open(context, request.upload))
+    """Raises BusyError."""
+    upload = _open(context, request.upload)
+    context.spend(_rows(context, upload))
+    _abort(context, upload)
     return n.Result(code=t.ERROR_CODE_OK)
 
 
 def expire(context: Context, command: e.ExpireUploads) -> int:
-    """End those uploads whose time is over as of this entry; how many. One may have been renewed meanwhile."""
+    """End those uploads whose time is over as of this entry; how many. One may have been renewed meanwhile, and what
+    is too much for an entry is left to the next."""
     ended = 0
     for upload_id in command.uploads:
         row = context.execute(_READ, (upload_id,)).fetchone()
@@ -180,6 +185,10 @@ def expire(context: Context, command: e.ExpireUploads) -> int:
             continue
         upload = Open(*row)
         if upload.deadline_ms <= context.now_ms:
+            try:
+                context.spend(_rows(context, upload))
+            except BusyError:
+                break
             _abort(context, upload)
             ended += 1
     return ended
@@ -193,6 +202,15 @@ def _open(context: Context, upload_id: bytes) -> Open:
             cause="it was committed, aborted, or had no sign of life for too long",
         )
     return Open(*row)
+
+
+def _rows(context: Context, upload: Open) -> int:
+    """Of how many extents and chunks an upload consists."""
+    (extents,) = context.execute(
+        "SELECT count(*) FROM extent WHERE version = ?", (upload.version,)
+    ).fetchone()
+    (chunks,) = context.execute("SELECT count(*) FROM chunk WHERE upload = ?", (upload.id,)).fetchone()
+    return int(extents + chunks)
 
 
 def _renew(context: Context, upload: Open) -> Open:

@@ -105,8 +105,10 @@ def test_a_level_with_a_time_to_live_goes_back_by_itself(
     room.info("before")
     log.levels.set("debug", ttl_seconds=60)
     assert log.levels.current() == "debug"
+    assert 0 < log.levels.remaining_seconds() <= 60
     room.debug("during")
     timers[0]()
+    assert log.levels.remaining_seconds() == 0
     room.info("after")
     assert [event["event"] for event in lines(stream)] == ["during"]
     assert log.levels.current() == "warning"

@@ -6,8 +6,8 @@ import pytest
 
 from coordinator.decisions.liveness import Liveness, Timing
 from coordinator.soft.orders import COMMAND_SECONDS
-from coordinator.soft.signs import PROMISE_SECONDS
-from coordinator.soft_state import KnownNode, SoftState
+from coordinator.soft.signs import PROMISE_SECONDS, Signs
+from coordinator.soft_state import KnownNode, NodeTable, Report, SoftState
 from quorumfs.clock import ManualClock
 from quorumfs.errors import BusyError, DuplicateNodeError
 from quorumfs.v1 import membership_pb2 as m
@@ -243,3 +243,77 @@ def test_an_alarm_keeps_its_beginning(soft: SoftState, clock: ManualClock) -> No
     assert soft.alarms() == [("x", "second", began)]
     assert soft.clear_alarm("x")
     assert soft.alarms() == []
+
+
+def test_an_older_node_table_never_takes_the_place_of_a_newer_one(soft: SoftState) -> None:
+    draining = KnownNode(known("d1").info, t.NODE_INTENT_DRAINING)
+    soft.set_known(NodeTable(20, (draining, known("d2"))))
+    soft.set_known(NodeTable(19, (known("d1"), known("d2"), known("d3"))))
+    assert soft.known() == {"d1": draining, "d2": known("d2")}
+    soft.set_known(NodeTable(20, (known("d1"),)))
+    assert soft.known() == {"d1": known("d1")}
+
+
+def test_a_node_table_that_comes_after_the_end_is_not_kept(soft: SoftState) -> None:
+    soft.end()
+    soft.set_known(NodeTable(20, (known("d1"),)))
+    assert soft.known() == {}
+    soft.begin(1, 6, [known("d2")], 30)
+    soft.set_known(NodeTable(20, (known("d1"),)))
+    assert soft.known() == {"d2": known("d2")}
+
+
+def test_the_orders_of_a_forgotten_node_come_back_without_an_outcome(soft: SoftState) -> None:
+    soft.heard(beat("d1"))
+    soft.order("d1", "verify", m.Command(verify=m.VerifyCommand(chunk=CHUNK)), CHUNK)
+    soft.set_known(NodeTable(20, (known("d2"),)))
+    (done,) = soft.take_done(("verify",))
+    assert done.outcome is None
+
+
+def test_a_heartbeat_that_was_overtaken_is_a_sign_of_life_and_no_news(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    soft.heard(beat("d1", 2))
+    clock.advance(2)
+    old = m.ReplicaReport(chunk=CHUNK, state=t.REPLICA_STATE_LIVE)
+    assert soft.heard(beat("d1", 1, delta=[old], disks=[]))
+    assert soft.take_reports(10) == []
+    assert soft.candidates()["d1"].free_bytes == 1000
+    assert soft.pulse("d1").age_seconds == 0
+
+
+def test_a_sealed_replica_is_reported_with_its_length_and_checksum(soft: SoftState) -> None:
+    one = m.ReplicaReport(chunk=CHUNK, state=t.REPLICA_STATE_LIVE, disk_id="k", length=5, checksum=7)
+    soft.heard(beat("d1", delta=[one]))
+    assert soft.take_reports(10) == [Report("d1", CHUNK, "k", t.REPLICA_STATE_LIVE, 5, 7)]
+
+
+def test_a_dead_node_takes_no_place_among_those_that_gather(soft: SoftState, clock: ManualClock) -> None:
+    soft.heard(beat("d1"))
+    clock.advance(30)
+    soft.heard(beat("d2"))
+    assert soft.wanting_inventory(1) == ["d2"]
+
+
+def test_what_a_node_has_promised_away_is_forgotten_second_by_second(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    soft.heard(beat("d1"))
+    for _ in range(10):
+        soft.promise(["d1"], 50)
+        clock.advance(0.1)
+    assert soft.candidates()["d1"].free_bytes == 500
+    clock.advance(1)
+    soft.promise(["d1"], 100)
+    clock.advance(PROMISE_SECONDS - 1)
+    assert soft.candidates()["d1"].free_bytes == 900
+
+
+def test_signs_of_life_that_are_too_many_push_out_the_oldest() -> None:
+    signs: Signs[int] = Signs(most=3)
+    for key in (1, 2, 3):
+        signs.note(key, 10.0)
+    signs.note(1, 20.0)
+    signs.note(4, 20.0)
+    assert signs.take_silent([1, 2, 3, 4], 10.0, 5.0, 20.0) == [2, 3]

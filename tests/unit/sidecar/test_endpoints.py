@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from quorumfs.clock import ManualClock
 from quorumfs.errors import NoLeaderError, NotLeaderError
-from quorumfs.v1 import admin_pb2
+from quorumfs.v1 import admin_pb2, types_pb2
 from sidecar.app import create_app
 from tests.unit.sidecar import fakes
 from tests.unit.sidecar.fakes import C1, C2, C3, OWN, FakeNode, agent, leaderless, view, well
@@ -195,6 +195,29 @@ def test_a_follower_that_refuses_leads_on_to_the_leader() -> None:
     found = client(nodes, role="coordinator").get("/v1/gc").json
     assert found is not None
     assert (found["cycle"], found["observed_by"]) == (4, C2)
+
+
+def test_the_nodes_health_is_told_by_the_leader_to_a_followers_agent() -> None:
+    followed, led = fakes.cluster_status(), fakes.cluster_status()
+    for one in (followed.view, led.view):
+        one.leader.node_id, one.leader.grpc = "c2", C2
+    for node in followed.view.nodes:
+        node.state = types_pb2.NODE_STATE_UNSPECIFIED
+    led.view.authoritative = True
+    own = well(GetStatus=fakes.status(node_id="c1"), GetClusterStatus=followed)
+    nodes = {C1: own, C2: FakeNode({"GetClusterStatus": led})}
+    clock = ManualClock()
+    tested = client(nodes, role="coordinator", clock=clock)
+    found = tested.get("/v1/cluster").json
+    assert found is not None
+    assert {node["state"] for node in found["datanodes"]} == {"alive"}
+    assert (found["authoritative"], found["observed_by"]) == (True, C2)
+    nodes[C2].state = "hung"
+    clock.advance(20)
+    found = tested.get("/v1/cluster").json
+    assert found is not None
+    assert {node["state"] for node in found["datanodes"]} == {"unspecified"}
+    assert (found["authoritative"], found["observed_by"]) == (False, "c1")
 
 
 def test_a_selector_chooses_nodes_and_a_bad_one_is_refused() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.decisions.liveness import Liveness
-from coordinator.decisions.placement import Candidate
+from coordinator.decisions.placement import IN_MAINTENANCE, Candidate
 from coordinator.decisions.repair import Damaged, Plan, Running, plan
 
 GIB = 1 << 30
@@ -96,6 +96,49 @@ def test_a_draining_node_gives_but_does_not_take() -> None:
     decided = decide([chunk(1, "d1")], nodes)
     assert decided.copies[0].sources == ("d1",)
     assert decided.copies[0].destination == "d3"
+
+
+THREE = cluster(*(node(f"d{k}") for k in range(1, 4)))
+
+
+def test_with_no_other_node_a_bad_replica_is_replaced_where_it_is() -> None:
+    decided = decide([chunk(1, "d2", "d3", others=("d1",))], THREE)
+    assert [(one.destination, one.sources) for one in decided.copies] == [("d1", ("d2", "d3"))]
+
+
+def test_a_bad_replica_is_not_replaced_while_another_node_is_only_busy() -> None:
+    nodes = cluster(*THREE.values(), node("d4"))
+    running = [Running(chunk(k).chunk, "d4", "d9") for k in (7, 8)]
+    decided = decide([chunk(1, "d2", "d3", others=("d1",))], nodes, running)
+    assert decided.copies == ()
+    assert decided.waiting == 1
+
+
+def test_a_node_that_has_a_good_replica_never_gets_another() -> None:
+    for seed in range(20):
+        chance = random.Random(seed).random
+        decided = plan([chunk(1, "d1", "d2")], THREE, [], per_node=2, at_once=8, chance=chance)
+        assert [one.destination for one in decided.copies] == ["d3"]
+    assert decide([chunk(1, "d1", "d2")], cluster(node("d1"), node("d2"))).waiting == 1
+
+
+def test_a_second_copy_goes_to_another_zone_than_the_one_under_way() -> None:
+    zones = {"d1": "a", "d2": "b", "d3": "b", "d4": "c"}
+    nodes = cluster(*(node(node_id, zone=zone) for node_id, zone in zones.items()))
+    for seed in range(20):
+        chance = random.Random(seed).random
+        running = [Running(chunk(1).chunk, "d2", "d1")]
+        decided = plan([chunk(1, "d1")], nodes, running, per_node=2, at_once=8, chance=chance)
+        assert [one.destination for one in decided.copies] == ["d4"]
+
+
+def test_what_a_node_in_maintenance_has_counts_as_there() -> None:
+    away = node("d1", Liveness.DEAD, intent=IN_MAINTENANCE)
+    nodes = cluster(away, node("d2"), node("d3"), node("d4"), node("d5"))
+    assert decide([chunk(1, "d1", "d2", "d3")], nodes).copies == ()
+    (copy,) = decide([chunk(1, "d1", "d2")], nodes).copies
+    assert copy.sources == ("d2",)
+    assert decide([chunk(1, "d1", "d2")], nodes, [Running(chunk(1).chunk, "d3", "d2")]).copies == ()
 
 
 @given(

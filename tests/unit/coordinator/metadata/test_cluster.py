@@ -108,6 +108,7 @@ def test_a_token_is_kept_as_a_hash_until_it_is_revoked(cluster: Cluster) -> None
     for wrong in (
         e.SetToken(token_id="t2"),
         e.SetToken(token_id="t2", hash=b"h", expires_cluster_ms=2**64 - 1),
+        e.SetToken(token_id="t2", hash=b"h" * 2000),
     ):
         assert cluster.system(e.SystemCommand(set_token=wrong)).code == Code.INVALID_ARGUMENT
 

@@ -85,6 +85,10 @@ def test_nothing_is_wrong_with_a_state_that_commands_made(state: Cluster) -> Non
         ("INSERT INTO slot VALUES (99, 0, 1, x'01', x'01', 1)", "a slot of no session"),
         ("DELETE FROM node WHERE node_id = 'd1'", "a disk of no node"),
         ("UPDATE inode SET target = NULL WHERE type = 3", "a link without a target"),
+        (
+            "INSERT INTO trash SELECT id + 1, inode, path, deleted_ms - 1, 0, '', 1, 0 FROM trash LIMIT 1",
+            "trash whose times are not in the order of its numbers",
+        ),
         ("UPDATE totals SET next_inode = 2", "a number that a counter will give again"),
         ("UPDATE totals SET next_disk = 1", "a number that a counter will give again"),
         ("UPDATE totals SET files = files + 1", "totals.files"),

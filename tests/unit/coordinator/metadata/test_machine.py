@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from coordinator.metadata import hashing
-from coordinator.metadata.machine import FORMAT, WALL_MS_MAX
+from coordinator.metadata.machine import CLUSTER_MS_MAX, FORMAT, WALL_MS_MAX
 from quorumfs.errors import Code, FormatTooNewError, InternalError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
+from quorumfs.v1 import types_pb2 as t
 from tests.support.machines import Cluster, Replica
 from tests.support.ops import mkdir, names, put, stat
 
@@ -49,6 +50,53 @@ def test_bytes_that_are_no_batch_are_an_answer(cluster: Cluster) -> None:
     assert n.BatchResult.FromString(batch).code == Code.INVALID_ARGUMENT
     assert e.SystemResult.FromString(system).results[0].code == Code.INVALID_ARGUMENT
     assert n.BatchResult.FromString(neither).code == Code.OK
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b"\x0b" * 10_000, b"\x2a\x7f", b"\x2a\x04\x42\x02\x0a\x7f"])
+def test_whatever_the_bytes_are_they_are_an_answer_and_change_nothing(cluster: Cluster, raw: bytes) -> None:
+    before = cluster.replica.db.execute("SELECT * FROM totals").fetchall()
+    batch, system = cluster.entry(e.Item(batch=raw), e.Item(system=raw))
+    assert n.BatchResult.FromString(batch).code == Code.INVALID_ARGUMENT
+    assert all(one.code == Code.INVALID_ARGUMENT for one in e.SystemResult.FromString(system).results)
+    assert cluster.replica.db.execute("SELECT * FROM totals").fetchall() == before
+
+
+def test_lists_of_very_many_elements_are_gone_through(cluster: Cluster) -> None:
+    upload = cluster.one(n.Op(open_upload=n.OpenUploadRequest(ref=n.Ref(path=b"/x")))).upload.upload
+    many = 100_000
+    chunk = n.SealedChunk(chunk=bytes(16), replicas=[t.ReplicaAck(node_id="d1", durable=True)] * many)
+    extents = [t.Extent(offset=2**64 - 1, length=2**64 - 1, chunk=bytes(16), chunk_offset=2**64 - 1)] * many
+    results = cluster.do(
+        n.Op(add_extents=n.AddExtentsRequest(upload=upload, extents=extents)),
+        n.Op(add_extents=n.AddExtentsRequest(upload=upload, chunks=[chunk])),
+        n.Op(allocate=n.AllocateRequest(upload=upload, count=2**32 - 1, exclude=["d1"] * many)),
+        mkdir(b"/a" * many, parents=True),
+        choices=[e.Choice(op=2, placements=[e.Placement(node_ids=["d1"] * many)] * 2)] * 3,
+    )
+    assert [one.code for one in results] == [
+        Code.CHUNK_NOT_FOUND,
+        Code.CHUNK_NOT_FOUND,
+        Code.INVALID_ARGUMENT,
+        Code.INVALID_PATH,
+    ]
+    update = e.ReplicaUpdate(chunk=b"c" * 16, node_id="d1")
+    outcomes = [
+        cluster.system(e.SystemCommand(update_replicas=e.UpdateReplicas(updates=[update] * many))),
+        cluster.system(e.SystemCommand(expire_sessions=e.ExpireSessions(sessions=[2**64 - 1] * many))),
+        cluster.system(
+            e.SystemCommand(set_node=e.SetNode(node_id="d1", labels={f"k{k}": "" for k in range(many)}))
+        ),
+    ]
+    assert [(one.code, one.number) for one in outcomes] == [(0, 0), (0, 0), (Code.INVALID_ARGUMENT, 0)]
+
+
+def test_replicated_time_at_the_end_of_its_range_stops_nobody(cluster: Cluster) -> None:
+    cluster.now_ms = 2**64 - 1 - 1_700_000_000_000
+    upload = cluster.one(n.Op(open_upload=n.OpenUploadRequest(ref=n.Ref(path=b"/x")))).upload
+    assert CLUSTER_MS_MAX < upload.deadline_cluster_ms < 2**63
+    session = cluster.one(n.Op(open_session=n.OpenSessionRequest())).session.session
+    assert cluster.batch(n.Batch(session=session, seq=1, ops=[put(b"/y")])).results[0].code == Code.OK
+    assert cluster.system(e.SystemCommand(reap_trash=e.ReapTrash(limit=1))).code == Code.OK
 
 
 def test_operations_of_a_kind_unknown_here_are_refused_one_by_one(cluster: Cluster) -> None:

@@ -213,6 +213,15 @@ def test_a_link_cannot_point_to_what_is_no_path(cluster: Cluster, target: bytes)
     assert cluster.one(symlink(b"/l", target)).code == Code.INVALID_ARGUMENT
 
 
+def test_a_link_may_point_upwards_and_never_above_the_root(cluster: Cluster) -> None:
+    cluster.do(
+        mkdir(b"/a/b/c", parents=True), symlink(b"/a/b/c/up", b".."), symlink(b"/a/top", b"../../x/../..")
+    )
+    cluster.one(mkdir(b"/x"))
+    assert cluster.one(put(b"/a/b/c/up/f")).info.path == b"/a/b/f"
+    assert cluster.one(put(b"/a/top/f")).info.path == b"/f"
+
+
 def test_a_circle_of_links_is_told_after_a_bounded_time(cluster: Cluster) -> None:
     cluster.do(symlink(b"/a", b"b"), symlink(b"/b", b"a"))
     assert cluster.one(put(b"/a/x")).code == Code.CYCLE

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from coordinator.metadata import queries
+from coordinator.metadata.commands import nodes
 from quorumfs.errors import Code
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -40,6 +41,10 @@ def row(cluster: Cluster, node_id: str = "d9") -> queries.NodeRow:
 
 def live(cluster: Cluster) -> list[int]:
     return [found[0] for found in cluster.replica.db.execute("SELECT live FROM chunk")]
+
+
+def chunks_of(cluster: Cluster) -> list[bytes]:
+    return [row[0] for row in cluster.replica.db.execute("SELECT id FROM chunk ORDER BY id")]
 
 
 def test_a_node_is_known_with_its_disks_but_not_their_sizes(cluster: Cluster) -> None:
@@ -127,6 +132,33 @@ def test_another_machine_takes_a_name_over_only_empty(cluster: Cluster) -> None:
     assert row(cluster, "d1").info.node_uuid == "new"
 
 
+def test_a_coordinator_does_not_become_a_datanode(cluster: Cluster) -> None:
+    told = described("c1")
+    told.role = t.NODE_ROLE_COORDINATOR
+    assert register(cluster, told).code == Code.OK
+    other = described("c1")
+    other.node_uuid = "new"
+    for empty in (False, True):
+        assert register(cluster, other, empty).code == Code.DUPLICATE_NODE
+    assert row(cluster, "c1").info.node_uuid == told.node_uuid
+
+
+def test_many_replicas_go_a_few_at_a_time_and_the_node_with_the_last(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "REPLICAS_PER_ENTRY", 2)
+    cluster.upload(b"/x", 1, 2, 3, 4, 5)
+    corrupt = e.ReplicaUpdate(chunk=chunks_of(cluster)[0], node_id="d1", state=t.REPLICA_STATE_CORRUPT)
+    cluster.system(e.SystemCommand(update_replicas=e.UpdateReplicas(updates=[corrupt])))
+    keys = [cluster.register("d1", uuid="new", empty=True).number for _ in range(3)]
+    assert keys == [0, 0, 1]
+    assert live(cluster) == [2] * 5
+    forget = e.SystemCommand(forget_node=e.ForgetNode(node_id="d2"))
+    assert [cluster.system(forget).number for _ in range(3)] == [3, 1, 0]
+    assert live(cluster) == [1] * 5
+    assert cluster.system(forget).code == Code.NOT_FOUND
+
+
 def test_an_empty_disk_under_a_known_name_has_no_replicas(cluster: Cluster) -> None:
     cluster.upload(b"/x", 5)
     cluster.register("d1", empty=True)
@@ -156,6 +188,7 @@ Change = Callable[[m.NodeInfo], object]
         lambda node: setattr(node, "role", 0),
         lambda node: setattr(node, "grpc", "x" * 2000),
         lambda node: setattr(node.disks[0], "disk_id", ""),
+        lambda node: setattr(node.disks[0], "disk_id", "x" * 2000),
         lambda node: node.disks.extend([t.DiskInfo(disk_id=f"{k}") for k in range(64)]),
     ],
 )

@@ -67,6 +67,18 @@ def test_chunks_without_any_replica_are_told_apart(cluster: Cluster) -> None:
     assert queries.chunk_counts(db, ()) == queries.ChunkCounts(1, 1, 1, 0, 1, 0)
 
 
+def test_a_damaged_chunk_that_no_file_names_any_more_does_not_count(cluster: Cluster) -> None:
+    chunk = store(cluster, b"/x", ("d1", "d2"))
+    become(cluster, chunk, "d1", CORRUPT)
+    become(cluster, chunk, "d2", MISSING)
+    assert queries.chunk_counts(cluster.replica.db, ()) == queries.ChunkCounts(1, 1, 1, 0, 1, 1)
+    cluster.one(delete(b"/x", purge=True))
+    cluster.system(e.SystemCommand(reap_trash=e.ReapTrash(limit=10)))
+    become(cluster, chunk, "d2", CORRUPT)
+    counts = queries.chunk_counts(cluster.replica.db, ())
+    assert (counts.missing, counts.corrupt) == (0, 0)
+
+
 def test_what_a_lost_node_leaves_with_the_fewest_copies_comes_first(cluster: Cluster) -> None:
     four_nodes(cluster)
     three = store(cluster, b"/three", ("d1", "d2", "d3"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from coordinator.metadata import queries
+from coordinator.metadata import context, queries
 from coordinator.metadata.commands import files, sealing
 from quorumfs.checksum import crc32c
 from quorumfs.errors import Code
@@ -15,7 +15,19 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 from tests.support.machines import Cluster, commit_of
-from tests.support.ops import clone, delete, mkdir, names, put, ref, rename, stat, symlink, trash_paths
+from tests.support.ops import (
+    clone,
+    delete,
+    mkdir,
+    names,
+    put,
+    ref,
+    rename,
+    set_attributes,
+    stat,
+    symlink,
+    trash_paths,
+)
 
 NODES = ("d1", "d2", "d3")
 
@@ -422,3 +434,26 @@ def test_a_file_of_very_many_extents_is_not_cloned_in_one_entry(
     cluster.upload(b"/y", 1, 2)
     results = cluster.do(clone(b"/x", b"/z"), clone(b"/y", b"/z"))
     assert [one.code for one in results] == [Code.TOO_LARGE, Code.OK]
+
+
+def test_no_entry_touches_very_many_chunks_whatever_is_put_together_in_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.upload(b"/x", 1, 2, 3)
+    requests = [ready(cluster, 1, 2, 3, path=path) for path in (b"/a", b"/b", b"/c")]
+    monkeypatch.setattr(context, "ROWS_PER_ENTRY", 8)
+    ops = (
+        clone(b"/x", b"/y"),
+        set_attributes(b"/x", replication=4),
+        clone(b"/x", b"/z"),
+        n.Op(commit_upload=requests[0]),
+        n.Op(abort_upload=n.AbortUploadRequest(upload=requests[0].upload)),
+        put(b"/small"),
+        mkdir(b"/d"),
+    )
+    assert [one.code for one in cluster.do(*ops)] == [0, 0, *[Code.BUSY] * 3, 0, 0]
+    monkeypatch.setattr(context, "ROWS_PER_ENTRY", 1)
+    assert commit(cluster, requests[0]).code == Code.OK  # the first in an entry always has room
+    cluster.now_ms += UPLOAD_TTL_MS
+    expire = e.SystemCommand(expire_uploads=e.ExpireUploads(uploads=[one.upload for one in requests]))
+    assert [cluster.system(expire).number for _ in range(3)] == [1, 1, 0]

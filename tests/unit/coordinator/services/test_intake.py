@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.services.intake import admit, admit_read, parse_batch, parse_read, refuse_unknown
+from coordinator.services.intake import (
+    ALLOCATED_CHUNKS_MAX,
+    admit,
+    admit_read,
+    parse_batch,
+    parse_read,
+    refuse_unknown,
+)
 from quorumfs.errors import FormatTooNewError, InvalidArgumentError, TooLargeError
-from quorumfs.limits import BATCH_BYTES_MAX, BATCH_OPS_MAX, EXTENTS_BYTES_MAX
+from quorumfs.limits import ALLOCATE_CHUNKS_MAX, BATCH_BYTES_MAX, BATCH_OPS_MAX, EXTENTS_BYTES_MAX
 from quorumfs.v1 import namespace_pb2 as n
 
 
@@ -84,3 +91,13 @@ def test_a_batch_waits_no_longer_than_it_allows() -> None:
     assert admit(raw, parse_batch(raw)).ttl_seconds() == 0.7
     raw = n.Batch(ops=[mkdir()]).SerializeToString()
     assert admit(raw, parse_batch(raw)).ttl_seconds() == 5.0
+
+
+def test_a_batch_allocates_a_bounded_number_of_chunks() -> None:
+    most = ALLOCATED_CHUNKS_MAX // ALLOCATE_CHUNKS_MAX
+    full = n.Op(allocate=n.AllocateRequest(upload=b"u" * 16, count=ALLOCATE_CHUNKS_MAX))
+    beyond = n.Op(allocate=n.AllocateRequest(upload=b"u" * 16, count=2**32 - 1))  # refused by itself
+    check(n.Batch(ops=[full] * most))
+    check(n.Batch(ops=[full] * (most - 1) + [beyond]))
+    with pytest.raises(TooLargeError, match="too many chunks"):
+        check(n.Batch(ops=[full] * (most + 1)))

@@ -237,12 +237,60 @@ def test_a_sign_of_life_names_the_uploads_that_are_gone(served: Served) -> None:
     assert list(answer.gone) == [b"x" * 16]
 
 
-def test_a_complaint_about_a_replica_makes_its_node_verify(served: Served) -> None:
-    served.begin(1)
-    request = n.ReportReplicaRequest(chunk=b"c" * 16, node_id="d1", state=t.REPLICA_STATE_CORRUPT)
+def complain(served: Served, chunk: bytes, node_id: str) -> n.ReportReplicaResponse:
+    request = n.ReportReplicaRequest(chunk=chunk, node_id=node_id, state=t.REPLICA_STATE_CORRUPT)
     answer = served.run(lambda service: service.report_replica(request, CALL))
-    assert answer.code == Code.OK
-    assert [one.verify.chunk for one in served.soft.deliver("d1")] == [b"c" * 16]
+    assert isinstance(answer, n.ReportReplicaResponse)
+    return answer
+
+
+def test_a_complaint_about_a_replica_makes_its_node_verify(served: Served) -> None:
+    served.begin(3)
+    allocate = n.AllocateRequest(upload=served.open_upload(), count=1, size_hint=1000)
+    (chunk,) = served.do(n.Op(allocate=allocate)).results[0].allocation.chunks
+    assert complain(served, chunk.chunk, chunk.replicas[0].node_id).code == Code.OK
+    commands = served.soft.deliver(chunk.replicas[0].node_id)
+    assert [one.verify.chunk for one in commands] == [chunk.chunk]
+
+
+def test_a_complaint_about_what_nobody_has_costs_no_node_anything(served: Served) -> None:
+    served.begin(1)
+    assert complain(served, b"c" * 16, "d1").code == Code.NOT_FOUND
+    assert complain(served, b"short", "d1").code == Code.INVALID_ARGUMENT
+    assert served.soft.deliver("d1") == []
+
+
+def test_signs_of_life_of_what_nobody_opened_are_not_kept(served: Served) -> None:
+    upload = served.open_upload()
+    made = served.do(n.Op(open_session=n.OpenSessionRequest(client="test")))
+    session = made.results[0].session.session
+    served.clock.advance(100)
+    for uploads, number in (([upload, b"x" * 16], session), ([], 7), ([], 2**64 - 1)):
+        request = n.KeepAliveRequest(uploads=uploads, session=number)
+        assert served.run(lambda service, one=request: service.keep_alive(one, CALL)).code == Code.OK
+    assert served.soft.lifeless_uploads([upload, b"x" * 16], 50) == [b"x" * 16]
+    assert served.soft.lifeless_sessions([session, 7, 2**64 - 1], 50) == [7, 2**64 - 1]
+
+
+def test_one_batch_does_not_give_the_same_room_away_twice(served: Served) -> None:
+    served.begin(2)
+    for k in (1, 2):
+        served.beat(k, free_bytes=2500)
+    upload = served.open_upload()
+    allocate = n.Op(allocate=n.AllocateRequest(upload=upload, count=2, size_hint=1000))
+    result = served.do(allocate, allocate)
+    assert [one.code for one in result.results] == [Code.OK, Code.NO_PLACEMENT]
+
+
+def test_answers_that_would_not_fit_into_a_message_are_refused_one_by_one(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.services.answers.ANSWER_BYTES_MAX", 1000)
+    target = b"t" * 600
+    served.do(*(n.Op(symlink=n.SymlinkRequest(ref=n.Ref(path=b"/%d" % k), target=target)) for k in range(3)))
+    result = served.read(*(stat(b"/%d" % k) for k in range(3)), stat(b"/"))
+    assert [one.code for one in result.results] == [Code.OK, Code.OK, Code.TOO_LARGE, Code.TOO_LARGE]
+    assert result.results[2].error.next
 
 
 def test_a_stream_answers_every_batch(served: Served) -> None:

@@ -1,0 +1,155 @@
+"""Questions: every answer is a result, and what duties ask is right at the edges."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.metadata import queries
+from quorumfs.errors import Code
+from quorumfs.limits import SESSION_TTL_MS, TRASH_RETENTION_MS, UPLOAD_TTL_MS
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import namespace_pb2 as n
+from quorumfs.v1 import types_pb2 as t
+from tests.support.machines import MEMBERS, Cluster
+from tests.support.ops import delete, mkdir, put, ref, stat, symlink
+
+
+def opened(cluster: Cluster, path: bytes = b"/x") -> bytes:
+    return cluster.one(n.Op(open_upload=n.OpenUploadRequest(ref=ref(path)))).upload.upload
+
+
+def session(cluster: Cluster, ttl_ms: int = 0) -> int:
+    return cluster.one(n.Op(open_session=n.OpenSessionRequest(ttl_ms=ttl_ms))).session.session
+
+
+# Answers
+
+
+def test_a_question_of_a_newer_kind_is_refused_and_not_fatal(cluster: Cluster) -> None:
+    assert queries.answer(cluster.replica.db, n.ReadOp()).code == Code.FORMAT_TOO_NEW
+
+
+@given(st.binary(max_size=60))
+def test_whatever_is_asked_has_an_answer(raw: bytes) -> None:
+    op = n.ReadOp()
+    try:
+        op.ParseFromString(raw)
+    except Exception:  # noqa: BLE001  not a question at all
+        return
+    found = queries.answer(_SHARED.replica.db, op)
+    assert found.code in {int(code) for code in Code}
+    assert (found.code == Code.OK) != found.HasField("error")
+
+
+_SHARED = Cluster()
+_SHARED.do(mkdir(b"/a"), put(b"/a/b", b"body"), symlink(b"/l", b"a/b"))
+
+
+def test_an_inode_is_told_with_its_content_and_its_path(cluster: Cluster) -> None:
+    cluster.do(mkdir(b"/dir"), put(b"/dir/x", b"body"), symlink(b"/link", b"dir/x"))
+    told = stat(cluster.replica.db, b"/link").info
+    assert (told.type, told.target, told.size, told.path) == (t.INODE_TYPE_SYMLINK, b"dir/x", 0, b"/link")
+    told = stat(cluster.replica.db, b"/link", follow=True).info
+    assert (told.type, told.size, told.path) == (t.INODE_TYPE_FILE, 4, b"/dir/x")
+    assert stat(cluster.replica.db, b"/").info.path == b"/"
+
+
+def test_the_file_system_counts_what_is_not_yet_reaped(cluster: Cluster) -> None:
+    cluster.do(mkdir(b"/dir"), put(b"/dir/x", b"body"), put(b"/dir/y", b""), delete(b"/dir/y"))
+    found = queries.answer(cluster.replica.db, n.ReadOp(stat_fs=n.StatFsRequest())).fs
+    assert (found.files, found.directories, found.chunks) == (2, 2, 1)
+    assert (found.logical_bytes, found.inline_bytes) == (4, 4)
+
+
+def test_an_open_upload_tells_what_it_is_bound_to(cluster: Cluster) -> None:
+    upload = opened(cluster)
+    asked = n.ReadOp(get_upload=n.GetUploadRequest(upload=upload))
+    found = queries.answer(cluster.replica.db, asked).upload
+    assert (found.upload, found.replication, found.min_replicas) == (upload, 3, 2)
+    assert found.deadline_cluster_ms == cluster.now_ms + UPLOAD_TTL_MS
+    cluster.one(n.Op(abort_upload=n.AbortUploadRequest(upload=upload)))
+    assert queries.answer(cluster.replica.db, asked).code == Code.UPLOAD_GONE
+
+
+# What services and duties want to know
+
+
+def test_the_state_says_what_cluster_it_is_of_and_who_its_members_are(cluster: Cluster) -> None:
+    db = cluster.replica.db
+    assert queries.cluster_identity(db) == ("cluster", 1)
+    assert [one.node_id for one in queries.members(db)] == [one.node_id for one in MEMBERS]
+    assert queries.applied_index(db) == cluster.replica.index
+    assert [row.info.node_id for row in queries.node_rows(db)] == ["d1", "d2", "d3"]
+
+
+def test_nothing_waits_in_an_idle_cluster(cluster: Cluster) -> None:
+    assert queries.pending_deadline(cluster.replica.db) is None
+
+
+def test_the_earliest_of_all_deadlines_is_pending(cluster: Cluster) -> None:
+    db = cluster.replica.db
+    cluster.do(put(b"/x"), delete(b"/x"))
+    assert queries.pending_deadline(db) == cluster.now_ms + TRASH_RETENTION_MS
+    opened(cluster)
+    assert queries.pending_deadline(db) == cluster.now_ms + UPLOAD_TTL_MS
+    session(cluster, ttl_ms=1000)
+    assert queries.pending_deadline(db) == cluster.now_ms + 1000
+    command = e.SetNode(
+        node_id="d1",
+        set_intent=True,
+        intent=t.NODE_INTENT_MAINTENANCE,
+        maintenance_until_cluster_ms=cluster.now_ms + 500,
+    )
+    cluster.system(e.SystemCommand(set_node=command))
+    assert queries.pending_deadline(db) == cluster.now_ms + 500
+    cluster.do(put(b"/y"), delete(b"/y", purge=True))
+    assert queries.pending_deadline(db) == cluster.now_ms
+
+
+def test_uploads_are_past_at_their_deadline_and_not_before(cluster: Cluster) -> None:
+    first = opened(cluster, b"/1")
+    cluster.now_ms += 10
+    opened(cluster, b"/2")
+    db = cluster.replica.db
+    due = cluster.now_ms - 10 + UPLOAD_TTL_MS
+    assert queries.open_uploads_past(db, due - 1, 10) == []
+    assert queries.open_uploads_past(db, due, 10) == [first]
+    assert len(queries.open_uploads_past(db, due + 10, 10)) == 2
+    assert queries.open_uploads_past(db, due + 10, 1) == [first]
+
+
+def test_a_session_counts_from_its_last_batch(cluster: Cluster) -> None:
+    number = session(cluster)
+    opened_ms = cluster.now_ms
+    cluster.now_ms += 1000
+    cluster.batch(n.Batch(session=number, slot=3, seq=1, ops=[mkdir(b"/a")]))
+    db = cluster.replica.db
+    assert queries.sessions_past(db, opened_ms + SESSION_TTL_MS, 10) == []
+    assert queries.sessions_past(db, cluster.now_ms + SESSION_TTL_MS - 1, 10) == []
+    assert queries.sessions_past(db, cluster.now_ms + SESSION_TTL_MS, 10) == [number]
+
+
+@pytest.mark.parametrize(("ahead_ms", "expected"), [(999, []), (1000, ["d2"]), (5000, ["d2"])])
+def test_maintenance_is_past_at_its_end(cluster: Cluster, ahead_ms: int, expected: list[str]) -> None:
+    command = e.SetNode(
+        node_id="d2",
+        set_intent=True,
+        intent=t.NODE_INTENT_MAINTENANCE,
+        maintenance_until_cluster_ms=cluster.now_ms + 1000,
+    )
+    cluster.system(e.SystemCommand(set_node=command))
+    assert queries.maintenance_past(cluster.replica.db, cluster.now_ms + ahead_ms) == expected
+    command.intent = t.NODE_INTENT_DRAINING
+    cluster.system(e.SystemCommand(set_node=command))
+    assert queries.maintenance_past(cluster.replica.db, cluster.now_ms + ahead_ms) == []
+
+
+def test_only_what_is_open_is_open(cluster: Cluster) -> None:
+    upload, number = opened(cluster), session(cluster)
+    db = cluster.replica.db
+    assert queries.open_uploads(db, [upload, b"?" * 16, b""]) == {upload}
+    assert queries.is_session(db, number)
+    for other in (0, 1, 2**63 - 1, 2**63, 2**64 - 1):
+        assert not queries.is_session(db, other)

@@ -1,0 +1,164 @@
+"""The Control service: what operators may do to nodes, and what they are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.services.control import MAINTENANCE_SECONDS_MAX, ControlService
+from quorumfs.errors import Code
+from quorumfs.v1 import admin_pb2 as a
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import types_pb2 as t
+from tests.support.coordinator import DEAD_SECONDS, Coordinator
+
+CALL: Any = None
+
+
+class Served:
+    def __init__(self, leader: Coordinator) -> None:
+        self.leader = leader
+        anything: Any = None
+        self.service = ControlService(
+            leader.gateway,
+            leader.soft,
+            leader.own,
+            anything,
+            anything,
+            leader.clock,
+            grace_seconds=5,
+            repair_status=a.RepairStatus,
+            alarms=list,
+        )
+
+    def set_node(self, node_id: str, action: str, **fields: Any) -> a.ActionResponse:
+        request = a.SetNodeRequest(node_id=node_id, action=action, **fields)
+        return self.leader.run(lambda: self.service.SetNode(request, CALL))
+
+    def forget(self, node_id: str, force: bool = False) -> a.ActionResponse:
+        request = a.ForgetNodeRequest(node_id=node_id, force=force)
+        return self.leader.run(lambda: self.service.ForgetNode(request, CALL))
+
+    def status(self) -> a.ClusterStatus:
+        return self.leader.run(lambda: self.service.GetClusterStatus(a.GetClusterStatusRequest(), CALL))
+
+
+@pytest.fixture
+def served(leader: Coordinator) -> Served:
+    leader.lead("d1", "d2", "d3", "d4")
+    return Served(leader)
+
+
+def intent(leader: Coordinator, node_id: str) -> int:
+    return leader.soft.known()[node_id].intent
+
+
+def silence(leader: Coordinator, *silent: str) -> None:
+    leader.pass_time(DEAD_SECONDS + 1, *(one for one in ("d1", "d2", "d3", "d4") if one not in silent))
+
+
+# What operators say of a node
+
+
+def test_a_drained_node_takes_no_data_until_it_is_undrained(leader: Coordinator, served: Served) -> None:
+    assert served.set_node("d1", "drain").code == Code.OK
+    assert leader.soft.candidates()["d1"].intent == "draining"
+    assert served.set_node("d1", "undrain").code == Code.OK
+    assert leader.soft.candidates()["d1"].intent == "normal"
+
+
+def test_maintenance_has_an_end(leader: Coordinator, served: Served) -> None:
+    assert served.set_node("d1", "maintenance", seconds=60.0).code == Code.OK
+    assert intent(leader, "d1") == t.NODE_INTENT_MAINTENANCE
+    for seconds in (0.0, -1.0, float("nan"), float("inf"), MAINTENANCE_SECONDS_MAX * 2):
+        assert served.set_node("d2", "maintenance", seconds=seconds).code == Code.INVALID_ARGUMENT
+    assert intent(leader, "d2") == t.NODE_INTENT_NORMAL
+
+
+def test_labels_are_set_and_removed(leader: Coordinator, served: Served) -> None:
+    assert served.set_node("d1", "labels", labels={"zone": "a", "rack": "r1"}).code == Code.OK
+    assert served.set_node("d1", "labels", remove_labels=["rack"]).code == Code.OK
+    assert dict(leader.soft.known()["d1"].info.labels) == {"zone": "a"}
+    assert served.set_node("d1", "labels", labels={"a b": "c"}).code == Code.INVALID_ARGUMENT
+
+
+def test_what_is_not_known_is_refused(served: Served) -> None:
+    assert served.set_node("d9", "drain").code == Code.NOT_FOUND
+    assert served.set_node("d1", "explode").code == Code.INVALID_ARGUMENT
+    assert served.set_node("d1", "decommission").code == Code.INVALID_ARGUMENT
+
+
+def test_a_follower_does_nothing_and_names_the_leader(leader: Coordinator, served: Served) -> None:
+    leader.consensus.depose("c2")
+    for answer in (served.set_node("d1", "drain"), served.forget("d1")):
+        assert answer.code == Code.NOT_LEADER
+        assert answer.error.leader.node_id == "c2"
+
+
+# Forgetting
+
+
+def test_a_node_that_is_alive_or_a_member_is_not_forgotten(served: Served) -> None:
+    assert served.forget("d1", force=True).code == Code.SAFETY_GUARD
+    assert served.forget("c2", force=True).code == Code.SAFETY_GUARD
+
+
+def test_a_dead_node_is_forgotten_once_its_chunks_are_elsewhere(leader: Coordinator, served: Served) -> None:
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    silence(leader, "d1")
+    refused = served.forget("d1")
+    assert refused.code == Code.SAFETY_GUARD
+    assert "1 chunks" in refused.error.message
+    leader.become(chunk, "d4", t.REPLICA_STATE_LIVE)
+    assert served.forget("d1").code == Code.OK
+    assert leader.replicas(chunk).keys() == {"d2", "d3", "d4"}
+    assert "d1" not in leader.soft.known()
+
+
+def test_a_node_that_is_gone_for_good_may_be_forgotten_by_force(leader: Coordinator, served: Served) -> None:
+    leader.store(b"/x", "d1", "d2", "d3")
+    silence(leader, "d1")
+    assert served.forget("d1", force=True).code == Code.OK
+
+
+# The status
+
+
+def test_the_status_counts_what_is_hurt(leader: Coordinator, served: Served) -> None:
+    leader.store(b"/x", "d1", "d2", "d3")
+    leader.store(b"/y", "d1", "d2")
+    status = served.status()
+    assert (status.files, status.chunks, status.under_replicated, status.missing) == (2, 2, 1, 0)
+    silence(leader, "d1")
+    assert served.status().under_replicated == 2
+    silence(leader, "d1", "d2")
+    status = served.status()
+    assert (status.under_replicated, status.missing) == (1, 1)
+
+
+def test_what_is_away_for_maintenance_is_not_hurt(leader: Coordinator, served: Served) -> None:
+    leader.store(b"/x", "d1", "d2", "d3")
+    served.set_node("d1", "maintenance", seconds=3600.0)
+    silence(leader, "d1")
+    assert served.status().under_replicated == 0
+
+
+def test_what_is_not_built_says_so(leader: Coordinator, served: Served) -> None:
+    answer = leader.run(lambda: served.service.RunGc(a.RunGcRequest(), CALL))
+    assert answer.error.code == Code.INVALID_ARGUMENT
+    assert "not built" in answer.error.message
+
+
+def test_repair_is_the_leaders_to_tell(leader: Coordinator, served: Served) -> None:
+    ask = a.GetRepairRequest()
+    assert not leader.run(lambda: served.service.GetRepair(ask, CALL)).HasField("error")
+    leader.consensus.depose("c2")
+    assert leader.run(lambda: served.service.GetRepair(ask, CALL)).error.code == Code.NOT_LEADER
+
+
+def test_a_setting_is_an_entry(leader: Coordinator, served: Served) -> None:
+    served.set_node("d1", "drain")
+    item = leader.consensus.proposed[-1].item
+    (command,) = e.SystemBatch.FromString(item.system).commands
+    assert command.set_node.node_id == "d1"

@@ -1,0 +1,207 @@
+"""The Membership service: who is taken in, who is refused, and what a leader answers that is behind."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from coordinator.services.membership import MembershipService
+from quorumfs.errors import Code, NotLeaderError
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
+from tests.support.coordinator import SUSPECT_SECONDS, Coordinator, node_info
+from tests.support.local_consensus import CLUSTER_ID
+
+
+class Served:
+    """The service, called as whichever node is named in the request."""
+
+    def __init__(self, leader: Coordinator) -> None:
+        self.leader = leader
+        self.service = MembershipService(leader.gateway, leader.soft, leader.own, 1.0)
+
+    def register(self, info: m.NodeInfo, caller: str = "", **fields: Any) -> m.RegisterResponse:
+        request = m.RegisterRequest(node=info, **fields)
+        call: Any = SimpleNamespace(node=caller or info.node_id)
+        return self.leader.run(lambda: self.service.Register(request, call))
+
+    def beat(self, node_id: str, caller: str = "", **fields: Any) -> m.HeartbeatResponse:
+        request = self.leader.beat_of(node_id, **fields)
+        call: Any = SimpleNamespace(node=caller or node_id)
+        return self.leader.run(lambda: self.service.Heartbeat(request, call))
+
+    @property
+    def entries(self) -> int:
+        return len(self.leader.consensus.proposed)
+
+
+@pytest.fixture
+def served(leader: Coordinator, monkeypatch: pytest.MonkeyPatch) -> Served:
+    monkeypatch.setattr("coordinator.services.membership.require_node", lambda context: context.node)
+    leader.begin()
+    return Served(leader)
+
+
+def epoch(term: int, history: int = 1) -> t.Epoch:
+    return t.Epoch(history=history, term=term)
+
+
+# Registration
+
+
+def test_a_node_is_taken_in_and_told_who_leads(served: Served) -> None:
+    answer = served.register(node_info("d1", labels={"zone": "a"}))
+    assert answer.code == Code.OK
+    assert (answer.cluster_id, answer.epoch, answer.leader.node_id) == (CLUSTER_ID, epoch(1), "c1")
+    assert dict(answer.labels) == {"zone": "a"}
+    assert served.beat("d1").code == Code.OK
+
+
+def test_registering_again_writes_nothing(served: Served) -> None:
+    served.register(node_info("d1"))
+    entries = served.entries
+    served.register(node_info("d1"))
+    assert served.entries == entries
+    served.register(node_info("d1", incarnation=2))  # a new start is told
+    assert served.entries == entries + 1
+
+
+def test_labels_that_operators_gave_or_changed_stay_and_write_nothing(served: Served) -> None:
+    served.register(node_info("d1", labels={"zone": "a"}))
+    command = e.SetNode(node_id="d1", labels={"rack": "r7", "zone": "b"})
+    served.leader.system(e.SystemCommand(set_node=command))
+    served.leader.begin()
+    entries = served.entries
+    answer = served.register(node_info("d1", labels={"zone": "a"}))
+    assert dict(answer.labels) == {"rack": "r7", "zone": "b"}
+    assert served.entries == entries
+    served.register(node_info("d1", labels={"zone": "a", "disk": "ssd"}))
+    assert served.entries == entries + 1
+
+
+def test_a_node_speaks_for_itself_only(served: Served) -> None:
+    assert served.register(node_info("d1")).code == Code.OK
+    with pytest.raises(Exception, match="may not speak for d1"):
+        served.register(node_info("d1"), caller="d2")
+    with pytest.raises(Exception, match="may not speak for d1"):
+        served.beat("d1", caller="d2")
+
+
+def test_a_node_of_another_cluster_is_refused(served: Served) -> None:
+    assert served.register(node_info("d1"), cluster_id="other").code == Code.WRONG_CLUSTER
+    assert served.beat("d1", cluster_id="other").code == Code.WRONG_CLUSTER
+
+
+def test_a_copied_disk_under_another_name_is_refused(served: Served) -> None:
+    served.register(node_info("d1"))
+    assert served.register(node_info("d2", node_uuid="uuid-d1")).code == Code.DUPLICATE_NODE
+
+
+def test_another_machine_under_a_known_name_comes_in_only_empty_and_when_the_first_is_silent(
+    served: Served,
+) -> None:
+    served.register(node_info("d1"))
+    served.beat("d1")
+    other = node_info("d1", node_uuid="other")
+    assert served.register(other, empty=True).code == Code.DUPLICATE_NODE
+    served.leader.clock.advance(SUSPECT_SECONDS)
+    assert served.register(other, empty=False).code == Code.DUPLICATE_NODE
+    assert served.register(other, empty=True).code == Code.OK
+    assert served.beat("d1").code == Code.DUPLICATE_NODE  # the first one comes back
+
+
+def test_an_emptied_node_loses_its_replicas(served: Served) -> None:
+    leader = served.leader
+    for node in ("d1", "d2", "d3"):
+        served.register(node_info(node), empty=True)
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    entries = served.entries
+    served.register(node_info("d1"), empty=False)
+    assert served.entries == entries
+    served.register(node_info("d1"), empty=True)
+    assert leader.replicas(chunk).keys() == {"d2", "d3"}
+
+
+def test_a_follower_says_who_leads(served: Served) -> None:
+    served.leader.consensus.depose("c2")
+    answer = served.register(node_info("d1"))
+    assert (answer.code, answer.leader.node_id) == (Code.NOT_LEADER, "c2")
+    assert served.beat("d1").leader.node_id == "c2"
+
+
+# Heartbeats
+
+
+def test_a_node_that_is_not_known_is_told_to_register(served: Served) -> None:
+    answer = served.beat("d9")
+    assert answer.code == Code.OK
+    assert answer.acknowledged_sequence == 0
+    assert [one.WhichOneof("command") for one in answer.commands] == ["register"]
+
+
+def test_a_leader_that_has_only_just_begun_is_busy(served: Served) -> None:
+    served.leader.soft.end()
+    assert served.beat("d1").code == Code.BUSY
+
+
+# Who knows more than the leader
+
+
+def test_a_leader_that_was_deposed_finds_out_by_a_nodes_heartbeat_and_raises_no_alarm(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.register(node_info("d1"))
+    leader = served.leader
+
+    def deposed(question: Any, done: Any) -> None:
+        leader.consensus.depose("c2")
+        done(NotLeaderError("c1 does not lead"))
+
+    monkeypatch.setattr(leader.consensus, "read", deposed)
+    answer = served.beat("d1", highest_epoch=epoch(2), highest_commit_index=10**6)
+    assert (answer.code, answer.leader.node_id) == (Code.NOT_LEADER, "c2")
+    assert leader.soft.alarms() == []
+
+
+def test_a_leader_that_hears_from_no_majority_does_not_accuse_itself(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.register(node_info("d1"))
+    monkeypatch.setattr("coordinator.services.membership.CONFIRM_SECONDS", 0.01)
+    monkeypatch.setattr(served.leader.consensus, "read", lambda question, done: None)
+    assert served.beat("d1", highest_epoch=epoch(2)).code == Code.BUSY
+    assert served.leader.soft.alarms() == []
+
+
+@pytest.mark.parametrize(
+    ("highest", "commit_index"), [(epoch(1), 10**6), (epoch(2), 0), (epoch(1, history=2), 0)]
+)
+def test_coordinators_that_lost_what_a_node_has_heard_of_raise_an_alarm(
+    served: Served, highest: t.Epoch, commit_index: int
+) -> None:
+    served.register(node_info("d1"))
+    answer = served.beat("d1", highest_epoch=highest, highest_commit_index=commit_index)
+    assert answer.code == Code.HISTORY_BEHIND
+    assert [code for code, _, _ in served.leader.soft.alarms()] == ["history_behind"]
+    refused = served.register(node_info("d1"), highest_epoch=highest, highest_commit_index=commit_index)
+    assert refused.code == Code.HISTORY_BEHIND
+
+
+def test_what_a_node_heard_of_an_older_history_means_nothing(served: Served) -> None:
+    served.register(node_info("d1"))
+    beaten = served.beat("d1", highest_epoch=epoch(99, history=0), highest_commit_index=10**6)
+    assert beaten.code == Code.OK
+
+
+# Inventories
+
+
+def test_a_page_that_nobody_asked_for_is_refused(served: Served) -> None:
+    served.register(node_info("d1"))
+    page = m.InventoryPage(node_id="d1", node_uuid="uuid-d1", incarnation=1, gather_id=7, last=True)
+    call: Any = SimpleNamespace(node="d1")
+    answer = served.leader.run(lambda: served.service.ReportInventory(page, call))
+    assert answer.code == Code.INVALID_ARGUMENT
