@@ -149,7 +149,8 @@ class Client:
         self.cluster.history.given_up(call, outcome, self.cluster.world.now)
 
     def _learn(self, call: Call) -> None:
-        assert call.change is not None and call.result is not None
+        assert call.change is not None
+        assert call.result is not None
         for op, result in zip(call.change.ops, call.result.results, strict=True):
             if result.upload.upload:
                 self.uploads.append(result.upload.upload)
