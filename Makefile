@@ -48,6 +48,9 @@ simulate: $(VENV)/dev.stamp       ## one seed of the deterministic simulation: S
 bench: $(VENV)/dev.stamp          ## measure, into benchmarks/results: ONLY=create,stat,failover,sequential,scale QUICK=1
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
+simulate-mutations: $(VENV)/dev.stamp   ## one safeguard removed at a time: the simulation has to find each
+	@$(BIN)/python -m tests.simulation.mutations
+
 wheel: $(VENV)/dev.stamp          ## dist/*.whl
 	@$(BIN)/python -m build --wheel --outdir dist .
 

@@ -127,9 +127,14 @@ class UnaryCallers:
         async with grpc.aio.insecure_channel(command["address"]) as channel:
             await channel.channel_ready()
             make = {"create": self._creator, "stat": self._statter}[command["verb"]]
-            requests = await asyncio.gather(
-                *(make(channel, command, caller) for caller in range(command["callers"]))
-            )
+            try:
+                requests = await asyncio.gather(
+                    *(make(channel, command, caller) for caller in range(command["callers"]))
+                )
+            except (QuorumFSError, grpc.RpcError) as error:  # no session: there is nothing to measure
+                tally = Tally()
+                tally.fail(error)
+                return tally.report(0.0, 0.0)
             return await loop_together(requests, command)
 
     async def _creator(self, channel: grpc.aio.Channel, command: dict[str, Any], caller: int) -> Request:

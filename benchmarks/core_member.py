@@ -194,21 +194,28 @@ class ClosedLoop:
 
     def _next(self, lane: int) -> None:
         if time.monotonic() >= self._end:
-            with self._lock:
-                self._running -= 1
-                if not self._running:
-                    self._ended.set()
+            self._finish()
             return
         began = time.perf_counter()
 
         def done(answer: Answer) -> None:
-            if isinstance(answer, QuorumFSError):
+            if isinstance(
+                answer, QuorumFSError
+            ):  # this member leads no more: asking again is refused at once
                 self._tally.fail(answer)
-            else:
-                self._tally.latencies += [time.perf_counter() - began] * self._each
+                self._finish()
+                return
+            self._tally.latencies += [time.perf_counter() - began] * self._each
             self._next(lane)
 
         self._begin(lane, done)
+
+    def _finish(self) -> None:
+        """A lane less."""
+        with self._lock:
+            self._running -= 1
+            if not self._running:
+                self._ended.set()
 
 
 def _fatal(message: str, code: int) -> NoReturn:

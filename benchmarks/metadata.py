@@ -6,18 +6,21 @@ Beside the product: plain unary calls to the same cluster, our own core without 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
-from benchmarks.machine import Meter
+from benchmarks.machine import Account, Meter
 from benchmarks.peers import etcd
 from benchmarks.plan import Plan
 from benchmarks.results import Better, Results
 from benchmarks.systems import SHAPES, Core, CoreGroup, QuorumFS, SameCluster, Shape, System
+from benchmarks.tally import Load, NothingAnsweredError
 from quorumfs.testing import LocalCluster
 
 _WARM_UP_SECONDS = 0.5
+_TRIES = 3
 
 
 def create(plan: Plan, results: Results) -> None:
@@ -39,6 +42,10 @@ def _measure(verb: str, plan: Plan, results: Results) -> None:
                 plan.say(f"{verb}: {shape.label} callers, round {number + 1} of {plan.rounds}")
                 for system in systems:
                     _sample(verb, system, shape, plan, results)
+
+
+def _start(meters: list[Meter], processes: Mapping[str, Sequence[int]]) -> None:
+    meters.append(Meter(processes))
 
 
 @contextmanager
@@ -65,14 +72,25 @@ def _systems(plan: Plan, results: Results) -> Iterator[Sequence[System]]:
 
 
 def _sample(verb: str, system: System, shape: Shape, plan: Plan, results: Results) -> None:
-    before = system.processes()
-    meters: list[Meter] = []
-    load = system.load(verb, shape, plan.seconds, lambda: meters.append(Meter(before)))
-    account = meters[0].read()
-    if load.errors:
-        results.note(f"{verb}, {shape.label}, {system.name}: {load.errors} failed, first: {load.first_error}")
-    if system.processes() != before:
-        results.note(f"{verb}, {shape.label}, {system.name}: the leader changed during a sample")
+    """One sample of every figure, unless there is none that was not disturbed."""
+    for _ in range(_TRIES):
+        before = system.processes()
+        meters: list[Meter] = []
+        try:
+            load = system.load(verb, shape, plan.seconds, partial(_start, meters, before))
+            account = meters[0].read()
+            disturbed = load.first_error
+        except NothingAnsweredError as error:
+            disturbed = str(error)
+        if not disturbed and system.processes() != before:
+            disturbed = "another member began to lead"
+        if not disturbed:
+            _add(verb, system, shape, load, account, results)
+            return
+        results.note(f"{verb}, {shape.label} callers, {system.name}: sampled again, because: {disturbed}")
+
+
+def _add(verb: str, system: System, shape: Shape, load: Load, account: Account, results: Results) -> None:
     others = max(0.0, account.other_cores - load.client_cpu_seconds / account.wall_seconds)
     figures: list[tuple[str, float, str, Better]] = [
         ("throughput", load.per_second, "ops/s", "higher"),

@@ -7,6 +7,7 @@ family, with a row per case.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,8 @@ def write(results: Results, run: Run, directory: Path) -> None:
     )
     (directory / "latest.md").write_text(as_markdown(results, run), encoding="utf-8")
     for figure in figures(results):
-        path = directory / f"latest.{figure.replace('/', '-').replace(' ', '-')}.svg"
-        path.write_text(as_chart(results, figure), encoding="utf-8")
+        name = re.sub(r"[^a-z0-9]+", "-", figure)
+        (directory / f"latest.{name}.svg").write_text(as_chart(results, figure), encoding="utf-8")
 
 
 def as_json(results: Results, run: Run) -> dict[str, Any]:

@@ -10,6 +10,10 @@ from typing import Any
 from benchmarks.results import percentile
 
 
+class NothingAnsweredError(Exception):
+    """A load of which nothing was done."""
+
+
 @dataclass(slots=True)
 class Tally:
     """What happened. Each caller keeps its own, `merge` puts them together. Latencies in seconds."""
@@ -66,7 +70,7 @@ def combine(reports: Sequence[dict[str, Any]]) -> Load:
     latencies = sorted(one for report in reports for one in report["latencies_us"])
     if not latencies:
         first = next((report["first_error"] for report in reports if report["first_error"]), "no error")
-        raise RuntimeError(f"not one request of the load was answered: {first}")
+        raise NothingAnsweredError(f"not one request of the load was answered: {first}")
     return Load(
         operations=len(latencies),
         wall_seconds=max(report["wall_seconds"] for report in reports),

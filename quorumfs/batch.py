@@ -8,6 +8,8 @@
 5. Coroutines are told before the lane goes on, and it goes on when they had their turn: those that ask again
    at once travel with those that came meanwhile, where otherwise two halves would take turns for ever. Not
    when so many came meanwhile that their message gains nothing by more.
+6. Threads that travelled together are woken one by the other, not all at once: a crowd that wants the GIL costs
+   more than the work that it was woken for.
 
 A lane has one batch under way; it is a slot of the session for changes. Several lanes may be open, but more
 than one gained nothing when measured: smaller batches, the same work.
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Generic, TypeVar
 
 from quorumfs.clock import Clock, SystemClock
@@ -33,6 +36,7 @@ from quorumfs.errors import (
     make,
 )
 
+_LOOK_SECONDS = 1.0  # how often a thread that waits beyond its time looks for itself
 _ENOUGH = 64  # callers in a message: more make each of them hardly cheaper
 
 Op = TypeVar("Op")
@@ -46,22 +50,46 @@ Later = Callable[[Callable[[], None]], None]
 """Has what it is given called soon, when all who were told until now had time to ask again."""
 
 
+class Alarm:
+    """An Event for one thread that waits and one that sets, at half the cost."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        """Once."""
+        self._lock.release()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it was set within `timeout` seconds."""
+        return self._lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
+
+
 @dataclass(eq=False, slots=True)
 class _Waiter(Generic[Op, Answer]):
     ops: Sequence[Op]
     size: int
     deadline: float
-    woken: threading.Event | None  # of a thread that waits ...
+    alarm: Alarm | None  # of a thread that waits ...
     done: Done[Answer] | None = None  # ... or whom to tell
     later: Later | None = None
+    follower: _Waiter[Op, Answer] | None = None  # whom it wakes when it is woken
+    gone: bool = False  # its thread waits no more, and is to wake nobody
     lane: int | None = None  # it sends next, on this lane
     answers: list[Answer] | None = None
     error: QuorumFSError | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        return self.answers is not None or self.error is not None
+
     def tell(self) -> None:
         """Its fate is known."""
-        if self.woken is not None:
-            self.woken.set()
+        if self.alarm is not None:
+            self.alarm.set()
         elif self.done is not None:
             self.done(self.answers, self.error)
 
@@ -99,8 +127,8 @@ class Combiner(Generic[Op, Answer]):
 
         Raises what `send` raised, and TimedOutError when its turn did not come in time.
         """
-        woken = threading.Event()
-        me: _Waiter[Op, Answer] = _Waiter(ops, size, self._clock.monotonic() + timeout, woken)
+        alarm = Alarm()
+        me: _Waiter[Op, Answer] = _Waiter(ops, size, self._clock.monotonic() + timeout, alarm)
         with self._lock:
             if self._closed:
                 raise _closed()
@@ -109,7 +137,7 @@ class Combiner(Generic[Op, Answer]):
             else:
                 self._queue.append(me)
         if me.lane is None:
-            self._wait(me, woken, timeout)
+            self._wait(me, alarm, timeout)
         if me.lane is not None:
             self._lead(me, me.lane)
         if me.error is not None:
@@ -147,18 +175,30 @@ class Combiner(Generic[Op, Answer]):
             waiter.tell()
         self._carriers.shutdown(wait=False)
 
-    def _wait(self, me: _Waiter[Op, Answer], woken: threading.Event, timeout: float) -> None:
-        """Until `me` has its answers, or is to lead."""
+    def _wait(self, me: _Waiter[Op, Answer], alarm: Alarm, timeout: float) -> None:
+        """Until `me` has its answers, or is to lead; then its follower is woken."""
         try:
-            if woken.wait(timeout):
-                return
-            if self._leave_queue(me):
-                raise _too_late()
-            woken.wait()  # it travels in a batch whose sender has a deadline of its own
+            if not alarm.wait(timeout):
+                if self._leave_queue(me):
+                    raise _too_late()
+                # It travels in a batch whose sender has a deadline of its own. Who was to wake it may have
+                # been interrupted.
+                while not me.is_settled and not alarm.wait(_LOOK_SECONDS):
+                    pass
+                self._step_out(me)
         except BaseException:  # an interrupt of this thread must not take a lane with it
             if not self._leave_queue(me) and me.lane is not None:
                 self._pass_on(me.lane)
+            self._step_out(me)
             raise
+        finally:
+            if me.follower is not None:
+                me.follower.tell()
+
+    def _step_out(self, me: _Waiter[Op, Answer]) -> None:
+        """From now on it gets no follower; one that it has is its to wake."""
+        with self._lock:
+            me.gone = True
 
     def _leave_queue(self, me: _Waiter[Op, Answer]) -> bool:
         """Whether `me` was still waiting in line; it is not any more."""
@@ -176,15 +216,31 @@ class Combiner(Generic[Op, Answer]):
         finally:
             if me.later is None or self._enough_wait():
                 self._pass_on(lane)
-                _tell(group)
+                self._tell(group)
             else:
-                _tell(group)
+                self._tell(group)
                 me.later(partial(self._pass_on, lane))
+
+    def _tell(self, group: list[_Waiter[Op, Answer]]) -> None:
+        """All of `group` have their answers or their error; its first is the sender itself, or a coroutine's."""
+        for waiter in group:
+            if not waiter.is_settled:
+                # Only a bug or an interrupt of the sending thread leads here.
+                waiter.error = OutcomeUnknownError("the request's fate is unknown", cause="its sender ended")
+        with self._lock:
+            threads = [one for one in group[1:] if one.alarm is not None and not one.gone]
+            for one, follower in pairwise(threads):
+                one.follower = follower
+        if threads:
+            threads[0].tell()
+        for waiter in group:
+            if waiter.alarm is None:
+                waiter.tell()
 
     def _enough_wait(self) -> bool:
         """Whether the next message is worth sending at once: it is large, or a thread waits for it."""
         with self._lock:
-            return len(self._queue) >= _ENOUGH or (bool(self._queue) and self._queue[0].woken is not None)
+            return len(self._queue) >= _ENOUGH or (bool(self._queue) and self._queue[0].alarm is not None)
 
     def _pass_on(self, lane: int) -> None:
         """The lane is free: the first who waits leads it, by itself or in a thread of ours."""
@@ -195,8 +251,8 @@ class Combiner(Generic[Op, Answer]):
                     return
                 heir = self._queue.popleft()
                 heir.lane = lane
-            if heir.woken is not None:
-                heir.woken.set()
+            if heir.alarm is not None:
+                heir.alarm.set()
                 return
             try:
                 self._carriers.submit(self._lead, heir, lane)
@@ -240,14 +296,6 @@ class Combiner(Generic[Op, Answer]):
         for waiter in group:
             waiter.answers = answers[at : at + len(waiter.ops)]
             at += len(waiter.ops)
-
-
-def _tell(group: list[_Waiter[Op, Answer]]) -> None:
-    for waiter in group:
-        if waiter.answers is None and waiter.error is None:
-            # Only a bug or an interrupt of the sending thread leads here.
-            waiter.error = OutcomeUnknownError("the request's fate is unknown", cause="its sender ended")
-        waiter.tell()
 
 
 def _closed() -> UnavailableError:

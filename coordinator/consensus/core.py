@@ -327,7 +327,7 @@ class Core:
         replica = self.replica
         if not replica.leads():
             return
-        send = replica.heartbeat_due()
+        send = replica.replication_due()
         if self.leadership is not None:
             self._finish_barriers()
             send = self._transfer_leadership() or send

@@ -4,6 +4,7 @@
 2. `next` runs ahead of it: entries are sent before the earlier ones are acknowledged, up to a window.
 3. A refusal sets `next` back, once: those that were sent before the setting back are refused too, and mean nothing
    more. Which ones they are is told by the round (beat) that the answer echoes.
+4. A muted peer (memory.py) only tells what it has: it is sent what follows, and counts for nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Progress:
     next: int
     match: int = 0
     deaf_until_beat: int = 0
+    told: int = 0
 
     def acknowledged(self, through: int) -> bool:
         """The peer has everything up to `through`; True when that is news."""
@@ -27,6 +29,11 @@ class Progress:
         self.match = max(self.match, through)
         self.next = max(self.next, self.match + 1)
         return news
+
+    def heard(self, through: int) -> None:
+        """The peer says that it has everything up to `through`, and must not be counted."""
+        self.told = max(self.told, through)
+        self.next = max(self.next, through + 1)
 
     def refused(self, go_on_from: int, beat: int, last_beat: int) -> None:
         """The peer could not follow a message of round `beat`; rounds up to `last_beat` are under way."""
@@ -37,12 +44,17 @@ class Progress:
 
     def lost_contact(self) -> None:
         """The connection was lost, and with it what was under way."""
-        self.next = self.match + 1 if self.match else self.next
+        self.next = self.known + 1 if self.known else self.next
+
+    @property
+    def known(self) -> int:
+        """What the peer has; 0: nothing is known yet."""
+        return max(self.match, self.told)
 
     @property
     def window(self) -> int:
         """How many entries may be sent now."""
-        return max(0, WINDOW_ENTRIES - (self.next - 1 - self.match)) if self.match else 1
+        return max(0, WINDOW_ENTRIES - (self.next - 1 - self.known)) if self.known else 1
 
 
 def agreed(matches: list[int]) -> int:

@@ -137,6 +137,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._mute_until = now + timing.election_min
         self._deadline = 0.0
         self._heartbeat_at = now
+        self._sends_on = False
         self._led_by: dict[int, str] = {}  # the last term that had a leader, and which
         self._pre_vote: _PreVote | None = None
         self._votes: set[str] = set()
@@ -278,7 +279,7 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def _count_pre_votes(self) -> None:
         asked = self._pre_vote
-        if asked is None or self.leads() or asked.term != self.term() + 1:
+        if asked is None or self.leads() or asked.term != self.term() + 1 or not self._may_campaign():
             return
         if len(asked.granted) * 2 > len(self.voters):
             self._campaign(transfer=False)
@@ -392,12 +393,14 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._configure()
         return index
 
-    def heartbeat_due(self) -> bool:
-        return self.leads() and self._clock.monotonic() >= self._heartbeat_at
+    def replication_due(self) -> bool:
+        """A heartbeat, or a peer that is behind has room again for more."""
+        return self.leads() and (self._sends_on or self._clock.monotonic() >= self._heartbeat_at)
 
     def replicate(self) -> int:
         """Send every peer what it lacks, or a heartbeat; the number of the round."""
         now = self._clock.monotonic()
+        self._sends_on = False
         self._heartbeat_at = now + self._timing.heartbeat
         beat = self.beats.send(now)
         check_index, check_hash = self.own_check()
@@ -439,7 +442,7 @@ class Replica(SyncObj):  # type: ignore[misc]
     def _may_send_more(self, peer: str) -> bool:
         """A peer of which nothing is known yet gets one message a round, to find out where it stands."""
         progress = self.progress[peer]
-        behind = progress.match > 0 and progress.next <= self.journal.last_index
+        behind = progress.known > 0 and progress.next <= self.journal.last_index
         return behind and progress.window > 0 and self._links.room(peer) > 0
 
     def _hint_at_snapshot(self, peer: str, beat: int) -> None:
@@ -454,10 +457,14 @@ class Replica(SyncObj):  # type: ignore[misc]
             return
         self.beats.echo(peer, message["beat"])
         progress = self.progress[peer]
+        known_before = progress.known
         if message["success"] and message["next_node_idx"] - 1 <= self.journal.last_index:
             progress.acknowledged(message["next_node_idx"] - 1)
+        elif not message["success"] and not message["reset"]:
+            progress.heard(min(message["next_node_idx"] - 1, self.journal.last_index))
         elif message["reset"]:
             progress.refused(message["next_node_idx"], message["beat"], self.beats.last)
+        self._sends_on |= progress.known > known_before and self._may_send_more(peer)
 
     def link_changed(self, peer: str, connected: bool) -> None:
         """What was under way on a connection that ended is lost; a leader whose process died closes its."""
@@ -657,7 +664,12 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def installed(self, index: int, term: int, configuration: Configuration) -> None:
         """The state machine became a snapshot of (index, term): the log begins there, or goes on."""
-        self.journal.reset(index, term)
+        if term > self.term() and self.role() != FOLLOWER:
+            self._become_follower(term)  # the snapshot knows of a later leader than this member
+        if (
+            index >= self.journal.first_index
+        ):  # else applying went on, and the log was compacted beyond it already
+            self.journal.reset(index, term)
         self.configurations.reset(index, configuration)
         self.configurations.truncate_from(self.journal.last_index + 1)
         self._configure()

@@ -23,7 +23,7 @@ from quorumfs.errors import (
     PathNotADirectoryError,
 )
 from quorumfs.ids import ROOT_INODE
-from quorumfs.limits import PATH_DEPTH_MAX, SYMLINK_HOPS_MAX
+from quorumfs.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX, SYMLINK_HOPS_MAX
 from quorumfs.v1 import namespace_pb2 as n
 
 _TRASH_PATH = "SELECT path FROM trash WHERE inode = ?"
@@ -47,6 +47,30 @@ def locate(tx: sqlite3.Connection, ref: n.Ref, *, follow: bool) -> tuple[Inode, 
     links = _Links(ref)
     found = _walk(tx, start, names, links, follow=follow)
     return found, paths.join(names) if ref.base == 0 and not links.hops else path_of(tx, found)
+
+
+Directories = dict[bytes, int]
+"""Directories by their own path, for as long as nothing changes: of one read transaction."""
+
+
+def locate_among(
+    tx: sqlite3.Connection, ref: n.Ref, directories: Directories, *, follow: bool
+) -> tuple[Inode, bytes]:
+    """Like `locate`; a directory in which much is asked for is looked up once."""
+    above, slash, name = ref.path.rpartition(b"/")
+    plain = bool(slash and name) and not ref.base and len(ref.path) <= PATH_BYTES_MAX
+    known = directories.get(above) if plain else None
+    if known is not None:
+        paths.check_name(name)
+        there = child(tx, known, name)
+        if there is not None and not (follow and there.type == SYMLINK):
+            return there, ref.path
+    found, path = locate(tx, ref, follow=follow)
+    if (
+        plain and path == ref.path
+    ):  # neither links nor doubled slashes: the directory is where it was asked for
+        directories[above] = found.parent
+    return found, path
 
 
 def locate_parent(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, bytes, bytes]:

@@ -43,12 +43,16 @@ _SESSION_END = (
 )
 
 
-def answer(tx: sqlite3.Connection, op: n.ReadOp) -> n.ReadResult:
-    """The answer to one question; refusals are codes."""
+def answer(
+    tx: sqlite3.Connection, op: n.ReadOp, directories: lookup.Directories | None = None
+) -> n.ReadResult:
+    """The answer to one question; refusals are codes. `directories`: what earlier questions of `tx` have found."""
     kind = op.WhichOneof("op")
     try:
         if kind is None:
             raise FormatTooNewError("a question of a kind unknown here")
+        if kind == "stat" and directories is not None:
+            return _stat_among(tx, op.stat, directories)
         return _ANSWERS[kind](tx, getattr(op, kind))
     except QuorumFSError as error:
         return n.ReadResult(code=t.ErrorCode.ValueType(error.code), error=detail_of(error))
@@ -56,6 +60,13 @@ def answer(tx: sqlite3.Connection, op: n.ReadOp) -> n.ReadResult:
 
 def _stat(tx: sqlite3.Connection, request: n.StatRequest) -> n.ReadResult:
     inode, path = lookup.locate(tx, request.ref, follow=request.follow)
+    return n.ReadResult(info=info(tx, inode, path))
+
+
+def _stat_among(
+    tx: sqlite3.Connection, request: n.StatRequest, directories: lookup.Directories
+) -> n.ReadResult:
+    inode, path = lookup.locate_among(tx, request.ref, directories, follow=request.follow)
     return n.ReadResult(info=info(tx, inode, path))
 
 

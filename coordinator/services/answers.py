@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from coordinator.decisions.liveness import Liveness
-from coordinator.metadata import queries
+from coordinator.metadata import lookup, queries
 from coordinator.soft_state import SoftState
 from quorumfs.errors import QuorumFSError, TooLargeError
 from quorumfs.limits import MESSAGE_BYTES_MAX
@@ -57,8 +57,9 @@ def question(batch: n.ReadBatch, soft: SoftState, age_ms: int) -> Callable[[sqli
             code=t.ERROR_CODE_OK, tag=batch.tag, age_ms=age_ms, index=queries.applied_index(tx)
         )
         room = ANSWER_BYTES_MAX
+        directories: lookup.Directories = {}
         for op in batch.ops:
-            one = queries.answer(tx, op) if room > 0 else TOO_MUCH
+            one = queries.answer(tx, op, directories) if room > 0 else TOO_MUCH
             complete(one, soft)
             room -= one.ByteSize()
             result.results.append(one)

@@ -14,6 +14,7 @@ import pytest
 from quorumfs.local.cluster import DevCluster
 from quorumfs.local.ports import free_base_port, is_free
 from tests.support.commands import Dfsctl, finish
+from tests.support.processes import is_alive
 
 pytestmark = pytest.mark.cluster
 
@@ -134,7 +135,7 @@ def test_down_with_purge_leaves_no_process_and_no_file(stage: Stage) -> None:
     said = stage.dev("down", "--purge")
     assert said == {"dir": str(stage.directory), "killed": [], "purged": True}
     assert not stage.directory.exists()
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in pids if is_alive(pid)]
     assert all(is_free(stage.base_port + k) for k in range(60))
     left = [path for path in (stage.dfsctl.home / "cache").rglob("*") if path.is_file()]
     assert left == [], "the user's cache remembers a cluster that is gone"

@@ -42,6 +42,7 @@ class _Standing:
     )  # peer -> true time of its last answer to this leader
     led_since: float = 0.0
     led_term: int = 0
+    voters: tuple[str, ...] = ()
     transfers: set[tuple[str, int]] = field(default_factory=set)
 
 
@@ -91,6 +92,10 @@ class Monitor:
         journal = process.journal
         covered = index <= max(journal.first_index, process.database.applied_index)
         return covered or journal.term_at(index) == term
+
+    def forgive(self, uuid: str) -> None:
+        """The disk of this member is set back: what it said is forgotten."""
+        self._said.pop(uuid, None)
 
     # Messages
 
@@ -179,7 +184,7 @@ class Monitor:
     def _is_answered(self, process: Process, peer: str, message: Message) -> None:
         replica = process.core.replica
         if replica.leads() and message["term"] == replica.term():
-            self._standings[process].answered[peer] = process.world.now
+            self._standings[process].answered[peer] = process.world.now + process.clock.spent
 
     def link_lost(self, process: Process, peer: str) -> None:
         standing = self._standings.get(process)
@@ -217,18 +222,19 @@ class Monitor:
         if replica.commit_index() > standing.commit:
             self._check_commit(process, max(standing.commit, journal.first_index) + 1, replica.commit_index())
             standing.commit = replica.commit_index()
-        acked = self._said[process.member.uuid].acked
-        if acked is not None and not self._holds(process, *acked):
-            self._said[
-                process.member.uuid
-            ].acked = None  # a conflict; had it been committed, `committed` would tell
+        standing.voters = replica.voters
+        said = self._said[process.member.uuid]
+        if said.acked is not None and not self._holds(process, *said.acked):
+            said.acked = None  # a conflict; had it been committed, `committed` would tell
 
     def _check_majority(self, process: Process, standing: _Standing) -> None:
         replica, now = process.core.replica, process.world.now
         if standing.led_term != replica.term():
-            standing.led_term, standing.led_since = replica.term(), now
+            standing.led_term, standing.led_since = replica.term(), now + process.clock.spent
             standing.answered.clear()
             self._check_completeness(process)
+        if standing.voters != replica.voters:
+            standing.led_since = now + process.clock.spent
         peers = [one for one in replica.voters if one != process.node_id]
         needed = len(replica.voters) // 2 + 1 - (process.node_id in replica.voters)
         if not needed:
@@ -265,11 +271,14 @@ class Monitor:
 
     def _check_spread(self, process: Process, index: int, term: int) -> None:
         """A majority's disks have it."""
-        voters = process.core.replica.voters
+        before, now = self._standings[process].voters, process.core.replica.voters
+        if not any(self._majority_has(process, voters, index, term) for voters in {before, now}):
+            raise Violation(f"{process.node_id} commits {index} of term {term}; no majority of {now} has it")
+
+    def _majority_has(self, process: Process, voters: tuple[str, ...], index: int, term: int) -> bool:
         members = [process.cluster.members[one] for one in voters]
         having = sum(self._has(member.process or member.last_process, index, term) for member in members)
-        if having * 2 <= len(voters):
-            raise Violation(f"{process.node_id} commits {index} of term {term}; {having} members have it")
+        return having * 2 > len(voters)
 
     @staticmethod
     def _has(process: Process | None, index: int, term: int) -> bool:

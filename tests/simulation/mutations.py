@@ -21,6 +21,7 @@ from unittest.mock import patch
 from coordinator.consensus import core as core_module
 from coordinator.consensus import guard, recovery
 from coordinator.consensus import replica as replica_module
+from coordinator.consensus.configuration import Configurations
 from coordinator.consensus.core import Core
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.records import FRAME_HEAD_BYTES, Frame
@@ -28,8 +29,10 @@ from coordinator.consensus.replica import Replica
 from coordinator.consensus.segments import Segments
 from coordinator.metadata import batches
 from coordinator.metadata.commands import sessions
+from tests.simulation import scenarios
 from tests.simulation.plan import plan_of
-from tests.simulation.simulation import Report, run_seed
+from tests.simulation.simulation import run_seed
+from tests.simulation.world import Violation
 from tests.support.memory_database import MemoryDatabase
 
 SEEDS_MAX = 60
@@ -44,17 +47,27 @@ class Mutation:
     row: int = 0
     seeds_max: int = SEEDS_MAX
     changes: Mapping[str, Any] = field(default_factory=dict)
+    play: Callable[[int], None] | None = None  # instead of chance
 
 
-def hunt(mutation: Mutation, first: int = 1) -> tuple[int, Report | None]:
-    """How many seeds were tried, and the report of the one that found it."""
-    for tried in range(1, mutation.seeds_max + 1):
-        seed = first + tried - 1
+def hunt(mutation: Mutation, first: int = 1) -> tuple[int, str]:
+    """How many seeds were tried, and what the last of them violated; nothing if it was not found."""
+    for seed in range(first, first + mutation.seeds_max):
         with mutation.plant():
-            report = run_seed(seed, plan=replace(plan_of(seed), **mutation.changes))
-        if report.violation:
-            return tried, report
-    return mutation.seeds_max, None
+            violation = _violation(mutation, seed)
+        if violation:
+            return seed - first + 1, violation
+    return mutation.seeds_max, ""
+
+
+def _violation(mutation: Mutation, seed: int) -> str:
+    if mutation.play is None:
+        return run_seed(seed, plan=replace(plan_of(seed), **mutation.changes)).violation
+    try:
+        mutation.play(seed)
+    except Violation as violation:
+        return str(violation)
+    return ""
 
 
 def _method(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
@@ -229,12 +242,6 @@ def _acknowledge_at_once(replica: Any, peer: str, beat: int, verified: int, *, r
     )
 
 
-def _release_all(replica: Any) -> None:
-    acks, replica._acks = replica._acks, []
-    for _, peer, message in acks:
-        replica._links.send(peer, {**message, "term": replica.term()})
-
-
 def _commit(*, own_disk: bool, own_term: bool) -> Callable[[Any], None]:
     def mutated(replica: Any) -> None:
         if replica.leads():
@@ -278,6 +285,12 @@ def _votes_again(original: Callable[..., Any]) -> Callable[..., Any]:
         original(replica, peer, message)
 
     return mutated
+
+
+@contextmanager
+def _old_logs_win() -> Iterator[None]:
+    with _handler("request_vote", _any_log_will_do), patch.object(Replica, "_is_up_to_date", lambda *_: True):
+        yield
 
 
 def _any_log_will_do(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -324,17 +337,18 @@ def _keeps_who_waits(original: Callable[..., Any]) -> Callable[..., Any]:
     return mutated
 
 
-def _barrier(*, beat: bool, index: bool) -> Callable[[Any], bool]:
+def _no_barrier(core: Any) -> bool:
+    if not core._reads:
+        return False
+    core._barriers.append(core_module._Barrier(0, core.replica.commit_index(), list(core._reads)))
+    core._reads.clear()
+    return True
+
+
+def _without_waiting(original: Callable[..., Any]) -> Callable[..., Any]:
     def mutated(core: Any) -> bool:
-        if not core._reads:
-            return False
-        readings = list(core._reads)
-        core._reads.clear()
-        beats = core.replica.beats.last + 1 if beat else 0
-        core._barriers.append(
-            core_module._Barrier(beats, core.replica.commit_index() if index else 0, readings)
-        )
-        return True
+        with patch.object(Configurations, "last_index", 0):
+            return bool(original(core))
 
     return mutated
 
@@ -352,7 +366,7 @@ def _poison(context: Any, op: Any) -> Any:
 
 
 WILD = {"wild": True, "loss": 0.02, "doubling": 0.1, "delay_chance": 0.1}
-TCP = {"wild": False}
+MEMBERS = {"spares": 2, "wild": False}
 SNAPSHOTS = {"keep_bytes": 1024}
 
 MUTATIONS = (
@@ -398,12 +412,14 @@ MUTATIONS = (
         "an acknowledgement of any term counts",
         lambda: _handler("next_node_idx", _any_term_counts),
         16,
-        changes=WILD,
+        play=scenarios.an_acknowledgement_of_an_old_leadership_counts_nothing,
     ),
     Mutation(
-        "acknowledgements outlive their term", lambda: patch.object(Replica, "release", _release_all), 16
+        "no pre-vote",
+        lambda: patch.object(Replica, "_ask_for_pre_votes", _campaigns_at_once),
+        17,
+        play=scenarios.a_member_that_returns_deposes_nobody,
     ),
-    Mutation("no pre-vote", lambda: patch.object(Replica, "_ask_for_pre_votes", _campaigns_at_once), 17),
     Mutation(
         "votes in spite of a leader",
         lambda: patch.object(Replica, "_may_vote", _may_vote(boot_wait=True, stickiness=False)),
@@ -428,11 +444,11 @@ MUTATIONS = (
         "who waits is kept beyond the leadership", _method(Core, "_end_leadership", _keeps_who_waits), 19
     ),
     Mutation("a member votes twice in a term", lambda: _handler("request_vote", _votes_again)),
-    Mutation("an old log may win", lambda: _handler("request_vote", _any_log_will_do)),
+    Mutation("an old log may win", _old_logs_win),
     Mutation(
         "a doubled vote counts twice",
         lambda: _handler("response_vote", lambda original: _counts_every_answer),
-        changes={**WILD, "members": 5},
+        play=scenarios.two_answers_of_one_voter_are_one_vote,
     ),
     Mutation(
         "acknowledged before it is synced",
@@ -445,7 +461,7 @@ MUTATIONS = (
     Mutation(
         "entries of older terms are committed by count",
         lambda: patch.object(Replica, "advance_commit", _commit(own_disk=True, own_term=False)),
-        seeds_max=200,
+        play=scenarios.an_entry_of_an_old_term_is_not_committed_by_count,
     ),
     Mutation(
         "a snapshot without a reset of the log",
@@ -463,13 +479,38 @@ MUTATIONS = (
     ),
     Mutation(
         "reads do not wait for a majority",
-        lambda: patch.object(Core, "_note_barrier", _barrier(beat=False, index=True)),
-        seeds_max=200,
+        lambda: patch.object(Core, "_note_barrier", _no_barrier),
+        play=scenarios.a_leader_that_was_replaced_answers_no_question,
     ),
     Mutation(
-        "reads do not wait for what is committed",
-        lambda: patch.object(Core, "_note_barrier", _barrier(beat=True, index=False)),
-        seeds_max=200,
+        "a disk that was set back is not told",
+        lambda: _handler("greeting", lambda original: lambda *_: None),
+        20,
+        play=scenarios.what_a_set_back_disk_acknowledged_is_not_lost,
+    ),
+    Mutation(
+        "a disk that was set back goes on with its election",
+        lambda: patch.object(Replica, "_may_campaign", lambda replica: replica.own_id in replica.voters),
+        20,
+        play=scenarios.what_a_set_back_disk_acknowledged_is_not_lost,
+    ),
+    Mutation(
+        "two changes of the members at a time",
+        _method(Core, "_change_members", _without_waiting),
+        20,
+        changes=MEMBERS,
+    ),
+    Mutation(
+        "a truncated configuration stays",
+        lambda: patch.object(Configurations, "truncate_from", lambda *_: False),
+        20,
+        changes=MEMBERS,
+    ),
+    Mutation(
+        "a configuration counts only when it is applied",
+        _method(Configurations, "append", lambda original: lambda *_: None),
+        20,
+        changes=MEMBERS,
     ),
 )
 
@@ -484,15 +525,16 @@ def main() -> int:
         if not re.search(arguments.only, mutation.name):
             continue
         began = time.monotonic()
-        tried, report = hunt(mutation, arguments.first)
+        tried, violation = hunt(mutation, arguments.first)
         seconds = f"{time.monotonic() - began:.0f} s"
         row = f"row {mutation.row}" if mutation.row else ""
-        if report is None:
+        if not violation:
             missed.append(mutation.name)
             print(f"MISSED   {mutation.name:55} {row:7} {tried} seeds, {seconds}", flush=True)
         else:
-            said = report.violation[:110]
-            print(f"caught   {mutation.name:55} {row:7} by the {tried}. seed, {seconds}: {said}", flush=True)
+            how = "play" if mutation.play else "seed"
+            said = violation.splitlines()[0][:110]
+            print(f"caught   {mutation.name:55} {row:7} by the {tried}. {how}, {seconds}: {said}", flush=True)
     if missed:
         print(f"not caught: {', '.join(missed)}")
     return 1 if missed else 0

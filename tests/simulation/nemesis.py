@@ -26,6 +26,7 @@ class Nemesis:
         self._world = cluster.world
         self._random = cluster.world.stream("nemesis")
         self._healed = False
+        self._quiet = False
         self._undo: dict[int, Callable[[], None]] = {}
         self._number = 0
         self._operator = Operator(cluster)
@@ -51,6 +52,7 @@ class Nemesis:
             "full disk of the leader": lambda: self._full_disk(self._leader()),
             "transfer": self._transfer,
             "late messages": self._late_messages,
+            "wall clock": self._wall_clock,
         }
 
     def begin(self) -> None:
@@ -72,8 +74,14 @@ class Nemesis:
                 member.process.points_left = None
         self._operator.heal()
 
+    def rests(self) -> None:
+        """Nobody but the play decides what goes wrong, and who starts again."""
+        self._healed = self._quiet = True
+
     def ended(self, member: Member) -> None:
         """A process is gone; somebody starts it again."""
+        if self._quiet:
+            return
         self._world.after(self._random.random() ** 2 * RESTART_SECONDS_MAX, self._restart, member)
 
     def _restart(self, member: Member) -> None:
@@ -245,6 +253,12 @@ class Nemesis:
             process.apply_lag = min(before, self._cluster.plan.apply_lag)
 
         self._for_a_while(4.0, undo)
+
+    def _wall_clock(self) -> None:
+        """Somebody sets a clock, by up to a month."""
+        process = self._anybody()
+        if process is not None:
+            process.clock.wall_shift_ms += self._random.randrange(-30, 30) * 86_400_000
 
     # Disks
 

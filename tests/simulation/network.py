@@ -22,6 +22,7 @@ from tests.simulation.plan import Plan
 from tests.simulation.world import Violation, World
 
 SILENCE_SECONDS = 2.0
+PING_SECONDS = 0.5
 DIAL_SECONDS = 0.1
 LATE_SECONDS = 1.5
 SENDS_PER_TURN_MAX = 20_000
@@ -171,6 +172,8 @@ class Network:
         self.nodes = tuple(nodes)
         self.blocked: set[tuple[str, str]] = set()
         self.late = False
+        self.holds: Callable[[str, str, bytes], bool] = lambda sender, receiver, raw: False
+        """In a wild network: whoever says True to a message has taken it, and may `deliver` it later."""
         self._random = world.stream("network")
         self._wires: dict[str, SimWire] = {}
         self._silent_since: dict[tuple[str, str], float] = {}
@@ -183,6 +186,10 @@ class Network:
 
     def started(self, node: str, wire: SimWire) -> None:
         self._wires[node] = wire
+        for peer in self.nodes:
+            known = self._ends.get((peer, node))
+            if known is not None:  # of a process that ended without a word; the next ping finds out
+                self.world.after(PING_SECONDS * self._random.random(), self._ping, known, peer)
         self.meet(node, wire)
 
     def meet(self, node: str, wire: SimWire) -> None:
@@ -292,13 +299,16 @@ class Network:
             wire.put("message", connection, sender, raw)
 
     def _transmit_wild(self, sender: str, receiver: str, raw: bytes, spent: float) -> None:
+        if self.holds(sender, receiver, raw):
+            return
         plan, random = self.plan, self._random
         copies = 1 + (random.random() < plan.doubling)
         for _ in range(copies):
             if random.random() >= plan.loss:
-                self.world.after(spent + self._latency(), self._deliver_wild, sender, receiver, raw)
+                self.world.after(spent + self._latency(), self.deliver, sender, receiver, raw)
 
-    def _deliver_wild(self, sender: str, receiver: str, raw: bytes) -> None:
+    def deliver(self, sender: str, receiver: str, raw: bytes) -> None:
+        """A message without a connection arrives."""
         if (sender, receiver) not in self.blocked:
             self._arrive(None, sender, receiver, raw)
 
@@ -334,6 +344,11 @@ class Network:
             wire.put("closed", connection, peer)
         self._dial_soon(node, peer)
 
+    def _ping(self, connection: Connection, node: str) -> None:
+        peer = connection.other(node)
+        if self._ends.get((peer, node)) is not connection and not self.is_cut(node, peer):
+            self._closed(connection, node)
+
     def _watch(self, silent: str, listener: str) -> None:
         """`silent` sends nothing to `listener` any more: when that lasts, `listener` closes its end."""
         if self.plan.wild or silent == listener:
@@ -367,17 +382,18 @@ class Network:
             self._dial_soon(*pair)
             return
         connection = Connection(pair)
-        self._open(connection, acceptor, dialler)
-        self.world.after(self._latency(), self._dialled, connection, acceptor, dialler)
+        self._open(connection, dialler, acceptor)
+        proven = connection.arrives[dialler] = self.world.now + self._latency()
+        self.world.at(proven, self._accept, connection, acceptor, dialler)
 
-    def _dialled(self, connection: Connection, acceptor: str, dialler: str) -> None:
-        if self._ends.get((acceptor, dialler)) is not connection:
-            self._dial_soon(acceptor, dialler)
-        elif self._reachable(connection.pair):
-            self._open(connection, dialler, acceptor)
+    def _accept(self, connection: Connection, acceptor: str, dialler: str) -> None:
+        """The dialler has proven itself, if it still can; what it sends comes behind that."""
+        if self._ends.get((dialler, acceptor)) is not connection:
+            return
+        if acceptor in self._wires and self._reachable(connection.pair):
+            self._open(connection, acceptor, dialler)
         else:
-            self._watch(dialler, acceptor)
-            self._dial_soon(acceptor, dialler)
+            self.world.after(SILENCE_SECONDS, self._closed, connection, dialler)
 
     def _reachable(self, pair: tuple[str, str]) -> bool:
         ways = (pair, pair[::-1])

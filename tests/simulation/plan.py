@@ -105,6 +105,7 @@ FAULTS = (
     "full disk of the leader",
     "transfer",
     "late messages",
+    "wall clock",
 )
 
 

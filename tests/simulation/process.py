@@ -260,7 +260,9 @@ class Process:
             self._work()
 
     def spend(self, seconds: float) -> None:
-        self.clock.spent += seconds
+        """The loop waits for the disk; what other threads wait for holds nobody up."""
+        if self._turning:
+            self.clock.spent += seconds
 
     def spent(self) -> float:
         return self.clock.spent
@@ -312,7 +314,9 @@ class Process:
         if not self.alive or when != self._turn_at:
             return
         self._turn_at = math.inf
-        if not self.paused:
+        if self.world.now < self._busy_until:  # woken while it was at work
+            self._turn_by(self._busy_until)
+        elif not self.paused:
             self.guarded(self._turn)
 
     def _turn(self) -> None:
@@ -353,7 +357,7 @@ class Process:
             return self.core.applier.work()
         finally:
             self._applying = False
-            if database.installs > installs and self.random.random() < 0.3:
+            if database.installs > installs and self.cluster.plan.faults and self.random.random() < 0.3:
                 self.points_left = self.random.randrange(4)
             self.cluster.marks.hit(
                 "a start applied again what the state had lost", before < self.member.applied

@@ -1,20 +1,65 @@
-"""A share of the simulation for every change: some seeds, whose every promise holds, and the same seed twice."""
+"""The simulation's share in every change: seeds and plays whose every promise holds, and every rare branch taken."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+
 import pytest
 
-from tests.simulation.simulation import run_seed
+from tests.simulation.marks import ALL
+from tests.simulation.scenarios import SCENARIOS
+from tests.simulation.seeds import SEEDS as FOUND
+from tests.simulation.simulation import Report, run_seed
 
-SEEDS = range(1, 13)
-SECONDS = 20.0
+SEEDS = (*FOUND, 3, 32)
+
+run = lru_cache(maxsize=None)(run_seed)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_promise_holds_under_the_faults_of_a_seed(seed: int) -> None:
-    report = run_seed(seed, SECONDS)
+    report: Report = run(seed)
     assert not report.violation, "\n".join([*report.story[-60:], report.violation])
 
 
-def test_the_same_seed_gives_the_same_run() -> None:
-    assert run_seed(7, SECONDS).digest == run_seed(7, SECONDS).digest
+def test_the_seeds_together_take_every_rare_branch() -> None:
+    hits: Counter[str] = Counter()
+    for seed in SEEDS:
+        hits.update(run(seed).marks)
+    assert [name for name in ALL if not hits[name]] == []
+
+
+@pytest.mark.parametrize("play", SCENARIOS, ids=lambda play: play.__name__)
+def test_a_play_keeps_its_promise(play: Callable[[int], None]) -> None:
+    for seed in (1, 2, 3):
+        play(seed)
+
+
+def test_the_same_seed_gives_the_same_run_whatever_the_hashes_of_strings_are() -> None:
+    program = "from tests.simulation.simulation import run_seed; print(run_seed(7, 3.0).digest)"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_every_promise_holds_over_many_seeds() -> None:
+    violations = {
+        seed: report.violation for seed in range(10_000, 10_150) if (report := run_seed(seed)).violation
+    }
+    assert violations == {}

@@ -9,6 +9,15 @@ from pathlib import Path
 _LOOK_SECONDS = 0.02
 
 
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and was not collected by its parent does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return stat[stat.rindex(")") + 2] not in "ZX"
+
+
 def peak_bytes(pid: int) -> int:
     """VmHWM: the most that was resident at once. 0 when the process is gone."""
     return _number(pid, "status", r"VmHWM:\s+(\d+) kB") * 1024

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.tally import Tally, combine, merge
+from benchmarks.tally import NothingAnsweredError, Tally, combine, merge
 
 
 def test_the_callers_of_a_process_make_one_account() -> None:
@@ -26,5 +26,5 @@ def test_the_load_of_several_processes_lasts_as_long_as_the_slowest() -> None:
 def test_a_load_of_which_nothing_was_answered_says_why() -> None:
     tally = Tally()
     tally.fail(ValueError("nobody leads"))
-    with pytest.raises(RuntimeError, match="nobody leads"):
+    with pytest.raises(NothingAnsweredError, match="nobody leads"):
         combine([tally.report(1.0, 0.1)])

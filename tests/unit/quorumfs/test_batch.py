@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from quorumfs.batch import Combiner
+from quorumfs.batch import Alarm, Combiner
 from quorumfs.clock import ManualClock
 from quorumfs.errors import (
     InvalidArgumentError,
@@ -46,16 +46,18 @@ def combiner(
 
 
 class Caller(threading.Thread):
-    def __init__(self, target: Combiner[int, int], ops: list[int], size: int = 1) -> None:
+    def __init__(
+        self, target: Combiner[int, int], ops: list[int], size: int = 1, seconds: float = 20
+    ) -> None:
         super().__init__(daemon=True)
-        self.target, self.ops, self.size = target, ops, size
+        self.target, self.ops, self.size, self.seconds = target, ops, size, seconds
         self.answers: list[int] | None = None
         self.error: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         try:
-            self.answers = self.target.run(self.ops, self.size, 20)
+            self.answers = self.target.run(self.ops, self.size, self.seconds)
         except QuorumFSError as error:
             self.error = error
 
@@ -215,21 +217,89 @@ def test_an_interrupted_caller_does_not_take_the_lane_with_it(monkeypatch: pytes
     server.go.clear()
     first = Caller(target, [1])
     server.entered.acquire()
-    wait = threading.Event.wait
+    wait = Alarm.wait
 
-    def interrupted(event: threading.Event, timeout: float | None = None) -> bool:
-        if threading.current_thread() is threading.main_thread() and event is not server.go:
+    def interrupted(alarm: Alarm, timeout: float) -> bool:
+        if threading.current_thread() is threading.main_thread():
             server.go.set()
-            assert wait(event, 20), "the lane was handed over"
+            assert wait(alarm, 20), "the lane was handed over"
             raise KeyboardInterrupt
-        return wait(event, timeout)
+        return wait(alarm, timeout)
 
-    monkeypatch.setattr(threading.Event, "wait", interrupted)
+    monkeypatch.setattr(Alarm, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         target.run([2], 1, 20)
     monkeypatch.undo()
     first.ended()
     assert target.run([3], 1, 20) == [30]
+
+
+@pytest.mark.parametrize("when", ["before the answer", "after the answer"])
+def test_an_interrupted_caller_does_not_keep_those_from_waking_that_travelled_with_it(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    server = Server()
+    target = combiner(server)
+    server.go.clear()
+    first = Caller(target, [1])
+    server.entered.acquire()
+    wait = Alarm.wait
+    behind: list[Caller] = []
+
+    def interrupted(alarm: Alarm, timeout: float) -> bool:
+        if threading.current_thread() is not threading.main_thread():
+            return wait(alarm, timeout)
+        behind.extend(Caller(target, [number]) for number in (4, 5))
+        queued(target, 4)
+        held = threading.Event()
+        server.go, go = held, server.go
+        go.set()  # the first is through; what waits travels together, led by the second
+        server.entered.acquire()
+        if when == "after the answer":
+            held.set()
+            assert wait(alarm, 20)
+        else:
+            threading.Timer(0.0, held.set).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Alarm, "wait", interrupted)
+    second = Caller(target, [2])
+    queued(target, 1)
+    with pytest.raises(KeyboardInterrupt):
+        target.run([3], 1, 20)
+    assert [one.ended().answers for one in (first, second, *behind)] == [[10], [20], [40], [50]]
+    assert target.run([6], 1, 20) == [60]
+
+
+def test_a_crowd_that_travelled_together_is_woken_to_the_last() -> None:
+    server = Server()
+    target = combiner(server)
+    server.go.clear()
+    first = Caller(target, [0])
+    server.entered.acquire()
+    crowd = [Caller(target, [number]) for number in range(1, 40)]
+    queued(target, len(crowd))
+    server.go.set()
+    assert [one.ended().answers for one in (first, *crowd)] == [[number * 10] for number in range(40)]
+    assert len(server.batches) == 2
+
+
+def test_a_caller_that_nobody_wakes_finds_its_answers_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    target = combiner(server)
+    server.go.clear()
+    first = Caller(target, [1])
+    server.entered.acquire()
+    second = Caller(target, [2])  # it will lead the two others
+    queued(target, 1)
+    others = [Caller(target, [number], seconds=0.2) for number in (3, 4)]
+    queued(target, 3)
+    monkeypatch.setattr("quorumfs.batch._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(
+        "quorumfs.batch.pairwise", lambda threads: ()
+    )  # as if one was interrupted at the worst moment
+    server.go.set()
+    assert [one.ended().answers for one in (first, second, *others)] == [[10], [20], [30], [40]]
 
 
 # ---- callers that may not wait ---------------------------------------------------------------------------

@@ -48,3 +48,14 @@ def test_a_majority_agrees_on_the_middle() -> None:
     assert agreed([9, 4, 7]) == 7
     assert agreed([9, 4, 7, 1]) == 4
     assert agreed([9, 4, 7, 1, 8]) == 7
+
+
+def test_a_muted_peer_is_sent_what_follows_and_counts_for_nothing() -> None:
+    progress = Progress(next=3)
+    progress.heard(40)
+    assert (progress.next, progress.match, progress.window) == (41, 0, WINDOW_ENTRIES)
+    progress.next = 60
+    progress.heard(30)
+    assert progress.next == 60
+    progress.lost_contact()
+    assert progress.next == 41

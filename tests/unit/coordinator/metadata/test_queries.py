@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.metadata import queries
+from coordinator.metadata import lookup, queries
 from quorumfs.errors import Code
 from quorumfs.limits import SESSION_TTL_MS, TRASH_RETENTION_MS, UPLOAD_TTL_MS
 from quorumfs.v1 import entries_pb2 as e
@@ -43,8 +43,47 @@ def test_whatever_is_asked_has_an_answer(raw: bytes) -> None:
     assert (found.code == Code.OK) != found.HasField("error")
 
 
+_PATHS = [b"", b"/", b"/a", b"/a/", b"/a/b", b"//a/b", b"/a//b", b"/a/c", b"/a/b/c", b"/a/.", b"a/b", b"/a/e"]
+_PATHS += [b"/l", b"/l/x", b"/d", b"/d/b", b"/d/e", b"/d/e/f", b"/a/up", b"/a/up/a/b", b"/a/" + b"x" * 256]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(_PATHS),
+            st.sampled_from([0, 1]),
+            st.booleans(),
+        )
+    )
+)
+def test_questions_asked_together_have_the_answers_that_each_has_alone(
+    asked: list[tuple[bytes, int, bool]],
+) -> None:
+    directories: lookup.Directories = {}
+    for path, base, follow in asked:
+        op = n.ReadOp(stat=n.StatRequest(ref=ref(path, base), follow=follow))
+        together = queries.answer(_SHARED.replica.db, op, directories)
+        assert together == queries.answer(_SHARED.replica.db, op)
+
+
+def test_a_directory_in_which_much_is_asked_for_is_looked_up_once(cluster: Cluster) -> None:
+    cluster.do(mkdir(b"/a"), *(put(b"/a/%d" % number) for number in range(3)))
+    directories: lookup.Directories = {}
+    statements: list[str] = []
+    cluster.replica.db.set_trace_callback(statements.append)
+    counts = []
+    for number in range(3):
+        statements.clear()
+        op = n.ReadOp(stat=n.StatRequest(ref=ref(b"/a/%d" % number)))
+        assert queries.answer(cluster.replica.db, op, directories).code == Code.OK
+        counts.append(len(statements))
+    cluster.replica.db.set_trace_callback(None)
+    assert counts == [counts[0], counts[0] - 1, counts[0] - 1]
+
+
 _SHARED = Cluster()
 _SHARED.do(mkdir(b"/a"), put(b"/a/b", b"body"), symlink(b"/l", b"a/b"))
+_SHARED.do(mkdir(b"/a/e"), put(b"/a/e/f"), symlink(b"/d", b"a"), symlink(b"/a/up", b".."))
 
 
 def test_an_inode_is_told_with_its_content_and_its_path(cluster: Cluster) -> None:

@@ -19,7 +19,7 @@ from quorumfs.checksum import block_checksums
 from quorumfs.errors import BusyError, Code, IntegrityError, InvalidArgumentError, TooLargeError
 from quorumfs.frames import decode_write, encode_frame
 from quorumfs.ids import ChunkId
-from quorumfs.limits import BLOCK_BYTES, MIB
+from quorumfs.limits import BLOCK_BYTES, GIB, MIB
 from quorumfs.v1.chunks_pb2 import WriteResponse
 from tests.unit.datanode.store.fakes import FlakyFiles, content, opened, temporaries
 from tests.unit.datanode.transfer.rows import (
@@ -115,6 +115,7 @@ def test_a_row_that_fails_ends_a_write_that_needs_it_and_nothing_is_left(tmp_pat
 
 def test_a_full_disk_makes_the_node_a_relay(tmp_path: Path) -> None:
     files = FlakyFiles()
+    files.available = GIB
     with opened(tmp_path, files=files) as (store, _):
         node = Node(store, Row("d2", "d3"))
 
@@ -129,7 +130,7 @@ def test_a_full_disk_makes_the_node_a_relay(tmp_path: Path) -> None:
         assert durable(answer) == [("d1", False), ("d2", True), ("d3", True)]
         assert answer.replicas[0].error.code == Code.NO_SPACE
         assert temporaries(tmp_path) == []
-        assert store.disks[0].space()[1] == store.disks[0]._space()[1]  # the promise was given back
+        assert store.disks[0].space()[1] == GIB  # the promise was given back
 
 
 @pytest.mark.parametrize("step", ["create", "write", "sync_data", "rename", "sync_directory"])
@@ -198,12 +199,14 @@ def test_a_sender_that_breaks_off_leaves_nothing_here_or_behind(tmp_path: Path) 
 def test_a_hostile_message_fails_the_call_and_leaves_nothing(
     tmp_path: Path, message: bytes, error: type[Exception]
 ) -> None:
-    with opened(tmp_path) as (store, _):
+    files = FlakyFiles()
+    files.available = GIB
+    with opened(tmp_path, files=files) as (store, _):
         node = Node(store)
         with pytest.raises(error):
             node.take([opening(), message, message])
         assert (len(store), temporaries(tmp_path), node.gate.inside) == (0, [], 0)
-        assert store.disks[0].space()[1] == store.disks[0]._space()[1]
+        assert store.disks[0].space()[1] == GIB  # the promise was given back
 
 
 def test_writes_beyond_the_limit_read_nothing(tmp_path: Path) -> None:
