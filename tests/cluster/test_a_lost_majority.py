@@ -13,7 +13,7 @@ import pytest
 
 from quorumfs.testing import LocalCluster, wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 DFSCTL = str(Path(sys.executable).parent / "dfsctl")
 

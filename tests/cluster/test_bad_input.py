@@ -27,7 +27,7 @@ from quorumfs.v1 import namespace_pb2, namespace_pb2_grpc, types_pb2
 from tests.support.commands import Dfsctl, Said
 from tests.support.surprises import surprises
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 STORED = "/stored/before"
 CONTENT = random.Random(1).randbytes(300_000)

@@ -20,7 +20,7 @@ from quorumfs.v1 import admin_pb2, chunks_pb2
 from tests.support.commands import Dfsctl
 from tests.support.surprises import surprises
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 CHUNK_BYTES = 1 << 20
 LENGTH = 2 * CHUNK_BYTES + 300_000

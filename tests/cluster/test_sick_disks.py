@@ -17,7 +17,7 @@ import pytest
 from quorumfs import Client
 from quorumfs.testing import LocalCluster, wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 DFSCTL = str(Path(sys.executable).parent / "dfsctl")
 TMPFS_BYTES = 96 << 20

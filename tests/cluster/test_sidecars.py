@@ -19,7 +19,7 @@ from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 from tests.support.agents import Answer, ask
 from tests.support.surprises import surprises
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 ANSWER_SECONDS = 2.0
 READS = (

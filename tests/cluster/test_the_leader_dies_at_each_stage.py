@@ -19,7 +19,7 @@ from tests.support import stages
 from tests.support.commands import Dfsctl, Said
 from tests.support.trees import sha256, write_noise
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 MIB = 1 << 20
 LARGE_BYTES = 40 * MIB + 12_345  # one chunk, longer than all windows on its way
