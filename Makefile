@@ -31,6 +31,7 @@ test: $(VENV)/dev.stamp           ## unit, property, simulation and cluster test
 
 test-long: $(VENV)/dev.stamp      ## the soaks as well
 	@$(BIN)/python -m pytest tests -m long -q
+	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest tests/property tests/unit -n $(JOBS) -q
 
 check: $(VENV)/dev.stamp          ## format, lint, types, import rules, generated code, migrations, docs
 	@$(BIN)/ruff format --check --quiet . || { echo "run: ruff format ."; exit 1; }
