@@ -4,11 +4,13 @@
    those of its log's tail, over the one that its state has applied.
 2. Only voters count for a majority. A learner is sent everything and counts for nothing.
 3. Two configurations that follow each other differ in one voter at most: their majorities overlap.
+4. A member may lack the configuration that its leader goes by, or have one that was never committed. So it hears, and
+   votes for, everybody it knows: the members of all configurations above, and of a later one that a peer told it of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -98,10 +100,22 @@ class Configurations:
     def __init__(self, applied: Configuration) -> None:
         self._applied = applied
         self._tail: list[tuple[int, Configuration]] = []
+        self._told: tuple[int, Configuration] | None = None
 
     @property
     def current(self) -> Configuration:
         return self._tail[-1][1] if self._tail else self._applied
+
+    @property
+    def committed(self) -> Configuration:
+        return self._applied
+
+    @property
+    def known(self) -> Mapping[str, m.Member]:
+        """By node id: everybody who is a member by one of them; of two of one name, the newer."""
+        told = (self._told[1],) if self._told else ()
+        every = (self._applied, *(one for _, one in self._tail), *told)
+        return {member.node_id: member for one in every for member in one.members}
 
     @property
     def last_index(self) -> int:
@@ -118,12 +132,23 @@ class Configurations:
         self._tail = kept
         return changed
 
-    def applied(self, index: int) -> None:
-        """Entries up to `index` can be truncated no more."""
+    def tell(self, index: int, configuration: Configuration) -> None:
+        """By a peer's word this one is committed as of `index`, which lies beyond what is applied here."""
+        if self._told is None or self._told[0] < index:
+            self._told = index, configuration
+
+    def applied(self, index: int) -> bool:
+        """Entries up to `index` can be truncated no more; True when somebody may be known no longer."""
+        before = self._applied, self._told
         while self._tail and self._tail[0][0] <= index:
             self._applied = self._tail.pop(0)[1]
+        if self._told is not None and self._told[0] <= index:
+            self._told = None
+        return before != (self._applied, self._told)
 
     def reset(self, index: int, configuration: Configuration) -> None:
         """A snapshot of `index` was installed, which has this configuration."""
         self._applied = configuration
         self._tail = [one for one in self._tail if one[0] > index]
+        if self._told is not None and self._told[0] <= index:
+            self._told = None

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +43,7 @@ from coordinator.consensus.replica import LEADER, Links, Replica, Timing
 from quorumfs.clock import Clock
 from quorumfs.errors import BusyError, NoSpaceError, NotLeaderError, OutcomeUnknownError, QuorumFSError
 from quorumfs.mint import RandomBytes
+from quorumfs.v1 import membership_pb2 as m
 
 ENTRIES_UNDER_WAY_MAX = 2
 BARRIERS_MAX = 2
@@ -170,7 +171,7 @@ class Core:
             timing,
             self._on_commit,
             self._on_role,
-            self._on_configuration,
+            self._members_changed,
             memory or VolatileMemory(),
             boot,
         )
@@ -399,13 +400,11 @@ class Core:
 
     # Members
 
-    def _on_configuration(self, configuration: Configuration) -> None:
-        """Who belongs to the group is decided in the log; the wire follows."""
+    def _members_changed(self, known: Mapping[str, m.Member]) -> None:
+        """Who may belong to the group is decided in the log; the wire follows."""
         own_id = self._own_id
         self._wire.set_peers(
-            Peer(one.node_id, one.member_uuid, one.raft)
-            for one in configuration.members
-            if one.node_id != own_id
+            Peer(one.node_id, one.member_uuid, one.raft) for one in known.values() if one.node_id != own_id
         )
 
     def _change_members(self) -> bool:

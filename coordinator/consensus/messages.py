@@ -95,6 +95,10 @@ def _is_list(value: object) -> bool:
     return type(value) is list
 
 
+def _is_bytes(value: object) -> bool:
+    return type(value) is bytes
+
+
 def _is_hash(value: object) -> bool:
     return type(value) is bytes and len(value) in (0, HASH_BYTES)
 
@@ -134,6 +138,8 @@ _TABLE: Mapping[str, tuple[tuple[str, _Accepts], ...]] = {
     # Your disk was set back: what is remembered of it is `boot` and `match`. See memory.py.
     "forgotten": (("term", _is_number), ("boot", _is_number), ("match", _is_number)),
     "snapshot_hint": (("term", _is_number), ("beat", _is_number), ("index", _is_number)),
+    # To one that is behind and hears no leader: who the members are, as of a committed index.
+    "members": (("index", _is_number), ("configuration", _is_bytes)),
 }
 _NUMBERS = {kind: number for number, kind in enumerate(_TABLE, start=1)}
 _KINDS = {number: kind for kind, number in _NUMBERS.items()}

@@ -38,6 +38,8 @@ from coordinator.consensus.memory import Memory, was_set_back
 from coordinator.consensus.messages import Message
 from coordinator.consensus.progress import Progress, agreed
 from quorumfs.clock import Clock
+from quorumfs.errors import InvalidArgumentError
+from quorumfs.v1 import membership_pb2 as m
 
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 ROLE_NAMES = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
@@ -113,7 +115,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         timing: Timing,
         on_commit: Callable[[list[LogEntry]], None],
         on_role: Callable[[int], None],
-        on_configuration: Callable[[Configuration], None],
+        members_changed: Callable[[Mapping[str, m.Member]], None],
         memory: Memory,
         boot: int,
     ) -> None:
@@ -128,7 +130,8 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._timing = timing
         self._on_commit = on_commit
         self._on_role = on_role
-        self._on_configuration = on_configuration
+        self._members_changed = members_changed
+        self._known: Mapping[str, m.Member] = {}
         self._memory = memory
         self._boot = boot
         self._may_unmute = False
@@ -200,7 +203,14 @@ class Replica(SyncObj):  # type: ignore[misc]
             self.progress.setdefault(peer, Progress(self.journal.last_index + 1))
         self.progress = {peer: self.progress[peer] for peer in self.peers}
         _log.info("group.configured", voters=list(self.voters), peers=list(self.peers))
-        self._on_configuration(current)
+        self._know()
+
+    def _know(self) -> None:
+        """Hear those who may be members, and nobody else, from now on."""
+        known = self.configurations.known
+        if known != self._known:
+            self._known = known
+            self._members_changed(known)
 
     # What it is
 
@@ -267,6 +277,10 @@ class Replica(SyncObj):  # type: ignore[misc]
             self._links.send(peer, {"type": "pre_vote", "term": term, **self._log_end()})
 
     def _on_pre_vote(self, peer: str, message: Message) -> None:
+        applied = self.handed_index()
+        if message["last_log_index"] < applied:  # its leader may be somebody it has not heard of
+            configuration = self.configurations.committed.encode()
+            self._links.send(peer, {"type": "members", "index": applied, "configuration": configuration})
         if message["term"] <= self.term():
             self._send_stale(peer)
         elif self._may_vote() and self._is_up_to_date(message):
@@ -302,8 +316,19 @@ class Replica(SyncObj):  # type: ignore[misc]
                 {"type": "request_vote", "term": self.term(), "transfer": transfer, **self._log_end()},
             )
 
+    def _on_members(self, peer: str, message: Message) -> None:
+        """Somebody who is further says whom to hear."""
+        if message["index"] > self.handed_index():
+            try:
+                told = Configuration.decode(message["configuration"])
+            except InvalidArgumentError as error:
+                _log.warning("members.malformed", told_by=peer, cause=str(error))
+                return
+            self.configurations.tell(message["index"], told)
+            self._know()
+
     def _on_request_vote(self, peer: str, message: Message) -> None:
-        if peer not in self.voters or (not message["transfer"] and not self._may_vote()):
+        if not message["transfer"] and not self._may_vote():
             return
         if not self.journal.has_room() or self._memory.muted_term is not None:
             return
@@ -492,7 +517,8 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def _hand_over(self) -> None:
         """Give the committed entries to be applied: those that this member's disk has."""
-        self.configurations.applied(self.handed_index())
+        if self.configurations.applied(self.handed_index()):
+            self._know()
         upto = min(self.commit_index(), self.journal.synced_index)
         while self.handed_index() < upto and self.may_hand_over():
             found = self.journal.entries(
@@ -527,7 +553,7 @@ class Replica(SyncObj):  # type: ignore[misc]
     def receive(self, peer: str, message: Message) -> None:
         """Take in a message of a peer. Raises BrokenInvariantError, StorageFailure."""
         handle = self._HANDLERS.get(message["type"])
-        if handle is None or peer not in self.peers:
+        if handle is None or peer not in self._known:
             return
         handle(self, peer, message)
 
@@ -627,17 +653,16 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def _on_greeting(self, peer: str, message: Message) -> None:
         """A peer whose disk was set back shows a start, or an end of its log, that lies before what is remembered."""
-        member = self.configurations.current.find(peer)
-        if member is None:
-            return
+        member = self._known[peer]
         remembered = self._memory.boot_of(member.member_uuid)
-        acknowledged = self.progress[peer].match if self.leads() else 0
+        acknowledged = self.progress[peer].match if self.leads() and peer in self.progress else 0
         set_back = was_set_back(message["boot"], remembered)
         if message["boot"] != remembered and not set_back:
             self._remember(partial(self._memory.note_boot, member.member_uuid, message["boot"]))
         if set_back or message["last_log_index"] < acknowledged:
             _log.warning("peer.forgot", peer=peer, boot=message["boot"], remembered=remembered)
-            self.progress[peer] = Progress(self.journal.last_index + 1)
+            if peer in self.progress:
+                self.progress[peer] = Progress(self.journal.last_index + 1)
             told = {"term": self.term(), "boot": remembered, "match": acknowledged}
             self._links.send(peer, {"type": "forgotten", **told})
 
@@ -692,6 +717,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         "snapshot_hint": _on_snapshot_hint,
         "greeting": _on_greeting,
         "forgotten": _on_forgotten,
+        "members": _on_members,
     }
 
 

@@ -256,6 +256,53 @@ def what_a_set_back_disk_acknowledged_is_not_lost(seed: int) -> None:
         stage.settle()
 
 
+def a_removal_that_was_not_committed_shuts_nobody_out(seed: int) -> None:
+    """c3 has it in its log that c1 is no member; c1 leads, and is heard by c3 all the same."""
+    with Stage(seed) as stage:
+        stage.let_lead("c3")
+        stage.run(1.0)
+        stage.cut("c3", "c1", "c2")
+        stage.change_members("c3", lambda now: now.without("c1"))
+        stage.until(lambda: stage["c3"].core.replica.voters == ("c2", "c3"))
+        stage.until(lambda: not stage["c3"].core.replica.leads() and stage.cluster.leader() is not None)
+        stage.let_lead("c1")
+        stage.heal("c3", "c1", "c2")
+        stage.write_through("c1", 3)
+        stage.settle()
+        _expect(stage["c3"].core.replica.voters, ("c1", "c2", "c3"))
+
+
+def a_leader_who_joined_meanwhile_is_heard(seed: int) -> None:
+    """c4 became a member and leads while c1 was down, who knows nothing of c4."""
+    with Stage(seed, spares=1) as stage:
+        stage.let_lead("c2")
+        stage.crash("c1")
+        stage.add_voter("c4")
+        stage.let_lead("c4")
+        stage.start("c1")
+        stage.write_through("c4", 3)
+        stage.settle()
+        _expect(stage["c1"].core.replica.voters, ("c1", "c2", "c3", "c4"))
+
+
+def a_candidate_who_joined_meanwhile_gets_the_vote_it_needs(seed: int) -> None:
+    """c4 and c2 need a third vote, and c1, who was down, knows nothing of c4."""
+    with Stage(seed, spares=1) as stage:
+        stage.let_lead("c2")
+        stage.crash("c1")
+        stage.add_voter("c4")
+        stage.let_lead("c3")
+        stage.cut("c2", "c1", "c3", "c4")
+        stage.run(0.1)
+        stage.write("c3", 3)
+        stage.run(0.5)
+        stage.crash("c3")
+        stage.start("c1")
+        stage.heal("c2", "c1", "c3", "c4")
+        stage.until(lambda: stage.cluster.leader() is not None)
+        stage.settle()
+
+
 SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_member_that_returns_deposes_nobody,
     a_member_that_sees_only_a_follower_deposes_nobody,
@@ -269,6 +316,9 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_disk_that_was_set_back_does_not_vote_until_it_has_caught_up,
     a_disk_that_was_set_back_far_is_brought_up_by_a_snapshot,
     what_a_set_back_disk_acknowledged_is_not_lost,
+    a_removal_that_was_not_committed_shuts_nobody_out,
+    a_leader_who_joined_meanwhile_is_heard,
+    a_candidate_who_joined_meanwhile_gets_the_vote_it_needs,
 )
 
 

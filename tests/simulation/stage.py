@@ -9,11 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coordinator.consensus.core import TRANSFER_SECONDS, Transfer
+from coordinator.consensus.configuration import Configuration
+from coordinator.consensus.core import TRANSFER_SECONDS, Change, Transfer
 from coordinator.consensus.messages import Message, decode
 from coordinator.consensus.replica import Timing
 from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import membership_pb2 as m
 from tests.simulation.cluster import Cluster
 from tests.simulation.machine import Disk
 from tests.simulation.marks import Marks, watched_log
@@ -245,6 +247,27 @@ class Stage:
         self.until(lambda: len(answers) == count)
         refused = [one for one in answers if not isinstance(one, bytes)]
         assert not refused, refused
+
+    def change_members(self, node_id: str, make: Callable[[Configuration], Configuration]) -> list[object]:
+        """Propose another configuration; the list gets the answer."""
+        answers: list[object] = []
+        process = self[node_id]
+        process.later(0.0, process.core.change_members, Change(make, answers.append))
+        return answers
+
+    def add_voter(self, node_id: str) -> None:
+        """A spare machine becomes a member that votes, as the operator's command does it."""
+        leader = self.leader().node_id
+        learner = m.Member(node_id=node_id, member_uuid=f"uuid-{node_id}")
+        added = self.change_members(leader, lambda now: now.with_learner(learner))
+        self.until(lambda: added)
+        machine = self.cluster.members[node_id]
+        machine.accept(self[leader].core.replica.configurations.current.members)
+        machine.start()
+        progress = self[leader].core.replica.progress
+        self.until(lambda: progress[node_id].match >= self[leader].core.replica.commit_index())
+        promoted = self.change_members(leader, lambda now: now.promoted(node_id))
+        self.until(lambda: promoted)
 
     def read(self, node_id: str) -> list[bytes | QuorumFSError]:
         """Ask behind a barrier for the applied index; the list gets the answer."""
