@@ -369,6 +369,11 @@ WILD = {"wild": True, "loss": 0.02, "doubling": 0.1, "delay_chance": 0.1}
 MEMBERS = {"spares": 2, "wild": False}
 SNAPSHOTS = {"keep_bytes": 1024}
 
+
+def _newest_members(configurations: Configurations) -> Mapping[str, Any]:
+    return {member.node_id: member for member in configurations.current.members}
+
+
 MUTATIONS = (
     Mutation("entries are not synced", _method(Journal, "sync", _without_sync), 1),
     Mutation("term and vote are not synced", _method(Journal, "set_term", _term_without_sync), 1),
@@ -511,6 +516,18 @@ MUTATIONS = (
         _method(Configurations, "append", lambda original: lambda *_: None),
         20,
         changes=MEMBERS,
+    ),
+    Mutation(
+        "only the members of the newest configuration are heard",
+        lambda: patch.object(Configurations, "known", property(_newest_members)),
+        20,
+        play=scenarios.a_removal_that_was_not_committed_shuts_nobody_out,
+    ),
+    Mutation(
+        "who was away is not told of the members",
+        lambda: _handler("members", lambda original: lambda *_: None),
+        20,
+        play=scenarios.a_leader_who_joined_meanwhile_is_heard,
     ),
 )
 

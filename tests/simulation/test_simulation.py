@@ -16,7 +16,7 @@ from tests.simulation.scenarios import SCENARIOS
 from tests.simulation.seeds import SEEDS as FOUND
 from tests.simulation.simulation import Report, run_seed
 
-SEEDS = (*FOUND, 3, 32)
+SEEDS = (*FOUND, 3, 11, 32, 145, 231)
 
 run = lru_cache(maxsize=None)(run_seed)
 
