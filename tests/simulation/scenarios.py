@@ -272,6 +272,22 @@ def a_removal_that_was_not_committed_shuts_nobody_out(seed: int) -> None:
         _expect(stage["c3"].core.replica.voters, ("c1", "c2", "c3"))
 
 
+def two_removals_at_a_time_do_not_make_a_group_of_one(seed: int) -> None:
+    """A leader that is cut off is told to remove both others; alone it must commit nothing."""
+    with Stage(seed) as stage:
+        old = stage.leader().node_id
+        first, second = stage.others(old)
+        stage.run(1.0)
+        stage.cut(old, first, second)
+        committed = stage[old].core.replica.commit_index()
+        stage.change_members(old, lambda now: now.without(first))
+        stage.change_members(old, lambda now: now.without(second))
+        stage.run(2.0)
+        _expect(stage[old].core.replica.commit_index(), committed)
+        stage.write_through(stage.leader().node_id, 3)
+        stage.settle()
+
+
 def a_leader_who_joined_meanwhile_is_heard(seed: int) -> None:
     """c4 became a member and leads while c1 was down, who knows nothing of c4."""
     with Stage(seed, spares=1) as stage:
@@ -317,6 +333,7 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_disk_that_was_set_back_far_is_brought_up_by_a_snapshot,
     what_a_set_back_disk_acknowledged_is_not_lost,
     a_removal_that_was_not_committed_shuts_nobody_out,
+    two_removals_at_a_time_do_not_make_a_group_of_one,
     a_leader_who_joined_meanwhile_is_heard,
     a_candidate_who_joined_meanwhile_gets_the_vote_it_needs,
 )
