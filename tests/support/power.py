@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-IMAGE_BYTES = 768 << 20
+IMAGE_BYTES = 4 << 30  # sparse
 _GOINGDOWN = (2 << 30) | (4 << 16) | (ord("X") << 8) | 125  # _IOR('X', 125, __u32), linux/fs.h and ext4.h
 _WITHOUT_JOURNAL = struct.pack("I", 2)
 
