@@ -17,7 +17,6 @@ import click
 
 from quorumfs.errors import (
     AlreadyExistsError,
-    Code,
     Exit,
     InternalError,
     InvalidArgumentError,
@@ -134,11 +133,6 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def as_entry(error: QuorumFSError, path: str) -> dict[str, Any]:
-    """One failure among several, for the list of a partial error."""
-    return {"path": path, "code": Code(error.code).name.lower(), "message": str(error)}
 
 
 def _keep_trace(trace: str) -> str:

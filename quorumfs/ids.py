@@ -21,11 +21,3 @@ def chunk_id(raw: bytes) -> ChunkId:
     if len(raw) != ID_BYTES:
         raise InvalidArgumentError("a chunk id is 16 bytes", cause=f"{len(raw)} bytes were given")
     return ChunkId(bytes(raw))
-
-
-def parse_chunk_id(text: str) -> ChunkId:
-    """The chunk id that `text` spells in 32 hex digits. Raises InvalidArgumentError."""
-    try:
-        return chunk_id(bytes.fromhex(text))
-    except ValueError:
-        raise InvalidArgumentError("a chunk id is 32 hexadecimal digits", cause=f"{text!r} is not") from None

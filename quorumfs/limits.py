@@ -60,7 +60,6 @@ HEARTBEAT_SECONDS = 1.0
 SUSPECT_SECONDS = 3.0
 DEAD_SECONDS = 30.0
 STALL_SECONDS = 3.0
-CONNECT_SECONDS = 2.0
 
 # What a client waits for
 FIRST_ANSWER_SECONDS = 6.0  # for an answer of any coordinator, before there ever was one

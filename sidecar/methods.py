@@ -20,6 +20,5 @@ SET_LABELS = Method("Admin", "SetLabels", admin.SetLabelsRequest, admin.Labels)
 # Coordinators
 GET_CLUSTER_STATUS = Method("Control", "GetClusterStatus", admin.GetClusterStatusRequest, admin.ClusterStatus)
 GET_RAFT = Method("Control", "GetRaft", admin.GetRaftRequest, admin.RaftStatus)
-GET_STATE_HASH = Method("Control", "GetStateHash", admin.GetStateHashRequest, admin.StateHash)
 GET_GC = Method("Control", "GetGc", admin.GetGcRequest, admin.GcStatus)
 GET_CLUSTER = Method("Membership", "GetCluster", membership.GetClusterRequest, membership.ClusterView)
