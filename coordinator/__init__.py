@@ -1,0 +1,1 @@
+"""The coordinator: one member of the Raft group that holds the namespace, and leads or follows."""
