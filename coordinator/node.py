@@ -78,6 +78,9 @@ RAFT_GAUGES = (
     ("journal_bytes", "Bytes of the journal."),
     ("queue_ops", "Operations that wait to be proposed."),
     ("queue_bytes", "Bytes that wait to be proposed."),
+    ("longest_fsync_seconds", "The longest sync of the journal since the start."),
+    ("wal_bytes", "Bytes of the database's write-ahead log."),
+    ("longest_checkpoint_seconds", "The longest that a checkpoint kept the database's writer."),
 )
 
 _log = log.get(__name__)

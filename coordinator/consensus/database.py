@@ -143,8 +143,9 @@ class Database:
         return self._wal.size_bytes
 
     @property
-    def last_checkpoint_seconds(self) -> float:
-        return self._wal.last_checkpoint_seconds
+    def longest_checkpoint_seconds(self) -> float:
+        """Since this state was opened, or installed."""
+        return self._wal.longest_checkpoint_seconds
 
     def reader_stats(self) -> ReaderStats:
         return self._readers.stats()

@@ -337,6 +337,8 @@ class Consensus:
             queue_bytes=core.queue.size_bytes,
             boot_counter=self.identity.boot_counter,
             fsync=journal.fsync,
+            wal_bytes=self._database.wal_bytes,
+            longest_checkpoint_seconds=self._database.longest_checkpoint_seconds,
             disk_full=core.applier.disk_full or not journal.has_room(),
         )
 

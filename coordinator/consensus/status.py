@@ -33,7 +33,8 @@ class FsyncStats:
 
 @dataclass(frozen=True, slots=True)
 class RaftState:
-    """`state`: leader, follower, candidate, learner or waiting."""
+    """`state`: leader, follower, candidate, learner or waiting. `wal_bytes`, `longest_checkpoint_seconds`: of the
+    database (wal.py); `fsync`: of the journal."""
 
     node_id: str
     state: str
@@ -51,11 +52,17 @@ class RaftState:
     queue_bytes: int
     boot_counter: int
     fsync: FsyncStats
+    wal_bytes: int
+    longest_checkpoint_seconds: float
     disk_full: bool = False
 
     @property
     def tick_age(self) -> float:
         return self.tick_age_seconds
+
+    @property
+    def longest_fsync_seconds(self) -> float:
+        return self.fsync.seconds_max
 
 
 @dataclass(frozen=True, slots=True)

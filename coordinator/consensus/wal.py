@@ -34,9 +34,8 @@ Quiet = Callable[[float], AbstractContextManager[None]]
 class Wal:
     """Of one open database. The writer's thread only; the numbers may be read by any.
 
-    `size_bytes`: as it was when `checkpoint_if_needed` last looked; `last_checkpoint_seconds`,
-    `longest_checkpoint_seconds`: how long the writer was kept; `blocked`: checkpoints after which the WAL was not
-    empty because readers needed it.
+    `size_bytes`: as it was when `checkpoint_if_needed` last looked; `longest_checkpoint_seconds`: how long one has
+    kept the writer at most.
     """
 
     def __init__(
@@ -57,10 +56,7 @@ class Wal:
         self._fd = files.open(database.with_name(f"{database.name}-wal"))
         self._checkpoint_at = portion_bytes
         self.size_bytes = 0
-        self.last_checkpoint_seconds = 0.0
         self.longest_checkpoint_seconds = 0.0
-        self.checkpoints = 0
-        self.blocked = 0
 
     def sync(self) -> None:
         """Everything that was committed is durable on return. Raises OSError; then nobody knows."""
@@ -78,11 +74,9 @@ class Wal:
         pressing = self.size_bytes >= PRESSING_PORTIONS * self._portion_bytes
         with self._quiet(QUIET_SECONDS) if pressing else nullcontext():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        self.last_checkpoint_seconds = self._clock.monotonic() - began
-        self.longest_checkpoint_seconds = max(self.longest_checkpoint_seconds, self.last_checkpoint_seconds)
-        self.checkpoints += 1
+        took = self._clock.monotonic() - began
+        self.longest_checkpoint_seconds = max(self.longest_checkpoint_seconds, took)
         self.size_bytes = self._files.size(self._fd)
-        self.blocked += self.size_bytes > 0
         self._checkpoint_at = self.size_bytes + self._portion_bytes
         return True
 
