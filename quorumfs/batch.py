@@ -9,7 +9,8 @@
    at once travel with those that came meanwhile, where otherwise two halves would take turns for ever. Not
    when so many came meanwhile that their message gains nothing by more.
 6. Threads that travelled together are woken one by the other, not all at once: a crowd that wants the GIL costs
-   more than the work that it was woken for.
+   more than the work that it was woken for. For the reason of rule 5 the last of them hands the lane on. A crowd,
+   counted by the last two messages, is not waited for: it takes so long to wake that the servers would idle.
 
 A lane has one batch under way; it is a slot of the session for changes. Several lanes may be open, but more
 than one gained nothing when measured: smaller batches, the same work.
@@ -77,6 +78,7 @@ class _Waiter(Generic[Op, Answer]):
     done: Done[Answer] | None = None  # ... or whom to tell
     later: Later | None = None
     follower: _Waiter[Op, Answer] | None = None  # whom it wakes when it is woken
+    holds: int | None = None  # a lane that it hands on then
     gone: bool = False  # its thread waits no more, and is to wake nobody
     lane: int | None = None  # it sends next, on this lane
     answers: list[Answer] | None = None
@@ -118,6 +120,7 @@ class Combiner(Generic[Op, Answer]):
         self._lock = threading.Lock()
         self._free = list(range(lanes))
         self._queue: deque[_Waiter[Op, Answer]] = deque()
+        self._former = 0  # callers in the last message that was sent
         self._closed = False
         # Threads are made when something is submitted, and no more of them than lanes.
         self._carriers = ThreadPoolExecutor(lanes, thread_name_prefix="quorumfs-batches")
@@ -192,6 +195,8 @@ class Combiner(Generic[Op, Answer]):
             self._step_out(me)
             raise
         finally:
+            if me.holds is not None:
+                self._pass_on(me.holds)
             if me.follower is not None:
                 me.follower.tell()
 
@@ -211,18 +216,24 @@ class Combiner(Generic[Op, Answer]):
     def _lead(self, me: _Waiter[Op, Answer], lane: int) -> None:
         with self._lock:
             group = self._company(me)
+            self._former, crowd = len(group), len(group) + self._former
         try:
             self._carry(lane, group)
         finally:
-            if me.later is None or self._enough_wait():
+            if me.later is None and crowd <= _ENOUGH:
+                self._tell(group, lane)
+            elif me.later is None or self._enough_wait():
                 self._pass_on(lane)
                 self._tell(group)
             else:
                 self._tell(group)
                 me.later(partial(self._pass_on, lane))
 
-    def _tell(self, group: list[_Waiter[Op, Answer]]) -> None:
-        """All of `group` have their answers or their error; its first is the sender itself, or a coroutine's."""
+    def _tell(self, group: list[_Waiter[Op, Answer]], holds: int | None = None) -> None:
+        """All of `group` have their answers or their error; its first is the sender itself, or a coroutine's.
+
+        `holds`: the lane that the last of the threads among them hands on.
+        """
         for waiter in group:
             if not waiter.is_settled:
                 # Only a bug or an interrupt of the sending thread leads here.
@@ -231,8 +242,12 @@ class Combiner(Generic[Op, Answer]):
             threads = [one for one in group[1:] if one.alarm is not None and not one.gone]
             for one, follower in pairwise(threads):
                 one.follower = follower
+            if threads:
+                threads[-1].holds = holds
         if threads:
             threads[0].tell()
+        elif holds is not None:
+            self._pass_on(holds)
         for waiter in group:
             if waiter.alarm is None:
                 waiter.tell()

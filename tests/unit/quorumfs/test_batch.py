@@ -302,6 +302,66 @@ def test_a_caller_that_nobody_wakes_finds_its_answers_itself(monkeypatch: pytest
     assert [one.ended().answers for one in (first, second, *others)] == [[10], [20], [30], [40]]
 
 
+class SlowToWake:
+    """Threads with these operations that, once woken, do not come further until they are let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *ops: int) -> None:
+        self.may_go = {op: threading.Event() for op in ops}
+        wait = Alarm.wait
+
+        def slowly(alarm: Alarm, timeout: float) -> bool:
+            woken = wait(alarm, timeout)
+            caller = threading.current_thread()
+            if isinstance(caller, Caller) and caller.ops[0] in self.may_go:
+                assert self.may_go[caller.ops[0]].wait(20)
+            return woken
+
+        monkeypatch.setattr(Alarm, "wait", slowly)
+
+
+def test_threads_that_ask_again_at_once_travel_together_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server()
+    target = combiner(server)
+    slow = SlowToWake(monkeypatch, 3, 4)
+    callers = travelled_together(server, target, 2, 3, 4)
+    assert callers[0].ended().answers == [20]
+    again = [Caller(target, [5]), Caller(target, [6])]
+    queued(target, 2)
+    slow.may_go[3].set()
+    slow.may_go[4].set()
+    assert [one.ended().answers for one in (*callers, *again)] == [[20], [30], [40], [50], [60]]
+    assert [sorted(batch) for batch in server.batches] == [[1], [2, 3, 4], [5, 6]]
+    assert target.run([7], 1, 20) == [70]
+
+
+def test_a_large_crowd_of_threads_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quorumfs.batch._ENOUGH", 3)  # one before them, and three
+    server = Server()
+    target = combiner(server)
+    slow = SlowToWake(monkeypatch, 3, 4)
+    callers = travelled_together(server, target, 2, 3, 4)
+    assert callers[0].ended().answers == [20]
+    assert target.run([5], 1, 20) == [50]
+    slow.may_go[3].set()
+    slow.may_go[4].set()
+    assert [one.ended().answers for one in callers] == [[20], [30], [40]]
+
+
+def travelled_together(server: Server, target: Combiner[int, int], *ops: int) -> list[Caller]:
+    """Callers whose operations were in one message, led by the first; another caller's 1 went before them."""
+    server.go.clear()
+    first = Caller(target, [1])
+    server.entered.acquire()
+    callers = []
+    for count, op in enumerate(ops, 1):
+        callers.append(Caller(target, [op]))
+        queued(target, count)
+    server.go.set()
+    server.entered.acquire()
+    assert first.ended().answers == [10]
+    return callers
+
+
 # ---- callers that may not wait ---------------------------------------------------------------------------
 
 
