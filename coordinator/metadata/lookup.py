@@ -53,24 +53,18 @@ Directories = dict[bytes, int]
 """Directories by their own path, for as long as nothing changes: of one read transaction."""
 
 
-def locate_among(
-    tx: sqlite3.Connection, ref: n.Ref, directories: Directories, *, follow: bool
-) -> tuple[Inode, bytes]:
-    """Like `locate`; a directory in which much is asked for is looked up once."""
+def parted(ref: n.Ref) -> tuple[bytes, bytes] | None:
+    """The path of a directory and a name in it, as `ref` spells them; None when it is not so simple."""
     above, slash, name = ref.path.rpartition(b"/")
-    plain = bool(slash and name) and not ref.base and len(ref.path) <= PATH_BYTES_MAX
-    known = directories.get(above) if plain else None
-    if known is not None:
-        paths.check_name(name)
-        there = child(tx, known, name)
-        if there is not None and not (follow and there.type == SYMLINK):
-            return there, ref.path
-    found, path = locate(tx, ref, follow=follow)
-    if (
-        plain and path == ref.path
-    ):  # neither links nor doubled slashes: the directory is where it was asked for
-        directories[above] = found.parent
-    return found, path
+    plain = slash and name and not ref.base and len(ref.path) <= PATH_BYTES_MAX
+    return (above, name) if plain else None
+
+
+def learn(directories: Directories, ref: n.Ref, found: Inode, path: bytes) -> None:
+    """Note in which directory `locate` has found an inode at `path`."""
+    parts = parted(ref)
+    if parts is not None and path == ref.path:  # neither links nor doubled slashes on the way
+        directories[parts[0]] = found.parent
 
 
 def locate_parent(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, bytes, bytes]:

@@ -28,6 +28,7 @@ from coordinator.metadata.replicas import node_rows as node_rows
 from coordinator.metadata.replicas import replicas_of as replicas_of
 from coordinator.metadata.replicas import valid_chunk_ids as valid_chunk_ids
 from coordinator.metadata.replicas import wanting_chunks as wanting_chunks
+from coordinator.metadata.tree import COLUMNS, SYMLINK, Inode, tell
 from quorumfs.errors import FormatTooNewError, QuorumFSError, UploadGoneError
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import membership_pb2 as m
@@ -37,36 +38,70 @@ from quorumfs.v1 import types_pb2 as t
 SESSION_MAX = 2**63 - 1
 
 _UPLOAD = "SELECT replication, chunk_size_bytes, deadline_ms, min_replicas FROM upload WHERE id = ?"
+_CHILD = (
+    f"SELECT {COLUMNS}, version.size, version.checksum FROM dentry"
+    " JOIN inode ON inode.id = dentry.inode"
+    " LEFT JOIN version ON version.id = inode.version AND inode.type = 1"
+    " WHERE dentry.parent = ? AND dentry.name = ?"
+)
 _TOTALS = "SELECT files, directories, chunks, logical_bytes, inline_bytes FROM totals WHERE id = 1"
 _SESSION_END = (
     "ttl_ms + max(opened_ms, coalesce((SELECT max(used_ms) FROM slot WHERE slot.session = session.id), 0))"
 )
 
 
-def answer(
-    tx: sqlite3.Connection, op: n.ReadOp, directories: lookup.Directories | None = None
-) -> n.ReadResult:
-    """The answer to one question; refusals are codes. `directories`: what earlier questions of `tx` have found."""
+def answer(tx: sqlite3.Connection, op: n.ReadOp) -> n.ReadResult:
+    """The answer to one question; refusals are codes."""
     kind = op.WhichOneof("op")
     try:
         if kind is None:
             raise FormatTooNewError("a question of a kind unknown here")
-        if kind == "stat" and directories is not None:
-            return _stat_among(tx, op.stat, directories)
         return _ANSWERS[kind](tx, getattr(op, kind))
     except QuorumFSError as error:
-        return n.ReadResult(code=t.ErrorCode.ValueType(error.code), error=detail_of(error))
+        return _refusal(error)
+
+
+def _refusal(error: QuorumFSError) -> n.ReadResult:
+    return n.ReadResult(code=t.ErrorCode.ValueType(error.code), error=detail_of(error))
+
+
+def answer_among(
+    tx: sqlite3.Connection, op: n.ReadOp, directories: lookup.Directories, result: n.ReadResult
+) -> None:
+    """Put what `answer` gives into the empty `result`. `directories`: what earlier questions of `tx` have found; a
+    directory in which much is asked for is looked up once."""
+    if op.WhichOneof("op") != "stat":
+        result.CopyFrom(answer(tx, op))
+    elif not _stat_in_known(tx, op.stat, directories, result):
+        try:
+            inode, path = lookup.locate(tx, op.stat.ref, follow=op.stat.follow)
+        except QuorumFSError as error:
+            result.CopyFrom(_refusal(error))
+        else:
+            lookup.learn(directories, op.stat.ref, inode, path)
+            result.info.CopyFrom(info(tx, inode, path))
+
+
+def _stat_in_known(
+    tx: sqlite3.Connection, request: n.StatRequest, directories: lookup.Directories, result: n.ReadResult
+) -> bool:
+    """Whether it was a name in a known directory, and no link to be followed: then `result` tells it."""
+    parts = lookup.parted(request.ref)
+    directory = directories.get(parts[0]) if parts is not None else None
+    if parts is None or directory is None:
+        return False
+    row = tx.execute(_CHILD, (directory, parts[1])).fetchone()
+    if row is None:  # why, or that no file can have such a name, is said by the long way
+        return False
+    inode = Inode._make(row[:-2])
+    if request.follow and inode.type == SYMLINK:
+        return False
+    tell(result.info, inode, request.ref.path, row[-2] or 0, row[-1] or 0)
+    return True
 
 
 def _stat(tx: sqlite3.Connection, request: n.StatRequest) -> n.ReadResult:
     inode, path = lookup.locate(tx, request.ref, follow=request.follow)
-    return n.ReadResult(info=info(tx, inode, path))
-
-
-def _stat_among(
-    tx: sqlite3.Connection, request: n.StatRequest, directories: lookup.Directories
-) -> n.ReadResult:
-    inode, path = lookup.locate_among(tx, request.ref, directories, follow=request.follow)
     return n.ReadResult(info=info(tx, inode, path))
 
 

@@ -178,18 +178,24 @@ def has_children(context: Context, directory: int) -> bool:
 
 def info_of(inode: Inode, path: bytes, size: int = 0, checksum: int = 0) -> n.FileInfo:
     """An inode as answers tell it; `size` and `checksum` of a file's content."""
-    return n.FileInfo(
-        id=inode.id,
-        type=inode.type,  # type: ignore[arg-type]
-        name=inode.name,
-        mode=inode.mode,
-        mtime_ns=inode.mtime_ns,
-        size=size,
-        replication=inode.replication,
-        version=inode.version,
-        checksum=checksum,
-        target=inode.target or b"",
-        changed_wall_ms=inode.changed_wall_ms,
-        parent=inode.parent,
-        path=path,
-    )
+    info = n.FileInfo()
+    tell(info, inode, path, size, checksum)
+    return info
+
+
+def tell(info: n.FileInfo, inode: Inode, path: bytes, size: int = 0, checksum: int = 0) -> None:
+    """Like `info_of`, into the empty `info`; field by field, which costs half of the constructor with keywords."""
+    info.id = inode.id
+    info.type = inode.type  # type: ignore[assignment]
+    info.name = inode.name
+    info.mode = inode.mode
+    info.mtime_ns = inode.mtime_ns
+    info.size = size
+    info.replication = inode.replication
+    info.version = inode.version
+    info.checksum = checksum
+    if inode.target:
+        info.target = inode.target
+    info.changed_wall_ms = inode.changed_wall_ms
+    info.parent = inode.parent
+    info.path = path

@@ -59,10 +59,13 @@ def question(batch: n.ReadBatch, soft: SoftState, age_ms: int) -> Callable[[sqli
         room = ANSWER_BYTES_MAX
         directories: lookup.Directories = {}
         for op in batch.ops:
-            one = queries.answer(tx, op, directories) if room > 0 else TOO_MUCH
-            complete(one, soft)
-            room -= one.ByteSize()
-            result.results.append(one)
+            one = result.results.add()
+            if room > 0:
+                queries.answer_among(tx, op, directories, one)
+                complete(one, soft)
+                room -= one.ByteSize()
+            else:
+                one.CopyFrom(TOO_MUCH)
         return result.SerializeToString()
 
     return ask

@@ -158,7 +158,9 @@ def publish(
         if old is not None:
             tree.detach(context, old, place.path)
         tree.add(context, file)
-    return n.Result(code=t.ERROR_CODE_OK, info=tree.info_of(file, place.path, size, checksum))
+    result = n.Result(code=t.ERROR_CODE_OK)
+    tree.tell(result.info, file, place.path, size, checksum)
+    return result
 
 
 def content_of(context: Context, version: int) -> tuple[int, int]:
