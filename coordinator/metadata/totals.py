@@ -4,13 +4,15 @@ written once at its end."""
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
+from operator import attrgetter
 
 _COLUMNS = (
     "next_inode, next_version, next_trash, next_node, next_disk,"
     " files, directories, symlinks, chunks, logical_bytes, inline_bytes, purged_through"
 )
 _READ = f"SELECT {_COLUMNS} FROM totals WHERE id = 1"
+_row = attrgetter(*_COLUMNS.split(", "))  # for every entry; dataclasses.astuple copies deeply
 _WRITE = f"UPDATE totals SET ({_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = 1"
 
 
@@ -36,12 +38,12 @@ class Totals:
         return Totals(*tx.execute(_READ).fetchone())
 
     def copy(self) -> Totals:
-        return replace(self)
+        return Totals(*_row(self))
 
     def store(self, tx: sqlite3.Connection, loaded: Totals) -> None:
         """Write what differs from `loaded`, the row as it is in the database."""
         if self != loaded:
-            tx.execute(_WRITE, astuple(self))
+            tx.execute(_WRITE, _row(self))
 
     def take_inode(self) -> int:
         taken = self.next_inode

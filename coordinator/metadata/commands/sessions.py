@@ -23,7 +23,8 @@ CLIENT_CHARACTERS_MAX = 256
 NUMBER_MAX = 2**63 - 1
 
 _SESSION = "SELECT 1 FROM session WHERE id = ?"
-_SLOT = "SELECT seq, digest, result FROM slot WHERE session = ? AND slot = ?"
+_SLOT = "SELECT seq, digest FROM slot WHERE session = ? AND slot = ?"
+_RESULT = "SELECT result FROM slot WHERE session = ? AND slot = ?"
 _REMEMBER = (
     "INSERT OR REPLACE INTO slot (session, slot, seq, digest, result, used_ms) VALUES (?, ?, ?, ?, ?, ?)"
 )
@@ -53,7 +54,7 @@ def recall(context: Context, batch: n.Batch, raw: bytes) -> bytes | None:
     if seq == last + 1:
         return None
     if row and seq == last and row[1] == _digest(raw):
-        stored: bytes = row[2]
+        stored: bytes = context.execute(_RESULT, (session, slot)).fetchone()[0]
         return stored
     cause = "other bytes were applied under this number" if seq == last else f"the last applied was {last}"
     raise StaleSequenceError(f"batch {seq} of slot {slot} does not come now", cause=cause)
