@@ -5,6 +5,8 @@
 3. A refusal sets `next` back, once: those that were sent before the setting back are refused too, and mean nothing
    more. Which ones they are is told by the round (beat) that the answer echoes.
 4. A muted peer (memory.py) only tells what it has: it is sent what follows, and counts for nothing.
+5. A peer of which this leader knows that it was set back is doubted until it is muted: what it acknowledged before it was
+   told so counts for nothing either.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ class Progress:
     match: int = 0
     deaf_until_beat: int = 0
     told: int = 0
+    doubted: bool = False
 
     def acknowledged(self, through: int) -> bool:
         """The peer has everything up to `through`; True when that is news."""
@@ -31,7 +34,8 @@ class Progress:
         return news
 
     def heard(self, through: int) -> None:
-        """The peer says that it has everything up to `through`, and must not be counted."""
+        """The peer says that it has everything up to `through`, and that it is muted."""
+        self.doubted = False
         self.told = max(self.told, through)
         self.next = max(self.next, through + 1)
 

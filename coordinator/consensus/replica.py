@@ -330,7 +330,7 @@ class Replica(SyncObj):  # type: ignore[misc]
     def _on_request_vote(self, peer: str, message: Message) -> None:
         if not message["transfer"] and not self._may_vote():
             return
-        if not self.journal.has_room() or self._memory.muted_term is not None:
+        if self._has_just_started() or not self.journal.has_room() or self._memory.muted_term is not None:
             return
         before = self.term()
         self._stock(peer, message)
@@ -345,17 +345,21 @@ class Replica(SyncObj):  # type: ignore[misc]
             self._stock(peer, message)
 
     def _on_timeout_now(self, peer: str, message: Message) -> None:
-        if message["term"] == self.term() and self.leader_id() == peer and self._may_campaign():
+        asked = message["term"] == self.term() and self.leader_id() == peer
+        if asked and self._may_campaign() and not self._has_just_started():
             self._campaign(transfer=True)
 
     def _may_vote(self) -> bool:
         """Stickiness and the boot wait; a full disk could not remember the vote."""
-        now = self._clock.monotonic()
-        if now < self._mute_until or not self.journal.has_room() or self._memory.muted_term is not None:
+        if self._has_just_started() or not self.journal.has_room() or self._memory.muted_term is not None:
             return False
         if self.leads():
             return not self.has_contact()
-        return now - self.heard_at >= self._timing.election_min
+        return self._clock.monotonic() - self.heard_at >= self._timing.election_min
+
+    def _has_just_started(self) -> bool:
+        """Time for its peers to tell it what it has forgotten: until then not even a leader's wish makes it vote."""
+        return self._clock.monotonic() < self._mute_until
 
     def _is_up_to_date(self, message: Message) -> bool:
         theirs = (message["last_log_term"], message["last_log_index"])
@@ -480,14 +484,18 @@ class Replica(SyncObj):  # type: ignore[misc]
     def _on_next_node_idx(self, peer: str, message: Message) -> None:
         if message["term"] != self.term() or not self.leads() or peer not in self.progress:
             return
-        self.beats.echo(peer, message["beat"])
         progress = self.progress[peer]
         known_before = progress.known
-        if message["success"] and message["next_node_idx"] - 1 <= self.journal.last_index:
-            progress.acknowledged(message["next_node_idx"] - 1)
-        elif not message["success"] and not message["reset"]:
+        if message["success"]:
+            if progress.doubted:
+                return
+            # No other answer proves anything: a muted member may have elected another leader, and have forgotten it.
+            self.beats.echo(peer, message["beat"])
+            if message["next_node_idx"] - 1 <= self.journal.last_index:
+                progress.acknowledged(message["next_node_idx"] - 1)
+        elif not message["reset"]:
             progress.heard(min(message["next_node_idx"] - 1, self.journal.last_index))
-        elif message["reset"]:
+        else:
             progress.refused(message["next_node_idx"], message["beat"], self.beats.last)
         self._sends_on |= progress.known > known_before and self._may_send_more(peer)
 
@@ -584,13 +592,19 @@ class Replica(SyncObj):  # type: ignore[misc]
             self._configure()
         muted_since = self._memory.muted_term
         if muted_since is not None and message["term"] > muted_since:
-            self._may_unmute = plan.verified >= message["commit_index"]
+            self._may_unmute = self._has_all_committed(message, plan.verified)
         commit = min(message["commit_index"], plan.verified)
         if commit > self.commit_index():
             self._SyncObj__raftCommitIndex = commit
         if self.check is None and message["check_index"]:
             self.check = (message["check_index"], message["check_hash"])
         self._acknowledge(peer, message["beat"], plan.verified, reset=False)
+
+    def _has_all_committed(self, message: Message, verified: int) -> bool:
+        """Whether `verified` covers all that was committed before the leader's term. A leader knows that only when an
+        entry of its own term is committed: one that has just been started tells a commit index from long ago."""
+        commit = message["commit_index"]
+        return verified >= commit and self.journal.term_at(commit) == message["term"]
 
     def _on_snapshot_hint(self, peer: str, message: Message) -> None:
         if not self._accept_leader(peer, message["term"]):
@@ -662,7 +676,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         if set_back or message["last_log_index"] < acknowledged:
             _log.warning("peer.forgot", peer=peer, boot=message["boot"], remembered=remembered)
             if peer in self.progress:
-                self.progress[peer] = Progress(self.journal.last_index + 1)
+                self.progress[peer] = Progress(self.journal.last_index + 1, doubted=set_back)
             told = {"term": self.term(), "boot": remembered, "match": acknowledged}
             self._links.send(peer, {"type": "forgotten", **told})
 

@@ -24,6 +24,7 @@ from coordinator.consensus import replica as replica_module
 from coordinator.consensus.configuration import Configurations
 from coordinator.consensus.core import Core
 from coordinator.consensus.journal import Journal
+from coordinator.consensus.progress import Progress
 from coordinator.consensus.records import FRAME_HEAD_BYTES, Frame
 from coordinator.consensus.replica import Replica
 from coordinator.consensus.segments import Segments
@@ -301,6 +302,15 @@ def _may_vote(*, boot_wait: bool, stickiness: bool) -> Callable[[Any], bool]:
     return mutated
 
 
+def _every_answer_is_an_echo(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Any, peer: str, message: Any) -> None:
+        if message["term"] == replica.term() and replica.leads():
+            replica.beats.echo(peer, message["beat"])
+        original(replica, peer, message)
+
+    return mutated
+
+
 def _votes_again(original: Callable[..., Any]) -> Callable[..., Any]:
     def mutated(replica: Any, peer: str, message: Any) -> None:
         if not replica.leads():
@@ -521,6 +531,34 @@ MUTATIONS = (
         lambda: patch.object(Replica, "_may_campaign", lambda replica: replica.own_id in replica.voters),
         20,
         play=scenarios.what_a_set_back_disk_acknowledged_is_not_lost,
+    ),
+    Mutation(
+        "a disk that was set back proves contact",
+        lambda: _handler("next_node_idx", _every_answer_is_an_echo),
+        20,
+        play=scenarios.a_member_that_forgot_proves_no_leadership,
+    ),
+    Mutation(
+        "a disk that was set back counts again at any commit index",
+        lambda: patch.object(
+            Replica,
+            "_has_all_committed",
+            lambda replica, message, verified: verified >= message["commit_index"],
+        ),
+        20,
+        play=scenarios.a_member_that_forgot_is_counted_only_when_its_leader_knows_what_was_committed,
+    ),
+    Mutation(
+        "a disk that was set back is not doubted",
+        lambda: patch.object(replica_module, "Progress", lambda following, **_: Progress(following)),
+        20,
+        play=scenarios.what_a_set_back_disk_acknowledges_before_it_is_told_does_not_count,
+    ),
+    Mutation(
+        "a leader's wish is followed just after a start",
+        lambda: patch.object(Replica, "_has_just_started", lambda replica: False),
+        20,
+        play=scenarios.a_member_that_has_just_started_leads_on_nobodys_wish,
     ),
     Mutation(
         "two changes of the members at a time",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.simulation.stage import Stage
+from tests.simulation.stage import Backup, Stage
 from tests.simulation.world import Violation
 
 
@@ -319,6 +319,108 @@ def a_candidate_who_joined_meanwhile_gets_the_vote_it_needs(seed: int) -> None:
         stage.settle()
 
 
+def a_member_that_forgot_proves_no_leadership(seed: int) -> None:
+    """c3 has helped c2 to the leadership, and is set back; c1, who led before, has it answer, and must not read."""
+    with Stage(seed) as stage:
+        stage.let_lead("c2")
+        stage.crash("c3")
+        backup = stage.back_up("c3")
+        stage.start("c3")
+        stage.let_lead("c1")
+        stage.run(1.0)
+        stage.cluster.network.block(("c2", "c1"), ("c3", "c1"))
+        stage.let_lead_soon("c2")
+        stage.until(lambda: stage["c2"].core.leadership is not None)
+        stage.cut("c1", "c2")
+        stage.write_through("c2", 2)
+        stage.crash("c3")
+        stage.set_back("c3", backup)
+        stage.cut("c3", "c2")
+        stage.heal("c3", "c1")
+        stage.start("c3")
+        stage.until(lambda: stage.happened("c3", "member.muted"))
+        _expect(stage["c1"].core.replica.leads(), True)
+        answers = stage.read("c1")
+        stage.run(1.5)
+        _expect([answer for answer in answers if isinstance(answer, bytes)], [])
+        stage.settle()
+
+
+def a_member_that_forgot_is_counted_only_when_its_leader_knows_what_was_committed(seed: int) -> None:
+    """c1 and c3 have entries that c2 lacks. c3 is set back; c1, started anew, leads and knows no commit index yet."""
+    with Stage(seed, latency=0.02) as stage:
+        stage.let_lead("c1")
+        stage.crash("c3")
+        backup = stage.back_up("c3")
+        stage.cut("c2", "c3")
+        stage.start("c3")
+        stage.run(1.0)
+        stage.cut("c2", "c1")
+        stage.run(0.1)
+        stage.write_through("c1", 5)
+        stage.crash("c1", "c3")
+        stage.set_back("c3", backup)
+        stage.start("c1", "c3")
+        stage.until(lambda: stage.happened("c3", "member.muted"))
+        stage.heal("c2", "c1")
+        stage.until(lambda: stage["c1"].core.replica.leads())
+        stage.cluster.network.block(("c1", "c2"))
+        beginning = stage.world.now
+        while stage.world.now < beginning + 0.3 and not stage.happened("c3", "member.unmuted"):
+            stage.run(0.001)
+        stage.crash("c1")
+        stage.heal("c2", "c3")
+        stage.run(4.0)
+        stage.start("c1")
+        stage.settle()
+
+
+def what_a_set_back_disk_acknowledges_before_it_is_told_does_not_count(seed: int) -> None:
+    """c1 has helped c2 to commit, is set back, and takes an entry of c3's, who led before, into the same place."""
+    with Stage(seed, latency=0.02) as stage:
+        backup = _voter_to_be_set_back(stage)
+        stage.write_through("c2")
+        _set_back_to_old_leader(stage, backup)
+        stage.write("c3")
+        stage.start("c1")
+        stage.run(2.0)
+        stage.settle()
+
+
+def a_member_that_has_just_started_leads_on_nobodys_wish(seed: int) -> None:
+    """c1 has voted for c2, is set back, and is asked by c3, who led before, to lead in that very term."""
+    with Stage(seed, latency=0.02) as stage:
+        backup = _voter_to_be_set_back(stage)
+        _set_back_to_old_leader(stage, backup)
+        stage.run(0.06)
+        stage.start("c1")
+        stage.ask_to_lead("c3", "c1")
+        stage.run(1.5)
+        stage.settle()
+
+
+def _voter_to_be_set_back(stage: Stage) -> Backup:
+    """c2 leads by c1's vote, which this backup of c1 lacks; c3, who leads until then, has not heard of it."""
+    stage.let_lead("c3")
+    stage.run(0.5)
+    stage.crash("c1")
+    backup = stage.back_up("c1")
+    stage.start("c1")
+    stage.run(2.5)
+    stage.cluster.network.block(("c2", "c3"), ("c1", "c3"))
+    stage.ask_to_lead("c3", "c2", seconds=0.06)
+    stage.until(lambda: stage["c2"].core.leadership is not None)
+    stage.cut("c3", "c2")
+    return backup
+
+
+def _set_back_to_old_leader(stage: Stage, backup: Backup) -> None:
+    stage.crash("c1")
+    stage.set_back("c1", backup)
+    stage.cut("c1", "c2")
+    stage.heal("c1", "c3")
+
+
 SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_member_that_returns_deposes_nobody,
     a_member_that_sees_only_a_follower_deposes_nobody,
@@ -336,6 +438,10 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     two_removals_at_a_time_do_not_make_a_group_of_one,
     a_leader_who_joined_meanwhile_is_heard,
     a_candidate_who_joined_meanwhile_gets_the_vote_it_needs,
+    a_member_that_forgot_proves_no_leadership,
+    a_member_that_forgot_is_counted_only_when_its_leader_knows_what_was_committed,
+    what_a_set_back_disk_acknowledges_before_it_is_told_does_not_count,
+    a_member_that_has_just_started_leads_on_nobodys_wish,
 )
 
 

@@ -158,10 +158,12 @@ class Stage:
 
     def let_lead_soon(self, node_id: str) -> None:
         """Whoever leads is asked to hand over to this one."""
-        leader = self.leader()
-        leader.core.transfer(
-            Transfer(node_id, leader.clock.monotonic() + TRANSFER_SECONDS, threading.Event())
-        )
+        self.ask_to_lead(self.leader().node_id, node_id)
+
+    def ask_to_lead(self, leader_id: str, node_id: str, seconds: float = TRANSFER_SECONDS) -> None:
+        """This leader is asked to hand over, for so long."""
+        leader = self[leader_id]
+        leader.core.transfer(Transfer(node_id, leader.clock.monotonic() + seconds, threading.Event()))
 
     def happened(self, node_id: str, event: str) -> bool:
         """Whether the log of this member told of it."""

@@ -59,3 +59,11 @@ def test_a_muted_peer_is_sent_what_follows_and_counts_for_nothing() -> None:
     assert progress.next == 60
     progress.lost_contact()
     assert progress.next == 41
+
+
+def test_a_peer_that_was_set_back_is_doubted_until_it_says_that_it_is_muted() -> None:
+    progress = Progress(next=3, doubted=True)
+    progress.refused(2, beat=1, last_beat=1)
+    assert progress.doubted
+    progress.heard(1)
+    assert not progress.doubted
