@@ -1,8 +1,9 @@
 """A lost majority: one surviving coordinator begins a new history alone. Offline, by an operator's word.
 
 What the lost members had acknowledged and this one had not received is gone, and nobody can say how much that is; what
-lies in its log beyond the applied index may or may not have been acknowledged, and is kept. The new history is higher
-than any of before: datanodes obey it, and a former member that turns up after all is refused by its UUID.
+lies in its log beyond the applied index may or may not have been acknowledged, and is kept, unless a snapshot that was
+installed has overtaken the log. The new history is higher than any of before: datanodes obey it, and a former member that
+turns up after all is refused by its UUID.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from coordinator.consensus.database import Database
 from coordinator.consensus.files import RealFiles
 from coordinator.consensus.identity import FILE, encode, write_record
 from coordinator.consensus.journal import Journal
+from coordinator.consensus.memory import DurableMemory
 from coordinator.consensus.replica import CONFIGURATION
 from coordinator.metadata import migrations, queries
 from coordinator.metadata.invariants import violations
@@ -60,11 +62,13 @@ def _recover(
         (one for one in members if one.node_id == identity.node_id), m.Member(node_id=identity.node_id)
     )
     lost = [one.node_id for one in members if one.node_id != identity.node_id]
+    log_goes_on = journal.term_at(database.applied_index) == database.applied_term
+    beyond = journal.last_index - database.applied_index if log_goes_on else 0
     sys.stdout.write(
         f"{identity.node_id} of cluster {identity.cluster_id}, history {identity.history}\n"
         f"  applied                 {database.applied_index} (term {database.applied_term})\n"
         f"  log ends at             {journal.last_index} (term {journal.last_term})\n"
-        f"  beyond the applied      {max(0, journal.last_index - database.applied_index)} entries, which are kept\n"
+        f"  beyond the applied      {beyond} entries, which are kept\n"
         f"  members given up        {', '.join(lost) or 'none'}\n"
         f"  its state               {'; '.join(broken) or 'whole: every rule of it holds'}\n"
         "What these had acknowledged and this one never received is lost; nobody can say how much that is.\n"
@@ -79,7 +83,8 @@ def _recover(
     # The identity first: should this be cut short, the member reaches nobody and can be recovered again.
     changed = replace(identity, history=identity.history + 1, member_uuid=alone.member_uuid, members=(alone,))
     write_record(directory / FILE, encode(changed), RealFiles())
-    if database.applied_index > journal.last_index:
+    DurableMemory(directory, RealFiles()).unmute()  # those who remember what it forgot are given up
+    if not log_goes_on:
         journal.reset(database.applied_index, database.applied_term)
     term = max(journal.getCurrentTerm(), journal.last_term) + 1
     journal.setCurrentTerm(term, None)
