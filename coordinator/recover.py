@@ -2,8 +2,8 @@
 
 What the lost members had acknowledged and this one had not received is gone, and nobody can say how much that is; what
 lies in its log beyond the applied index may or may not have been acknowledged, and is kept, unless a snapshot that was
-installed has overtaken the log. The new history is higher than any of before: datanodes obey it, and a former member that
-turns up after all is refused by its UUID.
+installed has overtaken the log. The new history is higher than any of before: datanodes obey it, and a former member
+that turns up after all is refused by its UUID.
 """
 
 from __future__ import annotations

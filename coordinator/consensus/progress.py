@@ -5,8 +5,8 @@
 3. A refusal sets `next` back, once: those that were sent before the setting back are refused too, and mean nothing
    more. Which ones they are is told by the round (beat) that the answer echoes.
 4. A muted peer (memory.py) only tells what it has: it is sent what follows, and counts for nothing.
-5. A peer of which this leader knows that it was set back is doubted until it is muted: what it acknowledged before it was
-   told so counts for nothing either.
+5. A peer of which this leader knows that it was set back is doubted until it is muted: what it acknowledged before it
+   was told so counts for nothing either.
 """
 
 from __future__ import annotations

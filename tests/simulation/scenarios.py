@@ -6,7 +6,10 @@ Each play is a promise kept; some of them are where a planted bug shows (mutatio
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
 
+from tests.simulation.process import Process
 from tests.simulation.stage import Backup, Stage
 from tests.simulation.world import Violation
 
@@ -421,6 +424,28 @@ def _set_back_to_old_leader(stage: Stage, backup: Backup) -> None:
     stage.heal("c1", "c3")
 
 
+def a_snapshot_that_comes_too_late_changes_nothing(seed: int) -> None:
+    """While it is on its way another leads, who has all the entries still."""
+    with Stage(seed, keep_bytes=1024) as stage:
+        leader = stage.leader().node_id
+        behind, other = stage.others(leader)
+        stage[other].core._keep_bytes = 1 << 30
+        stage.crash(behind)
+        stage.write_through(leader, 60)
+        stage.run(2.0)
+        late: list[tuple[Any, ...]] = []
+        with patch.object(Process, "_arrive", lambda *arguments: late.append(arguments)):
+            stage.start(behind)
+            stage.until(lambda: late)
+            stage.let_lead(other)
+            stage.until(lambda: stage[behind].database.applied_index == stage[other].database.applied_index)
+        for process, *arguments in late:
+            process._arrive(*arguments)
+        stage.run(1.0)
+        _expect(stage.happened(behind, "snapshot.installed"), False)
+        stage.settle()
+
+
 SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_member_that_returns_deposes_nobody,
     a_member_that_sees_only_a_follower_deposes_nobody,
@@ -438,6 +463,7 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     two_removals_at_a_time_do_not_make_a_group_of_one,
     a_leader_who_joined_meanwhile_is_heard,
     a_candidate_who_joined_meanwhile_gets_the_vote_it_needs,
+    a_snapshot_that_comes_too_late_changes_nothing,
     a_member_that_forgot_proves_no_leadership,
     a_member_that_forgot_is_counted_only_when_its_leader_knows_what_was_committed,
     what_a_set_back_disk_acknowledges_before_it_is_told_does_not_count,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from tests.simulation.cluster import Cluster
 from tests.simulation.machine import Disk
-from tests.simulation.marks import Marks, watched_log
+from tests.simulation.marks import Marks, watched_log, watching
 from tests.simulation.plan import limits_of, plan_of
 from tests.simulation.process import Member, Process
 from tests.simulation.world import Violation, World
@@ -51,6 +52,9 @@ CALM: dict[str, Any] = {
     "faults": (),
 }
 
+HITS: Counter[str] = Counter()
+"""The marks of all plays of this process."""
+
 Holds = Callable[[str, str, Message], bool]
 
 
@@ -76,6 +80,7 @@ class Stage:
         self._stack = ExitStack()
         self._stack.enter_context(limits_of(plan))
         self._stack.enter_context(watched_log(self._logged))
+        self._stack.enter_context(watching(self.cluster.marks))
 
     def __enter__(self) -> Stage:
         self.cluster.network.holds = self._take
@@ -87,6 +92,7 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        HITS.update(self.cluster.marks.hits)
 
     def _logged(self, level: int, event: str, fields: dict[str, Any]) -> None:
         process = self.cluster.current
