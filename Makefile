@@ -6,7 +6,7 @@ JOBS   ?= 2
 SEED   ?= 1
 SECONDS ?= 60
 
-.PHONY: help up down test test-long check generate bench simulate simulate-mutations chaos wheel clean
+.PHONY: help up down test test-long check generate bench simulate simulate-mutations wheel clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 22

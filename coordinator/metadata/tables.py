@@ -53,12 +53,12 @@ totals = Table(
     Column("next_trash", BigInteger, nullable=False),
     Column("next_node", BigInteger, nullable=False),
     Column("next_disk", BigInteger, nullable=False),
-    Column("files", BigInteger, nullable=False),  # rows of `inode`, those in the trash too
+    Column("files", BigInteger, nullable=False),  # rows of `inode` of that type, those in the trash too
     Column("directories", BigInteger, nullable=False),  # likewise; the root is one
     Column("symlinks", BigInteger, nullable=False),  # likewise
-    Column("chunks", BigInteger, nullable=False),  # rows of `chunk`
-    Column("logical_bytes", BigInteger, nullable=False),  # sizes of the files
-    Column("inline_bytes", BigInteger, nullable=False),  # rows of `body`
+    Column("chunks", BigInteger, nullable=False),  # rows of `chunk`, orphans too
+    Column("logical_bytes", BigInteger, nullable=False),  # sum of `version.size` of the counted files
+    Column("inline_bytes", BigInteger, nullable=False),  # sum of the lengths of `body.bytes`
     Column("purged_through", BigInteger, nullable=False),  # rows of `trash` up to this are as if purged
 )
 
