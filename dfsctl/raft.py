@@ -49,15 +49,12 @@ def members() -> None:
 
 
 @command("hash")
-@click.option("--index", type=click.IntRange(min=0), default=0, help="At this index (default: now).")
-def hash_(index: int) -> None:
+def hash_() -> None:
     """Every member's state hash at one index. Exit code 9 when they differ, 8 when one does not answer."""
     given = settings()
     with given.coordinator() as coordinator:
         # It changes nothing but the log's length, so it may be sent again.
-        answer = coordinator.control(
-            "Control.GetStateHash", admin_pb2.GetStateHashRequest(index=index), repeatable=True
-        )
+        answer = coordinator.control("Control.GetStateHash", admin_pb2.GetStateHashRequest(), repeatable=True)
     data: list[dict[str, Any]] = []
     for one in answer.members:
         row: dict[str, Any] = {
