@@ -157,7 +157,7 @@ def _last_seen(coordinator: Coordinator) -> dict[str, Any]:
 
 
 def _remembered(coordinator: Coordinator, error: QuorumFSError) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"capacity": None, "files": None, "chunks": None, "gc": None, "alarms": []}
+    unknown = dict.fromkeys(("capacity", "files", "directories", "chunks", "gc"))
     if coordinator.answering is None:
         raise error
     try:
@@ -169,7 +169,7 @@ def _remembered(coordinator: Coordinator, error: QuorumFSError) -> dict[str, Any
         )
     except QuorumFSError:  # none answers at all: the first error says it better
         raise error from None
-    return {**views.membership(view), "leader": None, **nothing}
+    return {**views.membership(view), "leader": None, **unknown, "alarms": []}
 
 
 def _status_lines(data: dict[str, Any]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""The cluster's own answers as the JSON of product.md: pure, from wire messages to plain values."""
+"""The cluster's own answers as the JSON of docs/dfsctl.md: pure, from wire messages to plain values."""
 
 from __future__ import annotations
 

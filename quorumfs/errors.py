@@ -60,7 +60,7 @@ class Code(IntEnum):
 
 
 class Exit(IntEnum):
-    """Exit codes of `dfsctl` (product.md); scripts rely on them."""
+    """Exit codes of `dfsctl` (docs/dfsctl.md); scripts rely on them."""
 
     OK = 0
     FAILURE = 1
@@ -123,7 +123,7 @@ class QuorumFSError(Exception):
         return f"{self.message}: {self.cause}" if self.cause else self.message
 
     def to_json(self) -> dict[str, Any]:
-        """The value of "error" in every JSON answer (product.md)."""
+        """The value of "error" in every JSON answer (docs/dfsctl.md)."""
         return {
             "code": self.code.name.lower(),
             "message": self.message,

@@ -146,7 +146,7 @@ class DevCluster:
         self._wait_ready(self.layout(), time.monotonic() + deadline_seconds)
 
     def status(self) -> dict[str, Any]:
-        """`dev status` as product.md has it. Asks nobody but the kernel."""
+        """`dev status` as docs/dfsctl.md has it. Asks nobody but the kernel."""
         layout = self.layout()
         return {
             "dir": str(self.directory),
