@@ -112,6 +112,7 @@ def test_status_without_a_leader_tells_what_is_remembered(dfsctl: Dfsctl, coordi
     said = dfsctl("status", "-o", "json")
     assert said.code == 5
     assert said.json["leader"] is None
+    assert said.json["directories"] is None
     assert [one["node_id"] for one in said.json["datanodes"]] == ["d1"]
     coordinator.answers["Membership.GetCluster"] = UnavailableError("all down")
     silent = dfsctl("status", "-o", "json")
