@@ -89,7 +89,7 @@ class GrpcSection(Section):
 
 class RaftSection(Section):
     host: Host = Field(default="127.0.0.1", description="Address that the Raft transport listens on.")
-    port: Port = Field(description="Port of the Raft transport (coordinators); 7401 unless set.")
+    port: Port = Field(description="Port of the Raft transport; 7401 on coordinators, not used on datanodes.")
     advertise: Address = Field(description="host:port under which other members reach it.")
     heartbeat_seconds: Seconds = Field(
         default=limits.RAFT_HEARTBEAT_SECONDS,
