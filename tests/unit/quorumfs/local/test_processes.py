@@ -12,6 +12,7 @@ import pytest
 from quorumfs.errors import UnavailableError
 from quorumfs.local.layout import Layout, ProcessSpec
 from quorumfs.local.processes import Processes, daemon_environment, last_lines, spawn_detached
+from tests.support.waiting import eventually
 
 BOOT = "b007"
 
@@ -168,9 +169,9 @@ def test_stop_asks_then_forces_and_leaves_no_process_and_no_pid_file(spec: Proce
     for one in specs:
         layout.node_directory(one.node).mkdir(exist_ok=True)
         processes.start(one)
-    wait_for(lambda: "ready" in last_lines(specs[1].log))
+    eventually(lambda: "ready" in last_lines(specs[1].log))
     processes.send(specs[2], signal.SIGSTOP)
-    wait_for(lambda: processes.state(specs[2]) == "paused")
+    eventually(lambda: processes.state(specs[2]) == "paused")
     forced = processes.stop(specs, deadline_seconds=1.0)
     assert [one.node.node_id for one in forced] == ["d2"]
     assert [processes.state(one) for one in specs] == ["stopped"] * 3
@@ -195,12 +196,3 @@ def test_the_last_lines_of_a_log(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"\n".join(b"line %d \xff" % k for k in range(9000)))
     assert last_lines(tmp_path / "log", 2).splitlines()[0].startswith("line 8998")
     assert last_lines(tmp_path / "none") == ""
-
-
-def wait_for(condition: object, seconds: float = 10.0) -> None:
-    import time
-
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]  # any callable
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
