@@ -603,8 +603,8 @@ class Replica(SyncObj):  # type: ignore[misc]
     def _has_all_committed(self, message: Message, verified: int) -> bool:
         """Whether `verified` covers all that was committed before the leader's term. A leader knows that only when an
         entry of its own term is committed: one that has just been started tells a commit index from long ago."""
-        commit = message["commit_index"]
-        return verified >= commit and self.journal.term_at(commit) == message["term"]
+        commit: int = message["commit_index"]
+        return verified >= commit and self.journal.term_at(commit) == int(message["term"])
 
     def _on_snapshot_hint(self, peer: str, message: Message) -> None:
         if not self._accept_leader(peer, message["term"]):
