@@ -27,7 +27,7 @@ from coordinator.consensus import Consensus, ConsensusSettings, Identity, Propos
 from coordinator.consensus.database import Database
 from coordinator.duties.desk import Desk
 from coordinator.duties.genesis import commands
-from coordinator.metadata import migrations, queries
+from coordinator.metadata import lookup, migrations, queries
 from coordinator.metadata.machine import Machine
 from quorumfs.clock import SystemClock
 from quorumfs.errors import QuorumFSError, UnavailableError
@@ -133,7 +133,10 @@ class CoreMember:
             asked = [ops.stat(f"{command['directory']}/{name}") for name in names]
 
             def question(tx: Any) -> bytes:
-                found = n.ReadBatchResult(results=[queries.answer(tx, op) for op in asked])
+                found = n.ReadBatchResult()
+                directories: lookup.Directories = {}
+                for op in asked:
+                    queries.answer_among(tx, op, directories, found.results.add())
                 return found.SerializeToString()
 
             self._consensus.read(question, done)
