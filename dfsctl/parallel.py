@@ -93,15 +93,17 @@ def _first(queue: Iterator[Item], count: int) -> list[Item]:
     return [item for _, item in zip(range(count), queue, strict=False)]
 
 
-def _failure(future: Future[None], path: str) -> Failure | None:
+def failure_of(path: str, error: QuorumFSError | OSError) -> Failure:
     """What is wrong with this entry alone; raises what is wrong with all of them."""
+    known = from_os(error) if isinstance(error, OSError) else error
+    if not isinstance(known, _OF_ONE_ENTRY):
+        raise known from error
+    return Failure(path, known)
+
+
+def _failure(future: Future[None], path: str) -> Failure | None:
     try:
         future.result()
-    except OSError as error:
-        failure = from_os(error)
-        if not isinstance(failure, _OF_ONE_ENTRY):
-            raise failure from error
-        return Failure(path, failure)
-    except _OF_ONE_ENTRY as error:
-        return Failure(path, error)
+    except (QuorumFSError, OSError) as error:
+        return failure_of(path, error)
     return None

@@ -1,8 +1,9 @@
 """Whole trees in and out: `put -r` and `get -r`.
 
 1. What a tree consists of is known, and every name judged, before anything is sent or written.
-2. Directories come first, one level after the other; then files and links, several at a time; at last the
-   directories' modes and times, the deepest first, because what goes into a directory changes its time.
+2. Directories come first, one level after the other; then small files, hundreds in a message; then large files and
+   links, several at a time; at last the directories' modes and times, the deepest first, because what goes into a
+   directory changes its time.
 3. A directory that was there keeps its own mode and time only if it is the target itself.
 """
 
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfsctl.local_tree import Entry, LocalTree, refuse_existing, safe_name, walk
-from dfsctl.parallel import Failure, for_each, raise_failures
+from dfsctl.parallel import Failure, failure_of, for_each, raise_failures
 from dfsctl.progress import Meter
 from dfsctl.remote import below, check_names, require_directory
-from quorumfs.errors import AlreadyExistsError, NotFoundError
+from quorumfs.errors import AlreadyExistsError, NotFoundError, QuorumFSError
+from quorumfs.limits import PACKED_FILE_BYTES_MAX
 
 if TYPE_CHECKING:
     from quorumfs import Client
@@ -47,9 +49,11 @@ def put_tree(
     for level in _levels(directories):
         _all_or_nothing(level, lambda entry: _make_directory(client, target, entry), "stored")
     content = [entry for entry in entries if entry.kind != "directory"]
+    small = [entry for entry in content if _is_small(entry)]
     with meter_for(sum(entry.size for entry in content)) as meter:
-        failures = for_each(
-            content,
+        failures = _put_small(client, source, target, small, wishes, meter)
+        failures += for_each(
+            [entry for entry in content if not _is_small(entry)],
             lambda entry: _put_entry(client, source, target, entry, wishes, meter),
             lambda entry: below(target, *entry.parts),
         )
@@ -104,6 +108,26 @@ def _make_directory(client: Client, target: str, entry: Entry) -> None:
     client.mkdir(path, parents=True)
     # `parents` is content with what is there: see that it is a directory and no link to one.
     require_directory(client.stat(path, follow=False), path)
+
+
+def _is_small(entry: Entry) -> bool:
+    """Whether it travels with many others. A mode or time of 0 has to be said on its own (see `put_file`)."""
+    packable = entry.kind == "file" and entry.size <= PACKED_FILE_BYTES_MAX
+    return packable and bool(entry.mode and entry.mtime_ns)
+
+
+def _put_small(
+    client: Client, source: Path, target: str, entries: list[Entry], wishes: Wishes, meter: Meter
+) -> list[Failure]:
+    failed: dict[str, QuorumFSError | OSError] = {}
+    client.put_many(
+        ((below(target, *entry.parts), source.joinpath(*entry.parts)) for entry in entries),
+        if_absent=wishes.no_clobber,
+        replication=wishes.replication,
+        failed=failed,
+        progress=meter.file(),
+    )
+    return [failure_of(path, error) for path, error in failed.items()]
 
 
 def _put_entry(client: Client, source: Path, target: str, entry: Entry, wishes: Wishes, meter: Meter) -> None:

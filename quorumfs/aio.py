@@ -160,12 +160,23 @@ class AsyncClient:
 
     async def put_many(
         self,
-        files: Mapping[str, Buffer] | Iterable[tuple[RemotePath, Buffer]],
+        files: Mapping[str, Buffer | LocalPath] | Iterable[tuple[RemotePath, Buffer | LocalPath]],
         *,
         if_absent: bool = False,
+        replication: int = 0,
+        failed: dict[str, QuorumFSError | OSError] | None = None,
+        progress: Progress | None = None,
     ) -> dict[str, FileStatus]:
-        """Store many files; raises PartialError, which names the failures, when some were not stored."""
-        return await self._in_thread(self._client.put_many, files, if_absent=if_absent)
+        """Store many files; raises PartialError, which names the failures, when some were not stored, unless
+        `failed` takes them."""
+        return await self._in_thread(
+            self._client.put_many,
+            files,
+            if_absent=if_absent,
+            replication=replication,
+            failed=failed,
+            progress=progress,
+        )
 
     def open(self, path: RemotePath, mode: str = "rb", **options: Any) -> Opening:
         """A file object: `async with fs.open("/x") as file: await file.read(4)`, or `await fs.open("/x")`.

@@ -12,10 +12,8 @@ from __future__ import annotations
 import builtins
 import io
 import os
-import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
@@ -32,7 +30,7 @@ from quorumfs.errors import (
 )
 from quorumfs.files import BUFFER_BYTES, QuorumReader, QuorumWriter, TextWriter
 from quorumfs.keepalive import KeepAlive
-from quorumfs.local_file import NewLocalFile
+from quorumfs.local_file import NewLocalFile, attributes_of
 from quorumfs.namespace import Namespace
 from quorumfs.ops import NewFile
 from quorumfs.put_many import ManyFiles
@@ -136,7 +134,7 @@ class Client:
         target = remote_path(path)
         opened, close = open_source(source)
         try:
-            own_mode, own_time = _attributes(source)
+            own_mode, own_time = attributes_of(source)
             new = NewFile(
                 target,
                 if_absent=if_absent,
@@ -192,19 +190,30 @@ class Client:
 
     def put_many(
         self,
-        files: Mapping[str, Buffer] | Iterable[tuple[RemotePath, Buffer]],
+        files: Mapping[str, Buffer | LocalPath] | Iterable[tuple[RemotePath, Buffer | LocalPath]],
         *,
         if_absent: bool = False,
+        replication: int = 0,
+        failed: dict[str, QuorumFSError | OSError] | None = None,
+        progress: Progress | None = None,
     ) -> dict[str, FileStatus]:
-        """Store many files, small ones hundreds per round trip; each appears whole, not all at once.
+        """Store many files, small ones hundreds per chunk and log entry; each appears whole, not all at once.
 
-        Returns path -> status. When some fail the others are stored all the same, and PartialError names
-        the failures (`ids`: path -> reason).
+        What is to be stored is bytes or a local file, which brings its mode and time. A few packs are in memory
+        at a time, however many files are given. Returns path -> status. When some fail the others are stored
+        all the same, and PartialError names the failures (`ids`: path -> reason); or, when `failed` is given,
+        they are put into it, by path, and nothing is raised for them.
         """
         given = files.items() if isinstance(files, Mapping) else files
-        many = ManyFiles(self.coordinator, self._uploader)
-        many.put((NewFile(remote_path(name), if_absent=if_absent), data) for name, data in given)
-        return many.check()
+        many = ManyFiles(self._uploader, self.namespace, self._keep_alive, progress)
+        many.put(
+            (NewFile(remote_path(name), if_absent=if_absent, replication=replication), data)
+            for name, data in given
+        )
+        if failed is None:
+            return many.check()
+        failed.update(many.failed)
+        return many.stored
 
     # ---- file objects ------------------------------------------------------------------------------------
 
@@ -464,13 +473,3 @@ def remote_path(path: RemotePath) -> bytes:
 def link_target(target: str | bytes) -> bytes:
     """A link's target as it travels: byte for byte what os.readlink gave."""
     return target if isinstance(target, bytes) else target.encode("utf-8", "surrogateescape")
-
-
-def _attributes(source: object) -> tuple[int, int]:
-    """Mode bits and time of modification (ns) of a local plain file; zeros for anything else."""
-    if not isinstance(source, str | os.PathLike):
-        return 0, 0
-    status = Path(source).stat()
-    if not stat.S_ISREG(status.st_mode):
-        return 0, 0
-    return status.st_mode & 0o7777, status.st_mtime_ns

@@ -1,8 +1,10 @@
-"""A local file that appears whole: written under a temporary name beside its target, renamed at the end."""
+"""Local files: one that appears whole, written under a temporary name and renamed at the end; and their attributes."""
 
 from __future__ import annotations
 
 import os
+import stat
+from pathlib import Path
 from types import TracebackType
 
 from quorumfs.checksum import Buffer
@@ -61,3 +63,13 @@ def _sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def attributes_of(source: object) -> tuple[int, int]:
+    """Mode bits and time of modification (ns) of a local plain file; zeros for anything else."""
+    if not isinstance(source, str | os.PathLike):
+        return 0, 0
+    status = Path(source).stat()
+    if not stat.S_ISREG(status.st_mode):
+        return 0, 0
+    return status.st_mode & 0o7777, status.st_mtime_ns

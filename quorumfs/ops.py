@@ -42,6 +42,18 @@ def put_file(new: NewFile, body: bytes, checksum: int) -> pb.Op:
     )
 
 
+def put_packed(new: NewFile, packed: pb.Packed, checksum: int) -> pb.Op:
+    """A whole small file whose bytes lie in a pack."""
+    op = put_file(new, b"", checksum)
+    op.put_file.packed.CopyFrom(packed)
+    return op
+
+
+def hand_in(upload: bytes, chunk: pb.SealedChunk) -> pb.Op:
+    """A sealed chunk of an open upload, without extents."""
+    return pb.Op(add_extents=pb.AddExtentsRequest(upload=upload, chunks=[chunk]))
+
+
 def open_upload(new: NewFile, size_hint: int) -> pb.Op:
     return pb.Op(
         open_upload=pb.OpenUploadRequest(

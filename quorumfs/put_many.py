@@ -1,43 +1,94 @@
-"""Many files at once: small ones travel hundreds per message, the others one by one."""
+"""Many files at once: small ones share chunks and log entries, hundreds each; the others go one by one.
+
+1. Small files are collected into packs. A pack is stored on datanodes in one pass, then its files are made in one
+   message; two packs are under way while the next is collected.
+2. What is too little for a write on datanodes goes inline, if the metadata takes it; and so does a pack that no
+   datanodes take, as far as its files are small enough.
+3. A pack that is refused when its files are made (its upload expired, its replicas were lost) is sent again, with
+   all files that are not made yet.
+4. Of two files of one name the later one wins: it waits until the packs before it are through.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
-from quorumfs import limits, ops, paths
-from quorumfs.checksum import Buffer, crc32c
-from quorumfs.errors import InlineBudgetError, PartialError, QuorumFSError, TooLargeError
-from quorumfs.namespace import Operations
+from quorumfs import limits, ops
+from quorumfs.checksum import crc32c
+from quorumfs.errors import (
+    ChunkNotFoundError,
+    InlineBudgetError,
+    NoLeaderError,
+    OutcomeUnknownError,
+    PartialError,
+    QuorumFSError,
+    TooLargeError,
+    UploadGoneError,
+)
+from quorumfs.keepalive import KeepAlive
+from quorumfs.local_file import attributes_of
+from quorumfs.namespace import Namespace
 from quorumfs.ops import NewFile
+from quorumfs.pack import PackFile, PackUpload
 from quorumfs.rpc.status import raise_for
-from quorumfs.sources import BytesSource
-from quorumfs.upload import Uploader
-from quorumfs.values import FileStatus, file_status
+from quorumfs.sources import Source, open_source
+from quorumfs.upload import Progress, Uploader
+from quorumfs.v1 import namespace_pb2
+from quorumfs.values import FileStatus, file_status, text
+
+_PACK_ROUNDS = 3
+_OF_THE_PACK = (UploadGoneError, ChunkNotFoundError)
+_OF_ALL = (NoLeaderError, OutcomeUnknownError)
 
 
 class ManyFiles:
-    """Stores files and keeps account of them: every one is in `stored` or in `failed`, by its path."""
+    """Stores files and keeps account of them: every one is in `stored` or in `failed`, by its path.
 
-    def __init__(self, operations: Operations, uploader: Uploader) -> None:
-        self._operations = operations
+    One call of `put`. `progress` is told of the bytes of files whose fate is known.
+    """
+
+    def __init__(
+        self,
+        uploader: Uploader,
+        namespace: Namespace,
+        keep_alive: KeepAlive,
+        progress: Progress | None = None,
+    ) -> None:
         self._uploader = uploader
+        self._namespace = namespace
+        self._keep_alive = keep_alive
+        self._progress = progress
+        self._uploads: dict[int, PackUpload] = {}
+        self._pool = ThreadPoolExecutor(limits.PACKS_IN_FLIGHT, thread_name_prefix="quorumfs-packs")
+        self._under_way: deque[Future[None]] = deque()
+        self._collected: list[PackFile] = []
+        self._collected_bytes = 0
+        self._names: set[bytes] = set()  # collected or under way
+        self._inline_only = False  # datanodes took no pack; what may be inline is not tried there again
+        self._done_bytes = 0
+        self._lock = threading.Lock()
         self.stored: dict[str, FileStatus] = {}
-        self.failed: dict[str, QuorumFSError] = {}
+        self.failed: dict[str, QuorumFSError | OSError] = {}
 
-    def put(self, files: Iterable[tuple[NewFile, Buffer]]) -> None:
-        """Store all. Raises only what concerns none of them alone (OutcomeUnknownError, NoLeaderError)."""
-        batch: list[tuple[NewFile, bytes]] = []
-        size = 0
-        for new, data in files:
-            if len(data) > limits.INLINE_BYTES_MAX:
-                self._put_one(new, data)
-                continue
-            if len(batch) == limits.BATCH_OPS_MAX or size + len(data) > limits.BATCH_BYTES_MAX // 2:
-                self._put_batch(batch)
-                batch, size = [], 0
-            batch.append((new, bytes(data)))
-            size += len(data)
-        self._put_batch(batch)
+    def put(self, files: Iterable[tuple[NewFile, object]]) -> None:
+        """Store all. Raises only what concerns none of them alone (OutcomeUnknownError, NoLeaderError), and what
+        `files` raises."""
+        try:
+            for new, data in files:
+                self._take(new, data)
+            self._settle()
+        except BaseException:
+            for upload in self._uploads.values():
+                upload.cancel()
+            raise
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            for upload in self._uploads.values():
+                upload.close()
 
     def check(self) -> dict[str, FileStatus]:
         """What was stored. Raises PartialError, with the reasons by path in `ids`, when something was not."""
@@ -50,24 +101,167 @@ class ManyFiles:
             ids={name: str(error) for name, error in self.failed.items()},
         )
 
-    def _put_one(self, new: NewFile, data: Buffer) -> None:
-        name = paths.show(new.path)
-        try:
-            self.stored[name] = file_status(self._uploader.upload(BytesSource(data), new), new.path)
-        except QuorumFSError as error:
-            self.failed[name] = error
+    # ---- collecting, in the caller's thread --------------------------------------------------------------
 
-    def _put_batch(self, batch: Sequence[tuple[NewFile, bytes]]) -> None:
-        if not batch:
+    def _take(self, new: NewFile, data: object) -> None:
+        if new.path in self._names:
+            self._settle()
+        try:
+            source, close = open_source(data)
+            try:
+                mode, mtime_ns = attributes_of(data)
+                new = replace(new, mode=new.mode or mode, mtime_ns=new.mtime_ns or mtime_ns)
+                body = source.whole(limits.PACKED_FILE_BYTES_MAX) if source.replayable else None
+                if body is None:
+                    self._put_one(new, source)
+                    return
+            finally:
+                close()
+        except _OF_ALL:
+            raise
+        except (QuorumFSError, OSError) as error:
+            self._fail(new, error)
             return
-        results = self._operations.do([ops.put_file(new, body, crc32c(body)) for new, body in batch])
-        for (new, body), result in zip(batch, results, strict=True):
-            name = paths.show(new.path)
+        self._collect(PackFile(new, body, crc32c(body)))
+
+    def _put_one(self, new: NewFile, source: Source) -> None:
+        stored = self._uploader.upload(source, new)
+        self._note(new, stored)
+
+    def _collect(self, file: PackFile) -> None:
+        size = len(file.body)
+        if self._collected and (
+            len(self._collected) == limits.PACK_FILES_MAX
+            or self._collected_bytes + size > limits.PACK_BYTES_MAX
+            or self._collected[0].new.replication != file.new.replication
+        ):
+            self._send_collected()
+        self._collected.append(file)
+        self._collected_bytes += size
+        self._names.add(file.new.path)
+
+    def _send_collected(self) -> None:
+        files, self._collected, self._collected_bytes = self._collected, [], 0
+        if not files:
+            return
+        while len(self._under_way) >= limits.PACKS_IN_FLIGHT:
+            self._under_way.popleft().result()
+        self._under_way.append(self._pool.submit(self._put_files, files))
+
+    def _settle(self) -> None:
+        """Wait until the fate of all that was taken is known."""
+        self._send_collected()
+        while self._under_way:
+            self._under_way.popleft().result()
+        self._names.clear()
+
+    # ---- storing, in threads of the pool -----------------------------------------------------------------
+
+    def _put_files(self, files: Sequence[PackFile]) -> None:
+        size = sum(len(file.body) for file in files)
+        may_be_inline = max(len(file.body) for file in files) <= limits.INLINE_BYTES_MAX
+        if may_be_inline and (size <= limits.PACK_BYTES_MIN or self._inline_only):
+            files = [file for file, _ in self._put_inline(files)]
+        if files:
+            self._put_packed(files, may_be_inline)
+
+    def _put_inline(self, files: Sequence[PackFile]) -> list[tuple[PackFile, QuorumFSError]]:
+        """Those for which the metadata has no room; the others are stored or have failed."""
+        results = self._namespace.operations.do(
+            [ops.put_file(file.new, file.body, file.checksum) for file in files]
+        )
+        return self._judge(files, results, (InlineBudgetError, TooLargeError))
+
+    def _put_packed(self, files: Sequence[PackFile], may_be_inline: bool) -> None:
+        left: Sequence[tuple[PackFile, QuorumFSError]] = ()
+        for _ in range(_PACK_ROUNDS):
+            try:
+                left = self._try_packed(
+                    files, limits.PACK_SECONDS if may_be_inline else limits.STORE_CHUNK_SECONDS
+                )
+            except _OF_ALL:
+                raise
+            except UploadGoneError as gone:
+                left = [(file, gone) for file in files]
+            except QuorumFSError as error:
+                self._put_elsewhere(files, may_be_inline, error)
+                return
+            files = [file for file, _ in left]
+            if not files:
+                return
+        for file, refusal in left:
+            self._fail(file.new, refusal)
+
+    def _try_packed(
+        self, files: Sequence[PackFile], patience_seconds: float
+    ) -> list[tuple[PackFile, QuorumFSError]]:
+        """Those that have to be sent again, with the reasons; the others are stored or have failed."""
+        full = [file for file in files if file.body]
+        if not full:
+            return self._put_inline(files)
+        upload = self._upload_for(files[0].new.replication)
+        pack = upload.store(full, patience_seconds)
+        ranges = iter(pack.ranges)
+        made = [
+            ops.put_packed(file.new, next(ranges), file.checksum)
+            if file.body
+            else ops.put_file(file.new, b"", file.checksum)
+            for file in files
+        ]
+        results = self._namespace.operations.do([ops.hand_in(pack.upload, pack.chunk), *made])
+        left = self._judge(files, results[1:], _OF_THE_PACK)
+        if any(isinstance(error, UploadGoneError) for _, error in left):
+            upload.renew(pack.upload)
+        return left
+
+    def _upload_for(self, replication: int) -> PackUpload:
+        with self._lock:
+            if replication not in self._uploads:
+                self._uploads[replication] = PackUpload(
+                    self._uploader, self._namespace, self._keep_alive, replication
+                )
+            return self._uploads[replication]
+
+    def _put_elsewhere(self, files: Sequence[PackFile], may_be_inline: bool, error: QuorumFSError) -> None:
+        """No datanodes took the pack: `error` says why."""
+        left = list(files)
+        if may_be_inline:
+            self._inline_only = True
+            left = [file for file, _ in self._put_inline(files)]
+        for file in left:
+            self._fail(file.new, error)
+
+    def _judge(
+        self,
+        files: Sequence[PackFile],
+        results: Sequence[namespace_pb2.Result],
+        again: tuple[type[QuorumFSError], ...],
+    ) -> list[tuple[PackFile, QuorumFSError]]:
+        """Note what became of the files; returns those that were refused with one of `again`."""
+        left = []
+        for file, result in zip(files, results, strict=True):
             try:
                 raise_for(result.code, result.error)
-            except (InlineBudgetError, TooLargeError):
-                self._put_one(new, body)  # the metadata has no room for it
+            except again as error:
+                left.append((file, error))
             except QuorumFSError as error:
-                self.failed[name] = error
+                self._fail(file.new, error)
             else:
-                self.stored[name] = file_status(result.info, new.path)
+                self._note(file.new, result.info)
+        return left
+
+    def _note(self, new: NewFile, info: namespace_pb2.FileInfo) -> None:
+        status = file_status(info, new.path)
+        with self._lock:
+            self.failed.pop(text(new.path), None)
+            self.stored[text(new.path)] = status
+            self._tell(info.size)
+
+    def _fail(self, new: NewFile, error: QuorumFSError | OSError) -> None:
+        with self._lock:
+            self.failed[text(new.path)] = error
+
+    def _tell(self, count: int) -> None:
+        if self._progress is not None:
+            self._done_bytes += count
+            self._progress(self._done_bytes)

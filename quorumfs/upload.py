@@ -13,44 +13,37 @@
 from __future__ import annotations
 
 import random
-import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from quorumfs import limits
-from quorumfs.backoff import Backoff
 from quorumfs.checksum import combine, crc32c
 from quorumfs.clock import Clock, SystemClock
 from quorumfs.errors import (
     ChunkCondemnedError,
     InlineBudgetError,
-    NoPlacementError,
     OutcomeUnknownError,
     QuorumFSError,
     TooLargeError,
-    UnavailableError,
 )
 from quorumfs.keepalive import KeepAlive
 from quorumfs.namespace import Namespace
 from quorumfs.ops import NewFile
 from quorumfs.rpc.channels import ChannelSource
+from quorumfs.send_chunks import ChunkSender, Targets, before_the_commit
 from quorumfs.sources import Body, BytesSource, Source
-from quorumfs.store_chunk import ChunkFailed, ChunkStorer, Tally
+from quorumfs.store_chunk import ChunkStorer, Tally
 from quorumfs.suspects import Suspects
 from quorumfs.v1 import namespace_pb2, types_pb2
 
 Progress = Callable[[int], object]
 """Called with the bytes done so far, from any thread, one call at a time."""
 
-_ALLOCATE_AT_ONCE = 4
 _EXTENTS_BYTES = limits.EXTENTS_BYTES_MAX // 2
 _CONDEMNED_ROUNDS = 3
-_RETRY = Backoff(first_seconds=0.05, most_seconds=1.0)
 
 
 class Uploader:
@@ -100,6 +93,19 @@ class Uploader:
                 raise
         return self._put_chunks(source, new, progress)
 
+    def sender(self, opened: namespace_pb2.UploadInfo, tally: Tally) -> ChunkSender:
+        """What sends the chunks of an open upload."""
+        replication = opened.replication or limits.REPLICATION_DEFAULT
+        min_replicas = min(opened.min_replicas or limits.MIN_REPLICAS_DEFAULT, replication)
+        return ChunkSender(
+            Targets(self._namespace, self._suspects, opened.upload, min_replicas),
+            ChunkStorer(self._channels, opened.upload, min_replicas, self._cluster_id(), tally),
+            self._suspects,
+            self._clock,
+            self._chance,
+            self._pause,
+        )
+
     def _put_inline(self, body: bytes, new: NewFile) -> namespace_pb2.FileInfo | None:
         """The stored file; None when the metadata has no room for the body."""
         try:
@@ -108,7 +114,7 @@ class Uploader:
             return None
 
     def _put_chunks(self, source: Source, new: NewFile, progress: Progress | None) -> namespace_pb2.FileInfo:
-        with _before_the_commit():
+        with before_the_commit():
             opened = self._namespace.open_upload(new, source.size or 0)
         with self._keep_alive.holding(opened.upload):
             job = _Job(self, opened, source, progress)
@@ -156,12 +162,7 @@ class _Job:
         self._id = opened.upload
         self._source = source
         self._chunk_size = opened.chunk_size_bytes or limits.CHUNK_SIZE_BYTES
-        replication = opened.replication or limits.REPLICATION_DEFAULT
-        self._min_replicas = min(opened.min_replicas or limits.MIN_REPLICAS_DEFAULT, replication)
-        self._storer = ChunkStorer(
-            uploader._channels, self._id, self._min_replicas, uploader._cluster_id(), Tally(progress)
-        )
-        self._targets = _Targets(uploader._namespace, uploader._suspects, self._id, self._min_replicas)
+        self._sender = uploader.sender(opened, Tally(progress))
         self._pieces: list[_Piece] = []
         self._waiting: list[_Piece] = []  # not handed in yet
         self._weight = 0
@@ -170,10 +171,10 @@ class _Job:
     def run(self) -> namespace_pb2.FileInfo:
         bodies = self._source.bodies(self._chunk_size)
         if self._source.size is not None:
-            self._targets.expect(-(-self._source.size // self._chunk_size), self._chunk_size)
+            self._sender.expect(-(-self._source.size // self._chunk_size), self._chunk_size)
         if self._source.size is not None and self._source.size <= self._chunk_size:
             for body in bodies:
-                self._add(body, self._store(body))
+                self._add(body, self._sender.send(body))
         else:
             self._store_all(bodies)
         return self._commit()
@@ -184,14 +185,13 @@ class _Job:
         pool = ThreadPoolExecutor(limits.CHUNKS_IN_FLIGHT, thread_name_prefix="quorumfs-upload")
         try:
             for body in bodies:
-                under_way.append((body, pool.submit(self._store, body)))
+                under_way.append((body, pool.submit(self._sender.send, body)))
                 if len(under_way) == limits.CHUNKS_IN_FLIGHT:
                     self._collect(under_way)
             while under_way:
                 self._collect(under_way)
         except BaseException:
-            self._storer.cancel()
-            self._targets.close()
+            self._sender.cancel()
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -211,7 +211,7 @@ class _Job:
 
     def _hand_in(self) -> None:
         """Tell the leader of the chunks so far: a commit has no room for all of a large file's."""
-        with _before_the_commit():
+        with before_the_commit():
             self._up._namespace.add_extents(
                 self._id,
                 [piece.sealed for piece in self._waiting],
@@ -221,26 +221,6 @@ class _Job:
             piece.handed_in = True
         self._waiting.clear()
         self._weight = 0
-
-    def _store(self, body: Body) -> namespace_pb2.SealedChunk:
-        """Send one chunk until it is durable on enough nodes, under a new id each time."""
-        deadline = self._up._clock.monotonic() + limits.STORE_CHUNK_SECONDS
-        attempt = 0
-        while True:
-            try:
-                target, nodes = self._targets.take()
-                stored = self._storer.store(target, nodes, body)
-            except (ChunkFailed, NoPlacementError) as failure:
-                error = failure.error if isinstance(failure, ChunkFailed) else failure
-                if isinstance(failure, ChunkFailed):
-                    self._up._suspects.add(failure.failed)
-                if self._targets.closed or self._up._clock.monotonic() >= deadline:
-                    raise error from failure
-                self._up._pause(_RETRY.delay(attempt, self._up._chance()))
-                attempt += 1
-                continue
-            self._up._suspects.add(stored.failed)
-            return stored.chunk
 
     def _commit(self) -> namespace_pb2.FileInfo:
         for last in (*(False,) * (_CONDEMNED_ROUNDS - 1), True):
@@ -265,7 +245,7 @@ class _Job:
             return False
         for piece in condemned:
             assert piece.body is not None
-            piece.sealed = self._store(piece.body)
+            piece.sealed = self._sender.send(piece.body)
         return True
 
     def _checksum(self) -> int:
@@ -273,89 +253,6 @@ class _Job:
         for piece in self._pieces:
             checksum = combine(checksum, piece.sealed.checksum, piece.sealed.length)
         return checksum
-
-
-class _Targets:
-    """Chunk ids with their nodes, allocated ahead and taken one by one. Any thread may call."""
-
-    def __init__(self, namespace: Namespace, suspects: Suspects, upload: bytes, min_replicas: int) -> None:
-        self._namespace = namespace
-        self._suspects = suspects
-        self._upload = upload
-        self._min_replicas = min_replicas
-        self._expected: int | None = None
-        self._size_hint = 0
-        self._ready: deque[namespace_pb2.AllocatedChunk] = deque()
-        self._lock = threading.Lock()
-        self.closed = False
-
-    def expect(self, count: int, size_hint: int) -> None:
-        """So many chunks of this size will be asked for, if nothing fails."""
-        self._expected = count
-        self._size_hint = size_hint
-
-    def close(self) -> None:
-        """The upload is over: nobody tries again."""
-        self.closed = True
-
-    def take(self) -> tuple[namespace_pb2.AllocatedChunk, list[types_pb2.NodeAddress]]:
-        """A new chunk and the nodes to send it to, without suspects where that is possible.
-
-        Raises NoPlacementError; after any other error nobody asks again.
-        """
-        avoid = self._suspects.current()
-        with self._lock:
-            if self.closed:
-                raise UnavailableError("the upload was given up")
-            while self._ready:
-                target = self._ready.popleft()
-                if not any(node.node_id in avoid for node in target.replicas):
-                    return target, list(target.replicas)
-            try:
-                return self._allocate(avoid)
-            except NoPlacementError:
-                raise
-            except QuorumFSError:
-                self.closed = True  # who waits for the lock must not try as long again
-                raise
-
-    def _allocate(
-        self, avoid: frozenset[str]
-    ) -> tuple[namespace_pb2.AllocatedChunk, list[types_pb2.NodeAddress]]:
-        count = max(1, min(_ALLOCATE_AT_ONCE, 1 if self._expected is None else self._expected))
-        try:
-            found = self._ask(count, sorted(avoid))
-        except NoPlacementError:
-            if not avoid:
-                raise
-            found = self._ask(1, [])
-        if self._expected is not None:
-            self._expected = max(0, self._expected - len(found))
-        target = found[0]
-        self._ready.extend(found[1:])
-        good = [node for node in target.replicas if node.node_id not in avoid]
-        return target, good if len(good) >= self._min_replicas else list(target.replicas)
-
-    def _ask(self, count: int, exclude: list[str]) -> list[namespace_pb2.AllocatedChunk]:
-        with _before_the_commit():
-            found = self._namespace.allocate(
-                self._upload, count, self._size_hint, exclude, near_host=socket.gethostname()
-            )
-        usable = [target for target in found if target.replicas]
-        if not usable:
-            raise NoPlacementError("no datanode takes a chunk", cause="the leader named none")
-        return usable
-
-
-@contextmanager
-def _before_the_commit() -> Iterator[None]:
-    """Until the commit an unknown outcome leaves no doubt about the file: it was not stored."""
-    try:
-        yield
-    except OutcomeUnknownError as error:
-        raise UnavailableError(
-            "the file was not stored", cause=str(error), next="store it again once the cluster answers"
-        ) from error
 
 
 def _weight(piece: _Piece) -> int:

@@ -641,6 +641,7 @@ class PutFileRequest(_message.Message):
     MTIME_NS_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
     if_absent: _builtins.bool
     expected_version: _builtins.int
     replication: _builtins.int
@@ -650,6 +651,10 @@ class PutFileRequest(_message.Message):
     checksum: _builtins.int
     @_builtins.property
     def ref(self) -> Global___Ref: ...
+    @_builtins.property
+    def packed(self) -> Global___Packed:
+        """instead of a body"""
+
     def __init__(
         self,
         *,
@@ -661,14 +666,47 @@ class PutFileRequest(_message.Message):
         mtime_ns: _builtins.int = ...,
         body: _builtins.bytes = ...,
         checksum: _builtins.int = ...,
+        packed: Global___Packed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "checksum", b"checksum", "expected_version", b"expected_version", "if_absent", b"if_absent", "mode", b"mode", "mtime_ns", b"mtime_ns", "ref", b"ref", "replication", b"replication"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "checksum", b"checksum", "expected_version", b"expected_version", "if_absent", b"if_absent", "mode", b"mode", "mtime_ns", b"mtime_ns", "packed", b"packed", "ref", b"ref", "replication", b"replication"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutFileRequest: _TypeAlias = PutFileRequest  # noqa: Y015
+
+@_typing.final
+class Packed(_message.Message):
+    """The content of a small file, which lies in a sealed chunk of an open upload; many files share such a pack. The
+    upload is only the pack's protection: it is aborted when the files are in.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    CHUNK_OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    upload: _builtins.bytes
+    chunk: _builtins.bytes
+    chunk_offset: _builtins.int
+    length: _builtins.int
+    def __init__(
+        self,
+        *,
+        upload: _builtins.bytes = ...,
+        chunk: _builtins.bytes = ...,
+        chunk_offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "chunk_offset", b"chunk_offset", "length", b"length", "upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Packed: _TypeAlias = Packed  # noqa: Y015
 
 @_typing.final
 class MkdirRequest(_message.Message):

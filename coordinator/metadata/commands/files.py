@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coordinator.metadata import contents, tree
+from coordinator.metadata.commands import packs
 from coordinator.metadata.context import NS_PER_MS, Context
 from coordinator.metadata.places import Place, check_new, found_at, place_of
 from coordinator.metadata.tree import DIRECTORY, FILE, Inode
@@ -35,18 +36,30 @@ def put_file(context: Context, request: n.PutFileRequest) -> n.Result:
     check_target(old, place, request.if_absent, request.expected_version)
     mode = checked_mode(request.mode) if request.mode else MODE_KEPT
     replication = checked_replication(context, request.replication)
-    body, checksum = request.body, request.checksum
-    if crc32c(body) != checksum:
-        raise IntegrityError(f"the body of {show(place.path)} does not match its checksum")
-    if body:
-        _check_inline(context, place, len(body), replication)
+    packed = request.packed if request.HasField("packed") else None
+    if packed is not None:
+        packs.check(context, request, replication)
+        size = packed.length
+    else:
+        _check_body(context, place, request, replication)
+        size = len(request.body)
     inode = target_inode(context, old)
-    version = contents.new_version(context, inode, len(body), checksum)
-    if body:
-        chunk = contents.new_inline_chunk(context, body, checksum, replication)
-        contents.new_extent(context, version, t.Extent(length=len(body), chunk=chunk))
+    version = contents.new_version(context, inode, size, request.checksum)
+    if packed is not None:
+        packs.take(context, version, packed, replication)
+    elif request.body:
+        chunk = contents.new_inline_chunk(context, request.body, request.checksum, replication)
+        contents.new_extent(context, version, t.Extent(length=size, chunk=chunk))
     file = Inode(inode, FILE, place.parent, place.name, mode, request.mtime_ns, version, replication, None, 0)
-    return publish(context, place, old, file, len(body), checksum)
+    return publish(context, place, old, file, size, request.checksum)
+
+
+def _check_body(context: Context, place: Place, request: n.PutFileRequest, replication: int) -> None:
+    """Raises IntegrityError, TooLargeError, InlineBudgetError."""
+    if crc32c(request.body) != request.checksum:
+        raise IntegrityError(f"the body of {show(place.path)} does not match its checksum")
+    if request.body:
+        _check_inline(context, place, len(request.body), replication)
 
 
 def _check_inline(context: Context, place: Place, length: int, replication: int) -> None:

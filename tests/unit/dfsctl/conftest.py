@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from quorumfs import paths
 from quorumfs.checksum import crc32c
 from quorumfs.errors import (
     AlreadyExistsError,
+    NoLeaderError,
     NotEmptyError,
     NotFoundError,
     PathIsADirectoryError,
@@ -142,6 +143,25 @@ class FakeClient:
             options["progress"](len(data))
         self.nodes[where] = node
         return self._status(where, node)
+
+    def put_many(
+        self,
+        files: Iterable[tuple[Any, Any]],
+        *,
+        failed: dict[str, QuorumFSError | OSError],
+        progress: Callable[[int], object],
+        **options: Any,
+    ) -> dict[str, FileStatus]:
+        stored = {}
+        for path, data in files:
+            try:
+                stored[path] = self.put(data, path, **options)
+            except NoLeaderError:
+                raise
+            except (QuorumFSError, OSError) as error:
+                failed[path] = error
+        progress(sum(one.size_bytes for one in stored.values()))
+        return stored
 
     def get(self, path: Any, target: Any, *, progress: Callable[[int], object] | None = None) -> FileStatus:
         where = self._path(path)

@@ -344,6 +344,7 @@ class Cluster:
         self.original: dict[bytes, bytes] = {}
         self.applied: list[str] = []
         self.condemned: set[bytes] = set()
+        self.lost: set[bytes] = set()  # packs whose replicas are gone when their files are to be made
         self.reports: list[pb.ReportReplicaRequest] = []
         self.counter = 0
         self.nodes: dict[str, Node] = {}
@@ -458,6 +459,8 @@ class Cluster:
         return pb.Result(session=pb.SessionInfo(session=self.counter, slots=16))
 
     def _op_put_file(self, r: pb.PutFileRequest) -> pb.Result:
+        if r.HasField("packed"):
+            return self._put_packed(r)
         assert crc32c(r.body) == r.checksum
         if len(r.body) > self.inline_max:
             from quorumfs.errors import InlineBudgetError
@@ -469,6 +472,15 @@ class Cluster:
         )
         extents = [types_pb2.Extent(offset=0, length=len(r.body), chunk=chunk)] if r.body else []
         return self._publish(r, extents, len(r.body), r.checksum)
+
+    def _put_packed(self, r: pb.PutFileRequest) -> pb.Result:
+        self._upload(r.packed.upload)
+        if r.packed.chunk in self.lost or r.packed.chunk not in self.sealed:
+            raise ChunkNotFoundError("the pack is not durable")
+        start, length = r.packed.chunk_offset, r.packed.length
+        assert crc32c(self.original[r.packed.chunk][start : start + length]) == r.checksum
+        extent = types_pb2.Extent(length=length, chunk=r.packed.chunk, chunk_offset=start)
+        return self._publish(r, [extent], length, r.checksum)
 
     def _publish(self, r: Any, extents: list[types_pb2.Extent], size: int, checksum: int) -> pb.Result:
         path = r.ref.path
