@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import failover, machine, metadata, report, scale, sequential
+from benchmarks import failover, machine, metadata, report, scale, sequential, small_files
 from benchmarks.children import ROOT
 from benchmarks.plan import Plan
 from benchmarks.results import Results
@@ -22,6 +22,7 @@ BENCHMARKS: Mapping[str, Callable[[Plan, Results], None]] = {
     "stat": metadata.stat,
     "failover": failover.failover,
     "sequential": sequential.sequential,
+    "small-files": small_files.small_files,
     "scale": scale.scale,
 }
 

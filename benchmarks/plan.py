@@ -17,14 +17,19 @@ class Plan:
     kills: int  # of a leader
     file_bytes: int  # of the large file
     files: int  # in the namespace that is restarted
+    small_files: int  # of a set that goes in and out
 
     @classmethod
     def full(cls, directory: Path) -> Plan:
-        return cls(directory, rounds=5, seconds=4.0, kills=30, file_bytes=1 << 30, files=1_000_000)
+        return cls(
+            directory, rounds=5, seconds=4.0, kills=30, file_bytes=1 << 30, files=1_000_000, small_files=2000
+        )
 
     @classmethod
     def quick(cls, directory: Path) -> Plan:
-        return cls(directory, rounds=3, seconds=2.0, kills=10, file_bytes=256 << 20, files=100_000)
+        return cls(
+            directory, rounds=3, seconds=2.0, kills=10, file_bytes=256 << 20, files=100_000, small_files=2000
+        )
 
     @staticmethod
     def say(what: str) -> None:

@@ -21,6 +21,7 @@ from dfsctl.progress import Meter
 from dfsctl.remote import below, check_names, require_directory
 from quorumfs.errors import AlreadyExistsError, NotFoundError, QuorumFSError
 from quorumfs.limits import PACKED_FILE_BYTES_MAX
+from quorumfs.local_file import NewLocalFile
 
 if TYPE_CHECKING:
     from quorumfs import Client
@@ -77,9 +78,11 @@ def get_tree(
             if entry.parts:
                 tree.make_directory(entry.parts)
         content = [entry for entry in entries if entry.kind != "directory"]
+        small = [entry for entry in content if _fits_a_pack(entry)]
         with meter_for(sum(entry.size for entry in content)) as meter:
-            failures = for_each(
-                content,
+            failures = _get_small(client, source, tree, small, wishes, meter)
+            failures += for_each(
+                [entry for entry in content if not _fits_a_pack(entry)],
                 lambda entry: _get_entry(client, source, tree, entry, wishes, meter),
                 lambda entry: below(source, *entry.parts),
             )
@@ -112,8 +115,7 @@ def _make_directory(client: Client, target: str, entry: Entry) -> None:
 
 def _is_small(entry: Entry) -> bool:
     """Whether it travels with many others. A mode or time of 0 has to be said on its own (see `put_file`)."""
-    packable = entry.kind == "file" and entry.size <= PACKED_FILE_BYTES_MAX
-    return packable and bool(entry.mode and entry.mtime_ns)
+    return _fits_a_pack(entry) and bool(entry.mode and entry.mtime_ns)
 
 
 def _put_small(
@@ -195,6 +197,32 @@ def _entries_in(client: Client, source: str, parts: tuple[str, ...]) -> list[Ent
     ]
 
 
+def _get_small(
+    client: Client, source: str, tree: LocalTree, entries: list[Entry], wishes: Wishes, meter: Meter
+) -> list[Failure]:
+    failures: list[Failure] = []
+    wanted: dict[str, Entry] = {}
+    for entry in entries:
+        path = below(source, *entry.parts)
+        try:
+            if wishes.no_clobber:
+                refuse_existing(tree.root.joinpath(*entry.parts))
+        except AlreadyExistsError as error:
+            failures.append(Failure(path, error))
+        else:
+            wanted[path] = entry
+    failed: dict[str, QuorumFSError] = {}
+    for path, status, content in client.iterate_many(list(wanted), failed=failed):
+        try:
+            with tree.place(wanted[path].parts) as place, NewLocalFile(place) as file:
+                file.write(content)
+                file.publish(status.mode, status.modified_ns, fsync=False)
+        except (QuorumFSError, OSError) as error:
+            failures.append(failure_of(path, error))
+        meter.file()(len(content))
+    return failures + [failure_of(path, error) for path, error in failed.items()]
+
+
 def _get_entry(
     client: Client, source: str, tree: LocalTree, entry: Entry, wishes: Wishes, meter: Meter
 ) -> None:
@@ -208,6 +236,10 @@ def _get_entry(
 
 
 # --- both -------------------------------------------------------------------------------------------------
+
+
+def _fits_a_pack(entry: Entry) -> bool:
+    return entry.kind == "file" and entry.size <= PACKED_FILE_BYTES_MAX
 
 
 def _levels(directories: Iterable[Entry]) -> list[list[Entry]]:

@@ -49,6 +49,7 @@ Answer = TypeVar("Answer")
 
 THREADS = 16
 _PAGE = 1000
+_CONTENTS = 16  # files of a page with contents
 
 
 class AsyncClient:
@@ -177,6 +178,19 @@ class AsyncClient:
             failed=failed,
             progress=progress,
         )
+
+    async def get_many(
+        self, files: Iterable[RemotePath], *, failed: dict[str, QuorumFSError] | None = None
+    ) -> dict[str, bytes]:
+        """The contents of many files; raises PartialError, which names those that could not be read, unless
+        `failed` takes them."""
+        return await self._in_thread(self._client.get_many, files, failed=failed)
+
+    def iterate_many(
+        self, files: Iterable[RemotePath], *, failed: dict[str, QuorumFSError]
+    ) -> AsyncIterator[tuple[str, FileStatus, bytes]]:
+        """(path as given, status, content) of many files, as they come in; failures are put into `failed`."""
+        return self._pages(lambda: self._client.iterate_many(files, failed=failed), _CONTENTS)
 
     def open(self, path: RemotePath, mode: str = "rb", **options: Any) -> Opening:
         """A file object: `async with fs.open("/x") as file: await file.read(4)`, or `await fs.open("/x")`.
@@ -326,16 +340,16 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, partial(work, *args, **options))
 
-    async def _pages(self, begin: Callable[[], Iterator[T]]) -> AsyncIterator[T]:
+    async def _pages(self, begin: Callable[[], Iterator[T]], size: int = _PAGE) -> AsyncIterator[T]:
         """What an iterator gives, fetched in a thread a page at a time."""
         source = begin()
-        while page := await self._in_thread(_page_of, source):
+        while page := await self._in_thread(_page_of, source, size):
             for one in page:
                 yield one
 
 
-def _page_of(source: Iterator[T]) -> list[T]:
-    return [one for _, one in zip(range(_PAGE), source, strict=False)]
+def _page_of(source: Iterator[T], size: int) -> list[T]:
+    return [one for _, one in zip(range(size), source, strict=False)]
 
 
 class _Crowd(Generic[Op, Answer]):

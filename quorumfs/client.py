@@ -26,9 +26,11 @@ from quorumfs.errors import (
     IntegrityError,
     Leader,
     NotFoundError,
+    PartialError,
     QuorumFSError,
 )
 from quorumfs.files import BUFFER_BYTES, QuorumReader, QuorumWriter, TextWriter
+from quorumfs.get_many import ManyReader
 from quorumfs.keepalive import KeepAlive
 from quorumfs.local_file import NewLocalFile, attributes_of
 from quorumfs.namespace import Namespace
@@ -49,6 +51,7 @@ from quorumfs.values import (
     file_status,
     location,
     space_status,
+    text,
     trash_item,
 )
 from quorumfs.watchdog import Watchdog
@@ -214,6 +217,38 @@ class Client:
             return many.check()
         failed.update(many.failed)
         return many.stored
+
+    def get_many(
+        self, files: Iterable[RemotePath], *, failed: dict[str, QuorumFSError] | None = None
+    ) -> dict[str, bytes]:
+        """The contents of many files, verified; neighbours in a pack are read together.
+
+        Returns path -> content. When some cannot be read PartialError names them (`ids`: path -> reason); or,
+        when `failed` is given, they are put into it, by path. `iterate_many` for more than memory holds.
+        """
+        errors: dict[str, QuorumFSError] = {} if failed is None else failed
+        found = {path: content for path, _, content in self.iterate_many(files, failed=errors)}
+        if failed is None and errors:
+            first = [f"{name}: {error}" for name, error in list(errors.items())[:3]]
+            raise PartialError(
+                f"{len(errors)} of {len(errors) + len(found)} files could not be read",
+                cause="; ".join(first),
+                ids={name: str(error) for name, error in errors.items()},
+            )
+        return found
+
+    def iterate_many(
+        self, files: Iterable[RemotePath], *, failed: dict[str, QuorumFSError]
+    ) -> Iterator[tuple[str, FileStatus, bytes]]:
+        """(path as given, status, content) of many files, as they come in; failures are put into `failed`.
+
+        A few megabytes are read ahead, besides what is large itself. Close the iterator to give up early.
+        """
+        for got in ManyReader(self.namespace, self._reader).read(map(remote_path, files)):
+            if got.error is not None:
+                failed[text(got.path)] = got.error
+            else:
+                yield text(got.path), file_status(got.info, got.path), got.content
 
     # ---- file objects ------------------------------------------------------------------------------------
 

@@ -173,6 +173,19 @@ class FakeClient:
             file.publish(node.mode, node.mtime_ns, False)
         return self._status(where, node)
 
+    def iterate_many(
+        self, files: Iterable[Any], *, failed: dict[str, QuorumFSError]
+    ) -> Iterator[tuple[str, FileStatus, bytes]]:
+        for path in files:
+            try:
+                where = self._path(path)
+                node = self._node(where)
+                yield path, self._status(where, node), node.data
+            except NoLeaderError:
+                raise
+            except QuorumFSError as error:
+                failed[path] = error
+
     def read_bytes(self, path: Any) -> bytes:
         return self._node(self._path(path)).data
 
