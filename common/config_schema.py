@@ -213,6 +213,16 @@ class RepairSection(Section):
     )
 
 
+class PackingSection(Section):
+    threshold_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=limits.INLINE_BUDGET_BYTES // 2,
+        description="Bodies are moved from the metadata to datanodes while they take more bytes than this.",
+    )
+    age_seconds: Annotated[float, Field(ge=0, le=3660 * 86400)] = Field(
+        default=86400.0, description="Older bodies are moved in any case, once they fill a pack of 1 MiB."
+    )
+
+
 class ScrubSection(Section):
     period_seconds: Annotated[float, Field(ge=1, le=3660 * 86400)] = Field(
         default=7 * 86400.0, description="Everything at rest is read and verified once in this time."
@@ -246,6 +256,7 @@ class NodeConfig(Section):
     upload: UploadSection = UploadSection()
     session: SessionSection = SessionSection()
     repair: RepairSection = RepairSection()
+    packing: PackingSection = PackingSection()
     scrub: ScrubSection = ScrubSection()
     dev: DevSection = DevSection()
 

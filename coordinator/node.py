@@ -31,11 +31,13 @@ from common.workers import Worker, Workers
 from coordinator.consensus import Consensus, ConsensusSettings, Identity, Leadership, SnapshotFile
 from coordinator.consensus.database import Database
 from coordinator.decisions.liveness import Timing
+from coordinator.decisions.packing import Rules
 from coordinator.duties.desk import Desk
 from coordinator.duties.enrol import Enrol
 from coordinator.duties.expiry import Expiry
 from coordinator.duties.genesis import Genesis
 from coordinator.duties.liveness import LivenessDuty
+from coordinator.duties.packing import Packing
 from coordinator.duties.reap import Reap
 from coordinator.duties.reconcile import Reconcile
 from coordinator.duties.repair import Budget, Repair
@@ -57,9 +59,10 @@ from coordinator.services.membership import MembershipService
 from coordinator.services.namespace import NamespaceService
 from coordinator.services.placing import Placer, open_uploads
 from coordinator.soft_state import SoftState
-from quorumfs import __version__
+from quorumfs import __version__, limits
 from quorumfs.clock import Clock, SystemClock
 from quorumfs.mint import system_random
+from quorumfs.rpc.channels import Channels
 from quorumfs.rpc.trust import TrustedChannels, read_secret
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import admin_pb2_grpc, membership_pb2_grpc
@@ -112,6 +115,7 @@ class CoordinatorNode:
         self._agent = ClusterNode.for_coordinator(self._describe, self._read_view, clock=self._clock)
         self._starting = threading.Lock()
         self._channels: TrustedChannels | None = None
+        self._data_channels = Channels()  # to datanodes, as a client has them
         self._face = CoordinatorFace(
             self,
             self._gateway,
@@ -188,6 +192,7 @@ class CoordinatorNode:
             self._consensus.stop(transfer=False)
         if self._channels is not None:
             self._channels.close()
+        self._data_channels.close()
         _log.info("node.stopped")
 
     def hand_over(self) -> bool:
@@ -264,6 +269,15 @@ class CoordinatorNode:
             LivenessDuty(soft, lambda change: self._figures.transition(change.after.value)),
             Reconcile(desk, soft, self._clock),
             self._repair,
+            Packing(
+                desk,
+                soft,
+                self._data_channels,
+                identity.cluster_id,
+                packing_rules(config),
+                self._chance,
+                self._clock,
+            ),
         ]
 
     # What the faces ask
@@ -373,6 +387,16 @@ def replicated_settings(config: NodeConfig) -> dict[str, int]:
         "upload.ttl_ms": int(config.upload.ttl_seconds * 1000),
         "trash.retention_ms": int(config.trash.retention_seconds * 1000),
     }
+
+
+def packing_rules(config: NodeConfig) -> Rules:
+    """When bodies leave the metadata."""
+    return Rules(
+        threshold_bytes=config.packing.threshold_bytes,
+        age_ms=int(config.packing.age_seconds * 1000),
+        pack_bytes_min=limits.PACK_AGED_BYTES_MIN,
+        pack_bytes_max=limits.PACK_BYTES_MAX,
+    )
 
 
 def settings_of(config: NodeConfig) -> ConsensusSettings:

@@ -33,6 +33,7 @@ INLINE_BUDGET_BYTES = 256 * MIB
 # Packs: chunks that many small files share
 PACK_BYTES_MAX = 4 * MIB
 PACK_BYTES_MIN = 64 * KIB  # less is not worth a write on datanodes, if it may be inline
+PACK_AGED_BYTES_MIN = 1 * MIB  # of bodies that are moved from the metadata only for their age
 PACKED_FILE_BYTES_MAX = 1 * MIB
 PACKS_IN_FLIGHT = 2
 RUN_BYTES_MAX = 4 * MIB  # of a pack, read in one call

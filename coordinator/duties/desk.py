@@ -13,7 +13,9 @@ from typing import TypeVar
 from coordinator.consensus import Consensus, Proposal
 from quorumfs.clock import Clock
 from quorumfs.errors import OutcomeUnknownError, QuorumFSError
+from quorumfs.rpc.status import raise_for
 from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 
 T = TypeVar("T")
@@ -47,13 +49,28 @@ class Desk:
         Raises NotLeaderError, BusyError, TimedOutError (nothing happened), OutcomeUnknownError.
         """
         raw = e.SystemBatch(commands=commands).SerializeToString()
-        item = e.Item(principal=PRINCIPAL, system=raw)
+        answer = self._propose(e.Item(principal=PRINCIPAL, system=raw), len(commands), len(raw))
+        return e.SystemResult.FromString(answer).results
+
+    def change(self, ops: Sequence[n.Op], choices: Sequence[e.Choice] = ()) -> Sequence[n.Result]:
+        """Have operations applied as a client has them, in one entry, at least once; what each left.
+
+        Raises like `propose`, and the error of the first that was refused.
+        """
+        raw = n.Batch(ops=ops).SerializeToString()
+        item = e.Item(principal=PRINCIPAL, choices=choices, batch=raw)
+        answer = n.BatchResult.FromString(self._propose(item, len(ops), len(raw)))
+        raise_for(answer.code, answer.error)
+        for result in answer.results:
+            raise_for(result.code, result.error)
+        return answer.results
+
+    def _propose(self, item: e.Item, operations: int, size_bytes: int) -> bytes:
         deadline = self._clock.monotonic() + PROPOSE_SECONDS
-        proposal = Proposal(item, len(commands), len(raw), deadline)
-        answer = wait_for(
+        proposal = Proposal(item, operations, size_bytes, deadline)
+        return wait_for(
             lambda done: self.consensus.propose(proposal, done), PROPOSE_SECONDS * 1.5, "a proposal"
         )
-        return e.SystemResult.FromString(answer).results
 
 
 def wait_for(
