@@ -43,6 +43,15 @@ class Check:
     extent: Location
     place: ReplicaPlace | None
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What is checked: many small files may share it."""
+        return self.extent.chunk, self.place.node_id if self.place else ""
+
+
+Known = dict[tuple[str, str], tuple[str, str] | None]
+"""Of every replica that was checked: (problem, detail), None when it is good."""
+
 
 @command()
 @click.argument("path", metavar="REMOTE")
@@ -62,17 +71,15 @@ def verify(path: str, recursive: bool) -> None:
             )
         files = [one for one in walk(client, where) if one.is_file] if status.is_directory else [status]
         problems: list[dict[str, Any]] = []
-        checked = 0
+        known: Known = {}
         for one in files:
-            checks = list(_checks(one.path, client.locate(one.path)))
-            checked += len(checks)
-            problems += _problems(client, checks)
+            problems += _problems(client, list(_checks(one.path, client.locate(one.path))), known)
     data = {
         "path": where,
         "ok": not problems,
         "files": len(files),
         "size_bytes": sum(one.size_bytes for one in files),
-        "replicas": checked,
+        "replicas": len(known),
         "problems": problems,
     }
     show(given, data, lambda: _lines(data))
@@ -95,26 +102,23 @@ def _checks(path: str, extents: Iterable[Location]) -> Iterator[Check]:
             yield Check(path, extent, None)
 
 
-def _problems(client: Client, checks: list[Check]) -> list[dict[str, Any]]:
-    """What is wrong, in the order of `checks`."""
-    found: dict[Check, tuple[str, str]] = {}
+def _problems(client: Client, checks: list[Check], known: Known) -> list[dict[str, Any]]:
+    """What is wrong, in the order of `checks`. What is in `known` is not asked again."""
 
     def one(check: Check) -> None:
-        problem = _judge(client, check)
-        if problem is not None:
-            found[check] = problem
+        known[check.key] = _judge(client, check)
 
-    for_each(checks, one, lambda check: check.path)
+    for_each([check for check in checks if check.key not in known], one, lambda check: check.path)
     return [
         {
             "path": check.path,
             "chunk": check.extent.chunk,
             "node_id": check.place.node_id if check.place else None,
-            "problem": found[check][0],
-            "detail": found[check][1],
+            "problem": problem[0],
+            "detail": problem[1],
         }
         for check in checks
-        if check in found
+        if (problem := known[check.key]) is not None
     ]
 
 

@@ -104,3 +104,17 @@ def test_a_directory_wants_r_and_gives_all_below_it(dfsctl: Dfsctl, client: Fake
     client.nodes["/d/y"] = Node(FileType.FILE, data=DATA)
     assert dfsctl("verify", "/d").code == 2
     assert dfsctl("verify", "-r", "/d", "-o", "json").json["files"] == 2
+
+
+def test_a_chunk_that_many_files_share_is_checked_once_and_told_of_each(
+    dfsctl: Dfsctl, client: FakeClient
+) -> None:
+    client.nodes["/d"] = Node(FileType.DIRECTORY)
+    for name in "xyz":
+        client.nodes[f"/d/{name}"] = Node(FileType.FILE, data=DATA)
+    said = dfsctl("verify", "-r", "/d", "-o", "json")
+    assert (said.json["files"], said.json["replicas"]) == (3, 1)
+    assert [method for method, *_ in client.coordinator.asked].count("Chunks.Verify") == 1
+    client.coordinator.answers["Chunks.Verify"] = chunks_pb2.VerifyChunkResponse(ok=False, detail="block 3")
+    said = dfsctl("verify", "-r", "/d", "-o", "json")
+    assert [one["path"] for one in said.json["problems"]] == ["/d/x", "/d/y", "/d/z"]
