@@ -50,6 +50,7 @@ BARRIERS_MAX = 2
 READS_MAX = 20_000
 UPKEEP_SECONDS = 0.5
 TRANSFER_SECONDS = 2.0
+FETCH_PAUSE_SECONDS = 2.0  # after a snapshot that could not be had: each try costs the leader a copy
 
 _log = log.get(__name__)
 
@@ -154,10 +155,11 @@ class Core:
         self._installed: deque[tuple[int, int]] = deque()
         self._fetched: deque[tuple[Path, int, int] | None] = deque()
         self._fetching = False
+        self._fetch_at = 0.0
         self._leader_clock = LeaderClock(0, 0.0)
         self._last_stamp_ms = 0
         self._upkeep_at = clock.monotonic()
-        self._durable_asked = False
+        self._durable_asked = 0  # what was applied then
         self.leadership: Leadership | None = None
         self.turned_at = clock.monotonic()
         self.replica = Replica(
@@ -463,10 +465,9 @@ class Core:
             return
         upto = min(self.applier.durable_index, journal.index_keeping(self._keep_bytes // 2))
         if upto > journal.first_index:
-            self._durable_asked = False
             journal.drop_to(upto)
-        elif not self._durable_asked:
-            self._durable_asked = True
+        elif self.applier.durable_index >= self._durable_asked < self.database.applied_index:
+            self._durable_asked = self.database.applied_index
             self.applier.put(MakeDurable())
 
     # Snapshots
@@ -474,6 +475,8 @@ class Core:
     def _fetch(self) -> None:
         wanted, self.replica.wanted_snapshot = self.replica.wanted_snapshot, None
         if wanted is None or self._fetching or wanted[1] <= self.replica.handed_index():
+            return
+        if self._clock.monotonic() < self._fetch_at:
             return
         self._fetching = True
         _log.info("snapshot.wanted", leader=wanted[0], index=wanted[1])
@@ -494,6 +497,10 @@ class Core:
             found = self._fetched.popleft()
             if found is None:
                 self._fetching = False
+                self._fetch_at = self._clock.monotonic() + FETCH_PAUSE_SECONDS
+            elif self.replica.leads():  # what it has proposed since must be applied here, to be answered
+                self._fetching = False
+                found[0].unlink(missing_ok=True)
             else:
                 self.applier.put(Install(*found))
         while self._installed:

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +22,7 @@ from coordinator.consensus import pin, snapshots
 from coordinator.consensus.configuration import Configuration
 from coordinator.consensus.core import TRANSFER_SECONDS, Change, Core, Outside, Reading, Transfer
 from coordinator.consensus.database import Database
-from coordinator.consensus.files import CorruptJournal, RealFiles, SickStorage, StorageFull
+from coordinator.consensus.files import CorruptJournal, RealFiles, SickStorage
 from coordinator.consensus.guard import BrokenInvariantError
 from coordinator.consensus.identity import Identity
 from coordinator.consensus.interfaces import Done, Question
@@ -37,7 +37,6 @@ from coordinator.consensus.settings import ConsensusSettings
 from coordinator.consensus.status import MemberState, RaftState, SnapshotFile
 from coordinator.metadata import migrations, queries
 from quorumfs.clock import Clock
-from quorumfs.errors import QuorumFSError
 from quorumfs.mint import RandomBytes
 from quorumfs.v1 import membership_pb2 as m
 
@@ -208,9 +207,10 @@ class Consensus:
                 target.unlink(missing_ok=True)
                 found = self._fetch_snapshot(address, at_least, target)
                 index, term = snapshots.verify(found.path)
-            except (QuorumFSError, OSError, sqlite3.Error, SickStorage, StorageFull) as error:
-                _log.warning("snapshot.failed", leader=leader_id, error=str(error))
-                target.unlink(missing_ok=True)
+            except Exception as error:  # noqa: BLE001  whatever it was, the loop must learn that there is none
+                _log.warning("snapshot.failed", leader=leader_id, error=repr(error))
+                with suppress(OSError):
+                    target.unlink(missing_ok=True)
                 on_done(None)
                 return
             took_ms = int((time.monotonic() - began) * 1000)

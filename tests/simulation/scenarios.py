@@ -446,6 +446,25 @@ def a_snapshot_that_comes_too_late_changes_nothing(seed: int) -> None:
         stage.settle()
 
 
+def a_log_is_compacted_again_after_a_start_without_a_quorum(seed: int) -> None:
+    """c1 asked for durability when nothing was applied since the log's beginning; later there is much to drop."""
+    with Stage(seed, keep_bytes=1024) as stage:
+        stage["c1"].core._keep_bytes = 1 << 30  # not yet
+        stage.write_through(stage.leader().node_id, 30)
+        database = stage["c1"].database
+        crash = database.crash
+        database.crash = lambda _: crash(lambda count: 0)  # type: ignore[method-assign]  # all that may be lost
+        stage.crash("c1", "c2", "c3")
+        stage.start("c1")
+        stage.run(2.0)
+        stage.start("c2", "c3")
+        stage.write_through(stage.leader().node_id, 60)
+        stage.run(2.0)
+        journal = stage["c1"].journal
+        _expect(journal.last_index - journal.first_index < 60, True)
+        stage.settle()
+
+
 SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_member_that_returns_deposes_nobody,
     a_member_that_sees_only_a_follower_deposes_nobody,
@@ -464,6 +483,7 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_leader_who_joined_meanwhile_is_heard,
     a_candidate_who_joined_meanwhile_gets_the_vote_it_needs,
     a_snapshot_that_comes_too_late_changes_nothing,
+    a_log_is_compacted_again_after_a_start_without_a_quorum,
     a_member_that_forgot_proves_no_leadership,
     a_member_that_forgot_is_counted_only_when_its_leader_knows_what_was_committed,
     what_a_set_back_disk_acknowledges_before_it_is_told_does_not_count,
