@@ -46,7 +46,7 @@ generate: $(VENV)/dev.stamp       ## quorumfs/v1 from protos/
 simulate: $(VENV)/dev.stamp       ## one seed of the deterministic simulation: SEED=n SECONDS=n
 	@$(BIN)/python -m tests.simulation --first $(SEED) --seconds $(SECONDS)
 
-bench: $(VENV)/dev.stamp          ## measure, into benchmarks/results: ONLY=create,stat,failover,sequential,scale QUICK=1
+bench: $(VENV)/dev.stamp          ## measure, into benchmarks/results: ONLY=create,stat,failover,sequential,small-files,scale QUICK=1
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 simulate-mutations: $(VENV)/dev.stamp   ## one safeguard removed at a time: the simulation has to find each
