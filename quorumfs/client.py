@@ -66,7 +66,8 @@ class Client:
     `coordinators`: "host:port,..." or a sequence; without it QUORUMFS_COORDINATORS, client.toml, a cluster
     running on this machine. `timeout`: seconds a metadata operation may take, failover included. `token`:
     for operators' calls; without it QUORUMFS_TOKEN. `channels` stay the caller's own, with their
-    credentials. Nothing is sent before the first call.
+    credentials. Nothing is sent before the first call. It belongs to the process that made it: in a child made
+    by fork() every call raises PreconditionFailedError, and the parent's goes on.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Client:
         )
         self._cluster_id = ""
         self._closed = threading.Event()
+        self._pid = os.getpid()
 
     def __enter__(self) -> Client:
         return self
@@ -106,8 +108,8 @@ class Client:
 
     def close(self) -> None:
         """End the threads and connections of this client. Calls under way fail. May be called again."""
-        if self._closed.is_set():
-            return
+        if self._closed.is_set() or os.getpid() != self._pid:
+            return  # in a fork the connections are the parent's, and ending them would never end
         self._closed.set()
         self.coordinator.close()
         if self._owns_channels:

@@ -5,13 +5,14 @@ A channel is cheap to keep and dear to make: `Channels` keeps one per address fo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Protocol
 
 import grpc
 
-from quorumfs.errors import UnavailableError
+from quorumfs.errors import PreconditionFailedError, UnavailableError
 from quorumfs.limits import MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES
 
 Options = Sequence[tuple[str, int | str]]
@@ -70,7 +71,10 @@ def open_channel(address: str, credentials: grpc.ChannelCredentials | None = Non
 
 
 class Channels:
-    """One channel per address, made at the first use. Any thread may call."""
+    """One channel per address, made at the first use. Any thread may call.
+
+    Of one process only: in a child made by fork() gRPC's threads are gone and calls would never end.
+    """
 
     def __init__(
         self,
@@ -79,12 +83,19 @@ class Channels:
     ) -> None:
         self._credentials = credentials
         self._opener = opener
+        self._pid = os.getpid()
         self._channels: dict[str, grpc.Channel] = {}
         self._closed = False
         self._lock = Lock()
 
     def get(self, address: str) -> grpc.Channel:
-        """The channel to `address`. Raises UnavailableError once closed."""
+        """The channel to `address`. Raises UnavailableError once closed, PreconditionFailedError after fork."""
+        if os.getpid() != self._pid:
+            raise PreconditionFailedError(
+                f"no call to {address}",
+                cause=f"its connections belong to process {self._pid}, of which this one is a fork",
+                next="make a new client after the fork, one in each process",
+            )
         with self._lock:
             if self._closed:
                 raise UnavailableError(f"no call to {address}", cause="the connections were closed")

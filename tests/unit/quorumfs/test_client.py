@@ -287,3 +287,13 @@ def test_a_closed_client_refuses_and_leaves_no_thread(cluster: Cluster) -> None:
     assert {one.name for one in set(threading.enumerate()) - before} <= {"quorumfs-read-ahead"}
     with pytest.raises(UnavailableError):
         client.stat("/a")
+
+
+def test_a_fork_that_closes_a_client_leaves_it_to_its_parent(
+    cluster: Cluster, fs: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        fs.close()
+    fs.write_bytes("/x", b"still open")
+    assert fs.read_bytes("/x") == b"still open"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
-from quorumfs.errors import UnavailableError
+from quorumfs.errors import PreconditionFailedError, UnavailableError
 from quorumfs.rpc.channels import OPTIONS, SERVER_OPTIONS, Channels
 
 
@@ -54,3 +55,11 @@ def test_a_proxy_of_the_environment_is_never_used_and_a_port_in_use_is_refused()
     assert dict(OPTIONS)["grpc.enable_http_proxy"] == 0
     assert dict(OPTIONS)["grpc.max_reconnect_backoff_ms"] == 500
     assert dict(SERVER_OPTIONS)["grpc.so_reuseport"] == 0
+
+
+def test_in_another_process_than_made_it_a_call_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = channels()
+    kept.get("a:1")
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork
+    with pytest.raises(PreconditionFailedError, match="a:1"):
+        kept.get("a:1")
