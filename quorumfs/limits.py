@@ -78,8 +78,8 @@ FIRST_ANSWER_SECONDS = 6.0  # for an answer of any coordinator, before there eve
 FIRST_CONTACT_SECONDS = 8.0  # for a leader, before any was ever reached
 RPC_SECONDS_FIRST = 1.5  # one try of a metadata call; the next are given more, up to RPC_DEADLINE_SECONDS
 READ_STALL_SECONDS = 2.0  # no frame of a chunk for so long: another replica
-WRITE_STALL_SECONDS = 2 * STALL_SECONDS  # no frame taken for so long: another chunk, other nodes
-SEAL_SECONDS = 5 * STALL_SECONDS  # from the last frame to the acknowledgements
+WRITE_STALL_SECONDS = 2 * STALL_SECONDS  # at least; see stall_seconds
+SEAL_SECONDS = 5 * STALL_SECONDS  # from the last frame to the acknowledgements; see seal_seconds
 STORE_CHUNK_SECONDS = 60.0  # all tries to store one chunk
 READ_CHUNK_SECONDS = 20.0  # all tries to find a reachable replica
 SUSPECT_NODE_SECONDS = 15.0  # how long a client avoids a datanode that failed it
@@ -97,6 +97,22 @@ RAFT_HEARTBEAT_SECONDS = 0.05
 RAFT_ELECTION_SECONDS_MIN = 0.25
 RAFT_ELECTION_SECONDS_MAX = 0.5
 
+
+def stall_seconds(row: int) -> float:
+    """How long the first of a row of `row` nodes may take no frame before it is dropped from a write.
+
+    Longer the longer the row: a node that waits for one behind it takes nothing meanwhile, and must have given
+    that one up, and gone on, before who stands in front gives up on itself. Half of what a stuck node may take
+    lies between two of them, because room behind a window comes back in lumps.
+    """
+    return STALL_SECONDS * (1 + row) / 2
+
+
+def seal_seconds(row: int) -> float:
+    """How long a row of `row` nodes may take to acknowledge after its last frame. Longer the longer, as above."""
+    return STALL_SECONDS * (1 + row)
+
+
 assert FRAME_BYTES % BLOCK_BYTES == 0
 assert FRAME_BYTES <= FRAME_BYTES_MAX < MESSAGE_BYTES_MAX
 assert FRAME_BYTES_MAX <= STREAM_WINDOW_BYTES
@@ -113,6 +129,10 @@ assert RPC_SECONDS_FIRST < RPC_DEADLINE_SECONDS < FIRST_ANSWER_SECONDS
 assert FIRST_ANSWER_SECONDS < FIRST_CONTACT_SECONDS < CLIENT_DEADLINE_SECONDS
 assert READ_STALL_SECONDS < READ_CHUNK_SECONDS
 assert STALL_SECONDS < WRITE_STALL_SECONDS < SEAL_SECONDS < STORE_CHUNK_SECONDS
+assert stall_seconds(1) == STALL_SECONDS
+assert stall_seconds(REPLICATION_DEFAULT - 1) < WRITE_STALL_SECONDS
+assert seal_seconds(REPLICATION_DEFAULT - 1) < SEAL_SECONDS
+assert seal_seconds(REPLICATION_MAX) + STALL_SECONDS < STORE_CHUNK_SECONDS
 assert STREAM_CHUNK_BYTES % FRAME_BYTES == 0
 assert STREAM_CHUNK_BYTES <= CHUNK_SIZE_BYTES
 assert CLIENT_SLOTS_MAX <= SESSION_SLOTS_MAX

@@ -91,7 +91,7 @@ class ChunkStorer:
             min_replicas=self._min_replicas,
             size_hint=body.length,
         )
-        sending = _Sending(encode_open(opening), body, self._tally)
+        sending = _Sending(encode_open(opening), body, self._tally, len(nodes))
         try:
             response = self._send(nodes[0], sending)
             return self._judge(target, nodes, sending, response)
@@ -126,7 +126,7 @@ class ChunkStorer:
         try:
             return _await(call, sending)
         except grpc.FutureTimeoutError:
-            waited = limits.SEAL_SECONDS if sending.ended else limits.WRITE_STALL_SECONDS
+            waited = sending.patience_seconds
             raise _failed(head, TimedOutError(what, cause=f"no progress for {waited:g} s")) from None
         except grpc.FutureCancelledError as error:
             sending.check()
@@ -165,8 +165,9 @@ class ChunkStorer:
 class _Sending:
     """The stream of one chunk, made while gRPC takes it. Its numbers say how far it has come."""
 
-    def __init__(self, opening: bytes, body: Body, tally: Tally) -> None:
+    def __init__(self, opening: bytes, body: Body, tally: Tally, row: int) -> None:
         self._opening = opening
+        self._row = row
         self._body = body
         self._tally = tally
         self._voided = False
@@ -200,6 +201,13 @@ class _Sending:
         self.ended = True
         yield encode_end(self.length, self.checksum)
 
+    @property
+    def patience_seconds(self) -> float:
+        """How long nothing may move: longer than the head waits for the nodes behind it."""
+        if self.ended:
+            return max(limits.SEAL_SECONDS, limits.seal_seconds(self._row) + limits.STALL_SECONDS)
+        return max(limits.WRITE_STALL_SECONDS, limits.stall_seconds(self._row))
+
     def check(self) -> None:
         """Raise the source's error, if that is what ended the stream."""
         if self.error is not None:
@@ -217,9 +225,10 @@ def _await(call: Any, sending: _Sending) -> chunks_pb2.WriteResponse:
     still = 0
     while True:
         seen = (sending.taken, sending.ended)
-        limit = limits.SEAL_SECONDS if sending.ended else limits.WRITE_STALL_SECONDS
         try:
-            response: chunks_pb2.WriteResponse = call.result(timeout=limit / _LOOKS_PER_STALL)
+            response: chunks_pb2.WriteResponse = call.result(
+                timeout=sending.patience_seconds / _LOOKS_PER_STALL
+            )
             return response
         except grpc.FutureTimeoutError:
             # Looked at several times: what moved just after a look must not double the time until it is noticed.

@@ -1,7 +1,8 @@
 """The stream to the next node of a pipeline: bytes go out as they came in, from a short bounded outbox.
 
-1. `push` hands over a message and waits at most STALL_SECONDS for room. A next node that fails, or takes
-   nothing for so long, is *lost*: its call is cancelled, the messages are let go, this node goes on alone.
+1. `push` hands over a message and waits for room, at most `limits.stall_seconds` of the row. A next node that
+   fails, or takes nothing for so long, is *lost*: its call is cancelled, the messages are let go, this node goes
+   on alone.
 2. gRPC sends from a thread of its own, which takes messages from the outbox. It ends with the call.
 3. A lost row is never joined again within the same chunk: what it has is not whole.
 """
@@ -39,11 +40,12 @@ class Forward:
         behind: Sequence[NodeAddress],
         opening: bytes,
         seconds: float | None,
-        stall_seconds: float = limits.STALL_SECONDS,
+        stall_seconds: float | None = None,
     ) -> None:
-        """Begins the call; `opening` is the first message, `seconds` the rest of the caller's deadline."""
+        """Begins the call; `opening` is the first message, `seconds` the rest of the caller's deadline.
+        `stall_seconds`: instead of what a row of this length is given."""
         self._behind = tuple(behind)
-        self._stall_seconds = stall_seconds
+        self._stall_seconds = limits.stall_seconds(len(behind)) if stall_seconds is None else stall_seconds
         self._outbox = Outbox(QUEUED_BYTES)
         self._outbox.put(opening, 0)
         self._lost: QuorumFSError | None = None

@@ -89,14 +89,6 @@ def worth_going_on(opening: Opening, keeps_own: bool, tail_alive: bool) -> bool:
     return possible >= max(1, opening.min_replicas)
 
 
-def patience_seconds(behind: int) -> float:
-    """How long to wait for the acknowledgements of the `behind` nodes after one's own disk is done.
-
-    Longer the longer the row: a node must give up on the next one before the node in front gives up on it.
-    """
-    return limits.STALL_SECONDS * (1 + behind)
-
-
 def own_ack(node_id: str, disk_id: str, error: QuorumFSError | None) -> ReplicaAck:
     """This node's line of the answer."""
     if error is None:

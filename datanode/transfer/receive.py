@@ -81,15 +81,17 @@ class Receiver:
         with self._gate.enter(), self._watch.track(stream.cancel, SILENCE_SECONDS_MAX) as watched:
             first = decode_write(_checked(next(messages, b"")))
             opening = pipeline.read_opening(first.open, self._node_id, self._cluster_id())
-            leg = _OwnLeg(self._store, opening)
-            tail = self._tail(opening, leg, stream.time_remaining())
+            # While the row behind takes nothing this node takes nothing either: that is not the sender's silence.
+            watched.allowed_seconds += limits.stall_seconds(len(opening.behind))
+            leg, tail = _OwnLeg(self._store, opening), None
             try:
+                tail = self._tail(opening, leg, stream.time_remaining())
                 end = self._take_frames(messages, opening, leg, tail, watched.progress)
                 if end is None:
                     return self._given_up(opening, leg, tail)
                 watched.allowed_seconds = float("inf")  # of the peer nothing is expected any more
                 leg.seal(end)
-                behind = tail.acks(pipeline.patience_seconds(len(opening.behind))) if tail else []
+                behind = tail.acks(limits.seal_seconds(len(opening.behind))) if tail else []
                 return WriteResponse(replicas=[leg.ack(self._node_id), *behind])
             finally:
                 leg.abort()

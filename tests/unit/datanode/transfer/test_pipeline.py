@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datanode.transfer import pipeline
+from quorumfs import limits
 from quorumfs.errors import Code, InvalidArgumentError, UnavailableError, WrongClusterError
 from quorumfs.limits import REPLICATION_MAX
 from quorumfs.v1.chunks_pb2 import WriteOpen
@@ -126,4 +127,6 @@ def test_who_is_not_mentioned_in_an_answer_is_not_durable() -> None:
 
 
 def test_a_node_gives_up_on_the_next_before_the_one_in_front_gives_up_on_it() -> None:
-    assert pipeline.patience_seconds(0) < pipeline.patience_seconds(1) < pipeline.patience_seconds(2)
+    for row in range(1, limits.REPLICATION_MAX):
+        assert limits.stall_seconds(row + 1) - limits.stall_seconds(row) >= 1.0
+        assert limits.seal_seconds(row + 1) - limits.seal_seconds(row) >= limits.STALL_SECONDS

@@ -13,8 +13,9 @@ from datanode.store.chunks import ChunkStore
 from datanode.transfer.admission import Gate
 from datanode.transfer.forward import QUEUED_BYTES, Forward
 from datanode.transfer.meter import Meter
-from datanode.transfer.receive import MESSAGE_BYTES_MAX, Receiver
+from datanode.transfer.receive import MESSAGE_BYTES_MAX, SILENCE_SECONDS_MAX, Receiver
 from datanode.transfer.watch import StreamWatch
+from quorumfs import limits
 from quorumfs.checksum import block_checksums
 from quorumfs.errors import BusyError, Code, IntegrityError, InvalidArgumentError, TooLargeError
 from quorumfs.frames import decode_write, encode_frame
@@ -239,3 +240,44 @@ def test_a_slow_sync_is_not_taken_for_a_silent_sender(tmp_path: Path) -> None:
         until(lambda: bool(answers))
         assert durable(answers[0]) == [("d1", True)]
         assert not stream.cancelled
+
+
+def test_a_longer_row_is_waited_for_longer_as_its_nodes_wait_for_each_other() -> None:
+    patience = []
+    for names in (("d2",), ("d2", "d3"), ("d2", "d3", "d4")):
+        forward = Forward(RowChannels(Row(*names)), [address(name) for name in names], opening(), 30.0)
+        patience.append(forward._stall_seconds)
+        forward.cancel()
+    assert patience[0] + 1 <= patience[1]
+    assert patience[1] + 1 <= patience[2]
+
+
+def test_a_row_that_takes_nothing_is_not_the_senders_silence(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        names = [f"d{k}" for k in range(2, limits.REPLICATION_MAX + 1)]
+        node, allowed = Node(store, Row(*names)), []
+
+        def messages() -> Iterator[bytes]:
+            yield opening(*names)
+            (watched,) = node.watch._streams
+            allowed.append(watched.allowed_seconds)
+            yield from (*frames(DATA), ending(DATA))
+
+        node.take(messages())
+        assert allowed[0] >= SILENCE_SECONDS_MAX + limits.stall_seconds(len(names))
+
+
+def test_a_row_that_cannot_even_be_begun_leaves_nothing(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    files.available = GIB
+    with opened(tmp_path, files=files) as (store, _):
+        node = Node(store)
+
+        def no_more_threads(*_: object, **__: object) -> Row:
+            raise RuntimeError("can't start new thread")
+
+        node.row.future = no_more_threads  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError):
+            node.take([opening("d2"), *frames(DATA), ending(DATA)])
+        assert (len(store), temporaries(tmp_path), node.gate.inside) == (0, [], 0)
+        assert store.disks[0].space()[1] == GIB
