@@ -27,6 +27,7 @@ from quorumfs.batch import Done, Later
 from quorumfs.checksum import Buffer, crc32c
 from quorumfs.client import Client, LocalPath, RemotePath, link_target, remote_path
 from quorumfs.errors import (
+    Code,
     InlineBudgetError,
     InternalError,
     Leader,
@@ -48,6 +49,7 @@ Op = TypeVar("Op")
 Answer = TypeVar("Answer")
 
 THREADS = 16
+_ENTRY_PAUSE_SECONDS = 0.05
 _PAGE = 1000
 _CONTENTS = 16  # files of a page with contents
 
@@ -332,7 +334,11 @@ class AsyncClient:
     # ---- inside ------------------------------------------------------------------------------------------
 
     async def _do(self, op: pb.Op) -> pb.Result:
+        deadline = asyncio.get_running_loop().time() + self._client.coordinator.timeout
         result = await self._changes.ask(op)
+        while int(result.code) == Code.BUSY and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_ENTRY_PAUSE_SECONDS)  # its log entry had no room for it
+            result = await self._changes.ask(op)
         raise_for(result.code, result.error)
         return result
 

@@ -19,7 +19,13 @@ import grpc
 
 from quorumfs import limits
 from quorumfs.checksum import compose
-from quorumfs.errors import OutcomeUnknownError, QuorumFSError, TimedOutError, UnavailableError
+from quorumfs.errors import (
+    IntegrityError,
+    OutcomeUnknownError,
+    QuorumFSError,
+    TimedOutError,
+    UnavailableError,
+)
 from quorumfs.frames import encode_end, encode_open
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.rpc.status import from_detail, from_rpc
@@ -156,6 +162,10 @@ class ChunkStorer:
                 cause=told or f"{self._min_replicas} are asked for",
             )
             raise ChunkFailed(error, failed or frozenset({nodes[0].node_id}))
+        if not sending.ended:  # what is called durable is not the chunk
+            sending.check()
+            early = IntegrityError(f"{nodes[0].node_id} answered before it had the whole chunk")
+            raise _failed(nodes[0], early)
         sealed = namespace_pb2.SealedChunk(
             chunk=target.chunk, length=sending.length, checksum=sending.checksum, replicas=durable
         )

@@ -28,6 +28,7 @@ from quorumfs.batch import Combiner, Done, Later
 from quorumfs.clock import Clock, SystemClock
 from quorumfs.errors import (
     BusyError,
+    Code,
     InternalError,
     Leader,
     NoLeaderError,
@@ -53,6 +54,7 @@ _READ = "/quorumfs.v1.Namespace/Read"
 _READ_BATCH_OPS_MAX = 256
 _BATCH_TTL_MS = int(limits.RPC_DEADLINE_SECONDS * 1000)
 _BATCH_OVERHEAD_BYTES = 64
+_ENTRY_PAUSE_SECONDS = 0.05
 
 
 class Coordinator:
@@ -119,13 +121,26 @@ class Coordinator:
         """Carry out `ops` in order, each exactly once; one Result each, in order. Durable on return.
 
         Not atomic: each Result has its own code. More than one message holds is sent as several, one after
-        the other. `timeout`: seconds for each message, instead of this object's.
+        the other. `timeout`: seconds for each message, instead of this object's. An operation alone for which its log
+        entry had no room is carried out by a later one.
         Raises OutcomeUnknownError, NoLeaderError, TimedOutError for the message as a whole.
         """
+        if len(ops) == 1:
+            return [self._do_one(ops[0], self.timeout if timeout is None else timeout)]
         results: list[namespace_pb2.Result] = []
         for part, size in _messages(ops):
             results += self._changes.run(part, size, self.timeout if timeout is None else timeout)
         return results
+
+    def _do_one(self, op: namespace_pb2.Op, patience: float) -> namespace_pb2.Result:
+        deadline = self._clock.monotonic() + patience
+        (message,) = _messages([op])
+        while True:
+            (result,) = self._changes.run(*message, patience)
+            patience = deadline - self._clock.monotonic() - _ENTRY_PAUSE_SECONDS
+            if int(result.code) != Code.BUSY or patience <= 0:
+                return result
+            self._pause(_ENTRY_PAUSE_SECONDS)
 
     def submit(
         self,

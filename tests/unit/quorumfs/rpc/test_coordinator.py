@@ -496,3 +496,35 @@ def test_it_is_known_who_answered_and_that_nobody_did() -> None:
     with pytest.raises(NoLeaderError):
         world.mkdir("/a")
     assert world.stub.answering == "c2:1"
+
+
+def busy_at_first(world: World, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The log entry of a mkdir has no room for it, so often."""
+    make, left = world.cluster._op_mkdir, [None] * times
+
+    def refuses(request: pb.MkdirRequest) -> pb.Result:
+        if left:
+            left.pop()
+            raise BusyError("the log entry has no room")
+        return make(request)
+
+    monkeypatch.setattr(world.cluster, "_op_mkdir", refuses)
+
+
+def test_an_operation_for_which_its_entry_had_no_room_is_carried_out_by_a_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    busy_at_first(world, monkeypatch, 3)
+    assert world.mkdir("/a").code == 0
+    assert world.cluster.applied.count("mkdir") == 4
+
+
+def test_an_operation_that_no_entry_has_room_for_is_refused_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(timeout=2.0)
+    began = world.clock.monotonic()
+    busy_at_first(world, monkeypatch, 1000)
+    assert world.mkdir("/a").code == Code.BUSY
+    assert world.clock.monotonic() - began < 3.0
