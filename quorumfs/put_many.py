@@ -64,7 +64,7 @@ class ManyFiles:
         self._progress = progress
         self._uploads: dict[int, PackUpload] = {}
         self._pool = ThreadPoolExecutor(limits.PACKS_IN_FLIGHT, thread_name_prefix="quorumfs-packs")
-        self._under_way: deque[Future[None]] = deque()
+        self._under_way: deque[tuple[list[PackFile], Future[None]]] = deque()
         self._collected: list[PackFile] = []
         self._collected_bytes = 0
         self._names: set[bytes] = set()  # collected or under way
@@ -145,15 +145,19 @@ class ManyFiles:
         if not files:
             return
         while len(self._under_way) >= limits.PACKS_IN_FLIGHT:
-            self._under_way.popleft().result()
-        self._under_way.append(self._pool.submit(self._put_files, files))
+            self._await_pack()
+        self._under_way.append((files, self._pool.submit(self._put_files, files)))
+
+    def _await_pack(self) -> None:
+        files, future = self._under_way.popleft()
+        future.result()
+        self._names.difference_update(file.new.path for file in files)
 
     def _settle(self) -> None:
         """Wait until the fate of all that was taken is known."""
         self._send_collected()
         while self._under_way:
-            self._under_way.popleft().result()
-        self._names.clear()
+            self._await_pack()
 
     # ---- storing, in threads of the pool -----------------------------------------------------------------
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from quorumfs import Client, limits
 from quorumfs.errors import AlreadyExistsError, NoLeaderError, PartialError, UnavailableError
 from quorumfs.limits import KIB, MIB
+from quorumfs.ops import NewFile
 from quorumfs.pack import layout
+from quorumfs.put_many import ManyFiles
 from quorumfs.v1 import namespace_pb2 as pb
 from tests.unit.quorumfs.fakes import Cluster
 
@@ -212,6 +214,16 @@ def test_only_a_few_packs_are_in_memory(fs: Client) -> None:
     fs.put_many(files(), progress=note)
     per_pack = limits.PACK_BYTES_MAX // MIB
     assert max(known) <= (limits.PACKS_IN_FLIGHT + 1) * per_pack + 1
+
+
+def test_the_names_of_packs_that_are_through_are_forgotten(fs: Client) -> None:
+    known: list[int] = []
+    many = ManyFiles(
+        fs._uploader, fs.namespace, fs._keep_alive, progress=lambda _: known.append(len(many._names))
+    )
+    many.put((NewFile(f"/{number}".encode()), bytes(300)) for number in range(4000))
+    assert len(many.stored) == 4000
+    assert max(known) <= (limits.PACKS_IN_FLIGHT + 1) * limits.PACK_FILES_MAX + 1
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=50))
