@@ -34,9 +34,14 @@ _REPLICAS = (
 )
 
 
-def layout(tx: sqlite3.Connection, request: n.LayoutRequest) -> n.Layout:
+Packs = dict[bytes, n.ChunkLocation]
+"""Chunks on datanodes by their id, for as long as nothing changes: of one read transaction."""
+
+
+def layout(tx: sqlite3.Connection, request: n.LayoutRequest, packs: Packs | None = None) -> n.Layout:
     """Extents that touch the wanted range, in order, with everything a reader needs; a page at most.
 
+    `packs`: what earlier questions of `tx` have found; many small files share a chunk, which is looked up once.
     Raises NotFoundError (also for a version that is gone), PathIsADirectoryError, and like `lookup.locate`.
     """
     inode, path = _wanted(tx, request)
@@ -44,7 +49,7 @@ def layout(tx: sqlite3.Connection, request: n.LayoutRequest) -> n.Layout:
     begin = min(request.offset, END)
     end = min(begin + request.length, END) if request.length else END
     rows = tx.execute(_EXTENTS, (inode.version, begin, end, LAYOUT_EXTENTS_MAX + 1)).fetchall()
-    pages = _Chunks(tx, found, with_bodies=not request.no_body)
+    pages = _Chunks(tx, found, {} if packs is None else packs, with_bodies=not request.no_body)
     for offset, length, chunk, chunk_offset in rows:
         if offset + length <= begin:
             continue
@@ -94,9 +99,10 @@ def _is_purged(tx: sqlite3.Connection, inode: Inode) -> bool:
 class _Chunks:
     """The chunks of one answer, each once, and how many bytes of bodies it has taken."""
 
-    def __init__(self, tx: sqlite3.Connection, found: n.Layout, *, with_bodies: bool) -> None:
+    def __init__(self, tx: sqlite3.Connection, found: n.Layout, packs: Packs, *, with_bodies: bool) -> None:
         self._tx = tx
         self._found = found
+        self._packs = packs
         self._with_bodies = with_bodies
         self._seen: set[bytes] = set()
         self._nodes: dict[bytes, m.NodeInfo] = {}
@@ -105,6 +111,11 @@ class _Chunks:
     def add(self, chunk: bytes) -> bool:
         """False when the answer has no room for its body."""
         if chunk in self._seen:
+            return True
+        known = self._packs.get(chunk)
+        if known is not None:
+            self._seen.add(chunk)
+            self._found.chunks.append(known)
             return True
         length, checksum, home = self._tx.execute(_CHUNK, (chunk,)).fetchone()
         inline = home == IN_METADATA
@@ -116,6 +127,10 @@ class _Chunks:
         row = self._found.chunks.add(chunk=chunk, length=length, checksum=checksum, inline=inline)
         if not inline:
             self._add_replicas(row)
+            self._packs[chunk] = n.ChunkLocation()
+            self._packs[chunk].CopyFrom(
+                row
+            )  # as it is in the metadata: whoever completes `row` leaves this alone
         elif self._with_bodies:
             (row.body,) = self._tx.execute(_BODY, (chunk,)).fetchone()
         return True

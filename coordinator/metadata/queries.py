@@ -66,11 +66,21 @@ def _refusal(error: QuorumFSError) -> n.ReadResult:
 
 
 def answer_among(
-    tx: sqlite3.Connection, op: n.ReadOp, directories: lookup.Directories, result: n.ReadResult
+    tx: sqlite3.Connection,
+    op: n.ReadOp,
+    directories: lookup.Directories,
+    packs: layouts.Packs,
+    result: n.ReadResult,
 ) -> None:
-    """Put what `answer` gives into the empty `result`. `directories`: what earlier questions of `tx` have found; a
-    directory in which much is asked for is looked up once."""
-    if op.WhichOneof("op") != "stat":
+    """Put what `answer` gives into the empty `result`. `directories`, `packs`: what earlier questions of `tx` have
+    found; a directory in which much is asked for, and a chunk of many files, is looked up once."""
+    kind = op.WhichOneof("op")
+    if kind == "layout":
+        try:
+            result.layout.CopyFrom(layouts.layout(tx, op.layout, packs))
+        except QuorumFSError as error:
+            result.CopyFrom(_refusal(error))
+    elif kind != "stat":
         result.CopyFrom(answer(tx, op))
     elif not _stat_in_known(tx, op.stat, directories, result):
         try:

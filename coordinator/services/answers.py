@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from coordinator.decisions.liveness import Liveness
-from coordinator.metadata import lookup, queries
+from coordinator.metadata import layouts, lookup, queries
 from coordinator.soft_state import SoftState
 from quorumfs.errors import QuorumFSError, TooLargeError
 from quorumfs.limits import MESSAGE_BYTES_MAX
@@ -58,11 +58,13 @@ def question(batch: n.ReadBatch, soft: SoftState, age_ms: int) -> Callable[[sqli
         )
         room = ANSWER_BYTES_MAX
         directories: lookup.Directories = {}
+        packs: layouts.Packs = {}
+        states: States = {}
         for op in batch.ops:
             one = result.results.add()
             if room > 0:
-                queries.answer_among(tx, op, directories, one)
-                complete(one, soft)
+                queries.answer_among(tx, op, directories, packs, one)
+                complete(one, soft, states)
                 room -= one.ByteSize()
             else:
                 one.CopyFrom(TOO_MUCH)
@@ -71,13 +73,16 @@ def question(batch: n.ReadBatch, soft: SoftState, age_ms: int) -> Callable[[sqli
     return ask
 
 
-def complete(result: n.ReadResult, soft: SoftState) -> None:
+States = dict[str, t.NodeState.ValueType]
+"""How nodes are, each judged once for a batch of questions."""
+
+
+def complete(result: n.ReadResult, soft: SoftState, states: States) -> None:
     """Add what only a leader knows: how nodes are, how much room there is."""
     kind = result.WhichOneof("value")
     if not soft.leading:
         return
     if kind == "layout":
-        states: dict[str, t.NodeState.ValueType] = {}
         for chunk in result.layout.chunks:
             for replica in chunk.replicas:
                 if replica.node_id not in states:

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.metadata import lookup, queries
+from coordinator.metadata import layouts, lookup, queries
 from quorumfs.errors import Code
 from quorumfs.limits import SESSION_TTL_MS, TRASH_RETENTION_MS, UPLOAD_TTL_MS
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 from tests.support.machines import MEMBERS, Cluster
-from tests.support.ops import delete, mkdir, put, ref, stat, symlink
+from tests.support.ops import clone, delete, mkdir, put, ref, stat, symlink
 
 
 def opened(cluster: Cluster, path: bytes = b"/x") -> bytes:
@@ -45,6 +45,7 @@ def test_whatever_is_asked_has_an_answer(raw: bytes) -> None:
 
 _PATHS = [b"", b"/", b"/a", b"/a/", b"/a/b", b"//a/b", b"/a//b", b"/a/c", b"/a/b/c", b"/a/.", b"a/b", b"/a/e"]
 _PATHS += [b"/l", b"/l/x", b"/d", b"/d/b", b"/d/e", b"/d/e/f", b"/a/up", b"/a/up/a/b", b"/a/" + b"x" * 256]
+_PATHS += [b"/c", b"/c2"]
 
 
 @given(
@@ -53,17 +54,21 @@ _PATHS += [b"/l", b"/l/x", b"/d", b"/d/b", b"/d/e", b"/d/e/f", b"/a/up", b"/a/up
             st.sampled_from(_PATHS),
             st.sampled_from([0, 1]),
             st.booleans(),
+            st.sampled_from(["stat", "layout"]),
         )
     )
 )
 def test_questions_asked_together_have_the_answers_that_each_has_alone(
-    asked: list[tuple[bytes, int, bool]],
+    asked: list[tuple[bytes, int, bool, str]],
 ) -> None:
     directories: lookup.Directories = {}
-    for path, base, follow in asked:
+    packs: layouts.Packs = {}
+    for path, base, follow, kind in asked:
         op = n.ReadOp(stat=n.StatRequest(ref=ref(path, base), follow=follow))
+        if kind == "layout":
+            op = n.ReadOp(layout=n.LayoutRequest(ref=ref(path, base), follow=follow))
         together = n.ReadResult()
-        queries.answer_among(_SHARED.replica.db, op, directories, together)
+        queries.answer_among(_SHARED.replica.db, op, directories, packs, together)
         assert together == queries.answer(_SHARED.replica.db, op)
 
 
@@ -77,14 +82,37 @@ def test_a_directory_in_which_much_is_asked_for_is_looked_up_once(cluster: Clust
         statements.clear()
         op = n.ReadOp(stat=n.StatRequest(ref=ref(b"/a/%d" % number)))
         told = n.ReadResult()
-        queries.answer_among(cluster.replica.db, op, directories, told)
+        queries.answer_among(cluster.replica.db, op, directories, {}, told)
         assert told.info.path == b"/a/%d" % number
         counts.append(len(statements))
     cluster.replica.db.set_trace_callback(None)
     assert counts == [3, 1, 1]
 
 
+def test_a_chunk_that_many_files_share_is_looked_up_once(cluster: Cluster) -> None:
+    cluster.upload(b"/0", 100)
+    cluster.do(*(clone(b"/0", b"/%d" % number) for number in (1, 2)))
+    packs: layouts.Packs = {}
+    statements: list[str] = []
+    cluster.replica.db.set_trace_callback(statements.append)
+    counts = []
+    for number in range(3):
+        statements.clear()
+        op = n.ReadOp(layout=n.LayoutRequest(ref=ref(b"/%d" % number)))
+        told = n.ReadResult()
+        queries.answer_among(cluster.replica.db, op, {}, packs, told)
+        assert len(told.layout.chunks[0].replicas) == 3
+        told.layout.chunks[0].replicas[0].node_state = t.NODE_STATE_DEAD  # of this answer only
+        counts.append(len(statements))
+    cluster.replica.db.set_trace_callback(None)
+    assert counts[0] - counts[1] == 2
+    assert counts[1] == counts[2]
+    assert all(one.node_state == t.NODE_STATE_UNSPECIFIED for one in packs.popitem()[1].replicas)
+
+
 _SHARED = Cluster()
+_SHARED.upload(b"/c", 100)
+_SHARED.one(clone(b"/c", b"/c2"))
 _SHARED.do(mkdir(b"/a"), put(b"/a/b", b"body"), symlink(b"/l", b"a/b"))
 _SHARED.do(mkdir(b"/a/e"), put(b"/a/e/f"), symlink(b"/d", b"a"), symlink(b"/a/up", b".."))
 
