@@ -141,6 +141,10 @@ class StorageSection(Section):
         default="always",
         description="When written data is forced to disk; acknowledged means durable, always.",
     )
+    short_circuit: bool = Field(
+        default=True,
+        description="Clients on a datanode's host read chunks from its disk, by descriptors that it passes.",
+    )
 
 
 class DataSection(Section):

@@ -77,4 +77,7 @@ class DatanodeMetrics(Collector):
         yield CounterMetricFamily(
             "quorumfs_write_failures", "Writes that left no replica here.", counts.write_failures
         )
+        yield CounterMetricFamily(
+            "quorumfs_chunks_passed", "Open chunks handed to clients on this host.", counts.passed
+        )
         yield CounterMetricFamily("quorumfs_rows_lost", "Writes whose next node was lost.", counts.rows_lost)

@@ -28,6 +28,7 @@ from datanode.duties.upkeep import MeasureDuty, PurgeDuty, ScrubDuty, SettleDuty
 from datanode.metrics import DatanodeMetrics
 from datanode.services.chunks import ChunksService
 from datanode.services.face import DRAIN_SECONDS_DEFAULT, DatanodeFace, Drain, Labels
+from datanode.services.short_circuit import ShortCircuitServer
 from datanode.store import layout
 from datanode.store.chunks import ChunkStore
 from datanode.store.fence import EpochStore
@@ -81,6 +82,11 @@ class Datanode:
         self._writes, self._reads = Gate("writes", WRITES_MAX), Gate("reads", READS_MAX)
         self._watch, self._meter = StreamWatch(), Meter()
         puller = Puller(self._store, self._channels)
+        self._short_circuit = (
+            ShortCircuitServer(config.node.id, self._store, self._meter)
+            if config.storage.short_circuit
+            else None
+        )
 
         # What it does by itself, and for the leader.
         scrubber = Scrubber(self._store)
@@ -158,6 +164,7 @@ class Datanode:
             puller,
             self._writes,
             self._reads,
+            self._short_circuit,
         )
         self._server = ThreadedServer(
             config.grpc.host,
@@ -197,6 +204,8 @@ class Datanode:
     def start(self) -> None:
         """Serve, then report for duty. Raises UnavailableError when the port is in use."""
         self._server.start()
+        if self._short_circuit is not None:
+            self._short_circuit.start()
         self._watch.start()
         self._workers.start()
         self._cluster.start()
@@ -223,6 +232,8 @@ class Datanode:
         self._server.set_serving(False)
         self._cluster.begin_stopping()
         drained = self._drain.wait(DRAIN_SECONDS_DEFAULT)
+        if self._short_circuit is not None:
+            self._short_circuit.stop()
         self._server.stop(STOP_SECONDS)
         self._cluster.stop()
         self._workers.stop()

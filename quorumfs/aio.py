@@ -67,9 +67,18 @@ class AsyncClient:
         timeout: float = limits.CLIENT_DEADLINE_SECONDS,
         token: str | None = None,
         channels: ChannelSource | None = None,
+        short_circuit: bool | None = None,
+        zone: str | None = None,
         threads: int = THREADS,
     ) -> None:
-        self._client = Client(coordinators, timeout=timeout, token=token, channels=channels)
+        self._client = Client(
+            coordinators,
+            timeout=timeout,
+            token=token,
+            channels=channels,
+            short_circuit=short_circuit,
+            zone=zone,
+        )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="quorumfs-aio")
         coordinator = self._client.coordinator
         self._changes: _Crowd[pb.Op, pb.Result] = _Crowd(coordinator.submit)

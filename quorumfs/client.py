@@ -12,6 +12,7 @@ from __future__ import annotations
 import builtins
 import io
 import os
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -34,11 +35,13 @@ from quorumfs.get_many import ManyReader
 from quorumfs.keepalive import KeepAlive
 from quorumfs.local_file import NewLocalFile, attributes_of
 from quorumfs.namespace import Namespace
+from quorumfs.nearness import ZONE_VARIABLE, Nearness
 from quorumfs.ops import NewFile
 from quorumfs.put_many import ManyFiles
 from quorumfs.read_chunk import ChunkReader
 from quorumfs.rpc.channels import Channels, ChannelSource
 from quorumfs.rpc.coordinator import Coordinator
+from quorumfs.short_circuit import SHORT_CIRCUIT_VARIABLE, ShortCircuit, wanted
 from quorumfs.sources import open_source
 from quorumfs.suspects import Suspects
 from quorumfs.upload import Progress, Uploader
@@ -66,8 +69,10 @@ class Client:
     `coordinators`: "host:port,..." or a sequence; without it QUORUMFS_COORDINATORS, client.toml, a cluster
     running on this machine. `timeout`: seconds a metadata operation may take, failover included. `token`:
     for operators' calls; without it QUORUMFS_TOKEN. `channels` stay the caller's own, with their
-    credentials. Nothing is sent before the first call. It belongs to the process that made it: in a child made
-    by fork() every call raises PreconditionFailedError, and the parent's goes on.
+    credentials. `short_circuit`: whether chunks on this machine are read from the disk; without it
+    QUORUMFS_SHORT_CIRCUIT, else yes. `zone`: the label of nodes near this machine; without it QUORUMFS_ZONE, else
+    that of the datanodes on it. Nothing is sent before the first call. It belongs to the process that made it: in
+    a child made by fork() every call raises PreconditionFailedError, and the parent's goes on.
     """
 
     def __init__(
@@ -77,6 +82,8 @@ class Client:
         timeout: float = limits.CLIENT_DEADLINE_SECONDS,
         token: str | None = None,
         channels: ChannelSource | None = None,
+        short_circuit: bool | None = None,
+        zone: str | None = None,
     ) -> None:
         addresses = find_coordinators(coordinators)
         self._owns_channels = channels is None
@@ -88,8 +95,19 @@ class Client:
         self._suspects = Suspects()
         self._watchdog = Watchdog()
         self._keep_alive = KeepAlive(self.coordinator.keep_alive)
+        nearness = Nearness(socket.gethostname(), os.environ.get(ZONE_VARIABLE, "") if zone is None else zone)
+        self._short_circuit = (
+            ShortCircuit(self._channels, host=nearness.host)
+            if wanted(short_circuit, os.environ.get(SHORT_CIRCUIT_VARIABLE, ""))
+            else None
+        )
         self._reader = ChunkReader(
-            self._channels, self._suspects, self._watchdog, self.coordinator.report_replica
+            self._channels,
+            self._suspects,
+            self._watchdog,
+            self.coordinator.report_replica,
+            nearness=nearness,
+            local_files=self._short_circuit,
         )
         self._uploader = Uploader(
             self.namespace, self._channels, self._suspects, self._keep_alive, self.cluster_id
@@ -114,6 +132,8 @@ class Client:
         self.coordinator.close()
         if self._owns_channels:
             self._channels.close()
+        if self._short_circuit is not None:
+            self._short_circuit.close()
         self._keep_alive.close()
         self._watchdog.close()
 
@@ -169,7 +189,7 @@ class Client:
 
     def read_bytes(self, path: RemotePath) -> bytes:
         """The whole content."""
-        return b"".join(self._open(remote_path(path)).read(0))
+        return self._open(remote_path(path)).read_whole()
 
     def write_bytes(
         self,

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from bisect import bisect_right
 from collections import deque
@@ -67,6 +68,33 @@ class OpenedFile:
         if end - offset <= _AHEAD_FROM_BYTES:
             return self._read_here(offset, end)
         return self._read_ahead(offset, end)
+
+    def read_into(self, offset: int, view: memoryview) -> int:
+        """Fill the beginning of `view` with verified bytes at `offset` without a copy between; how many.
+
+        0 when that is not possible (no file of the chunk on this machine, no whole block): `read` gives them.
+        """
+        part = self._part_at(offset)
+        start = part.chunk_offset + offset - part.offset
+        return self._reader.read_into(part.chunk, start, view[: part.end - offset])
+
+    def read_whole(self, offset: int = 0) -> bytes:
+        """All bytes from `offset` on, verified. They are in memory once; errors are those of `read`."""
+        length = max(0, self.size - offset)
+        whole = io.BytesIO(bytes(length))  # its buffer is that of the result
+        with whole.getbuffer() as view:
+            at = self._fill(view, offset)
+            for data in self.read(offset + at):
+                view[at : at + len(data)] = data
+                at += len(data)
+        return whole.getvalue()
+
+    def _fill(self, view: memoryview, offset: int) -> int:
+        """Read into the beginning of `view` as far as that goes without a copy; how far."""
+        at = 0
+        while at < len(view) and (count := self.read_into(offset + at, view[at:])):
+            at += count
+        return at
 
     def _read_here(self, at: int, end: int) -> Iterator[memoryview]:
         moves = 0

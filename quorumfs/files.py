@@ -71,6 +71,10 @@ class QuorumReader(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         if not len(view) or self._at >= self._file.size:
             return 0
+        if self._stream is None and (count := self._file.read_into(self._at, view)):
+            self._at += count
+            self._sequential_from = self._at
+            return count
         piece = self._piece(len(view))
         count = min(len(piece), len(view))
         view[:count] = piece[:count]
@@ -80,7 +84,7 @@ class QuorumReader(io.RawIOBase):
     def readall(self) -> bytes:
         self._check_open()
         self._drop_stream()
-        data = b"".join(self._file.read(self._at)) if self._at < self._file.size else b""
+        data = self._file.read_whole(self._at)
         self._at += len(data)
         return data
 

@@ -84,10 +84,17 @@ STORE_CHUNK_SECONDS = 60.0  # all tries to store one chunk
 READ_CHUNK_SECONDS = 20.0  # all tries to find a reachable replica
 SUSPECT_NODE_SECONDS = 15.0  # how long a client avoids a datanode that failed it
 KEEP_ALIVE_SECONDS = 5.0  # between two signs of life of open uploads
+HEDGE_SECONDS_MIN = 0.05  # a frame that is later than this, at least, is asked of another replica too
+HEDGE_SECONDS_MAX = 1.0
+SHORT_CIRCUIT_SECONDS = 1.0  # to be handed an open chunk; then it is read over gRPC
+SHORT_CIRCUIT_RETRY_SECONDS = 15.0  # how long a door that failed is left alone
+SHORT_CIRCUIT_OFF_SECONDS = 300.0  # and one that is switched off
+OPEN_CHUNK_IDLE_SECONDS = 60.0
 
 # What a client has in flight
 CHUNKS_IN_FLIGHT = 2
 READ_AHEAD_FRAMES = 8  # per chunk being read ahead
+OPEN_CHUNKS_MAX = 64  # descriptors of chunks on this machine
 STREAM_CHUNK_BYTES = 32 * MIB  # of sources that cannot be read again: held in memory until they are durable
 CLIENT_SLOTS_MAX = 16
 
@@ -127,7 +134,8 @@ assert HEARTBEAT_SECONDS < SUSPECT_SECONDS < DEAD_SECONDS
 assert RAFT_HEARTBEAT_SECONDS * 3 < RAFT_ELECTION_SECONDS_MIN < RAFT_ELECTION_SECONDS_MAX
 assert RPC_SECONDS_FIRST < RPC_DEADLINE_SECONDS < FIRST_ANSWER_SECONDS
 assert FIRST_ANSWER_SECONDS < FIRST_CONTACT_SECONDS < CLIENT_DEADLINE_SECONDS
-assert READ_STALL_SECONDS < READ_CHUNK_SECONDS
+assert HEDGE_SECONDS_MIN < HEDGE_SECONDS_MAX < READ_STALL_SECONDS < READ_CHUNK_SECONDS
+assert SHORT_CIRCUIT_SECONDS < READ_STALL_SECONDS
 assert STALL_SECONDS < WRITE_STALL_SECONDS < SEAL_SECONDS < STORE_CHUNK_SECONDS
 assert stall_seconds(1) == STALL_SECONDS
 assert stall_seconds(REPLICATION_DEFAULT - 1) < WRITE_STALL_SECONDS

@@ -1,9 +1,11 @@
 """Reads a range of one chunk: verified, from the nearest good replica, going on elsewhere when one fails.
 
+A replica on this machine is read from its file (short_circuit.py), any other one over gRPC (replica_stream.py).
+
 1. Whole blocks are asked for, because a checksum belongs to a block; what was not wanted is cut off.
 2. Every block is verified before a byte of it is given away. A bad one: the replica is reported, and the
    reading goes on at the same offset from another.
-3. No frame for a while is a failure like any other.
+3. A late frame is asked of another replica too; no frame for a while is a failure like any other.
 4. When no replica is left the layout is fetched again: chunks move. Only corrupt or missing replicas left is
    an IntegrityError; nodes that cannot be reached are tried again for a while, then it is unavailable.
 """
@@ -11,13 +13,11 @@
 from __future__ import annotations
 
 import random
-import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
-
-import grpc
+from typing import Protocol
 
 from quorumfs import limits
 from quorumfs.backoff import Backoff
@@ -31,13 +31,15 @@ from quorumfs.errors import (
     UnavailableError,
 )
 from quorumfs.frames import WriteFrame, decode_frame
+from quorumfs.hedging import Hedging
+from quorumfs.nearness import Nearness
+from quorumfs.open_chunks import BadBlockError, OpenChunk
+from quorumfs.replica_stream import Reading, ReplicaFailed, Wanted, corrupt
 from quorumfs.rpc.channels import ChannelSource
-from quorumfs.rpc.status import from_rpc
 from quorumfs.suspects import Suspects
-from quorumfs.v1 import chunks_pb2, namespace_pb2, types_pb2
+from quorumfs.v1 import namespace_pb2, types_pb2
 from quorumfs.watchdog import Watchdog
 
-_READ = "/quorumfs.v1.Chunks/Read"
 _RETRY = Backoff(first_seconds=0.1, most_seconds=1.0)
 _BLOCK = limits.BLOCK_BYTES
 
@@ -46,14 +48,14 @@ FindAgain = Callable[[], namespace_pb2.ChunkLocation | None]
 """Where the chunk is by now; None when the file has no such chunk any more."""
 
 
-class ReplicaFailed(Exception):  # noqa: N818  never leaves the library
-    """One replica did not give what was asked for. `state`: CORRUPT or MISSING when it never will."""
+class LocalFiles(Protocol):
+    """What gives open files of replicas on this machine: `ShortCircuit`, or a test's fake."""
 
-    def __init__(self, error: QuorumFSError, state: types_pb2.ReplicaState.ValueType | None = None) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.state = state
-        self.gave_bytes = False  # and they are to be doubted
+    def open(
+        self, replica: namespace_pb2.ReplicaLocation, chunk: namespace_pb2.ChunkLocation
+    ) -> AbstractContextManager[OpenChunk | None]: ...
+
+    def drop(self, replica: namespace_pb2.ReplicaLocation, chunk: namespace_pb2.ChunkLocation) -> None: ...
 
 
 @dataclass(slots=True)
@@ -62,6 +64,7 @@ class _Attempt:
 
     bad: dict[str, types_pb2.ReplicaState.ValueType] = field(default_factory=dict)  # for good
     errors: dict[str, QuorumFSError] = field(default_factory=dict)  # node id -> the last failure
+    reading: str = ""  # the node that is being read from
 
     def told(self) -> str:
         return "; ".join(f"{node}: {error}" for node, error in self.errors.items())
@@ -77,7 +80,9 @@ class ChunkReader:
         watchdog: Watchdog,
         report: Report,
         *,
-        host: str | None = None,
+        nearness: Nearness,
+        local_files: LocalFiles | None = None,
+        hedging: Hedging | None = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
         pause: Callable[[float], object] = time.sleep,
@@ -86,10 +91,13 @@ class ChunkReader:
         self._suspects = suspects
         self._watchdog = watchdog
         self._report = report
-        self._host = socket.gethostname() if host is None else host
+        self._nearness = nearness
+        self._local_files = local_files
+        self._hedging = hedging or Hedging()
         self._clock = clock or SystemClock()
         self._chance = chance
         self._pause = pause
+        self._slow = Suspects(self._clock)  # lost a race: for reads only, writes are not to avoid them
 
     def read(
         self, chunk: namespace_pb2.ChunkLocation, offset: int, length: int, find_again: FindAgain
@@ -121,42 +129,52 @@ class ChunkReader:
                     return
                 continue
             try:
-                for data in self._from_replica(replica, chunk, at, end):
+                for data in self._from_replica(replica, chunk, at, end, attempt):
                     at += len(data)
                     yield data
             except ReplicaFailed as failure:
-                self._note(chunk, replica, attempt, failure)
+                self._note(chunk, attempt, failure)
                 if failure.gave_bytes:
                     raise failure.error from failure
                 if at > failed_at:  # it goes on, if slowly: the patience begins anew
                     failed_at, rounds = at, 0
                     deadline = self._clock.monotonic() + limits.READ_CHUNK_SECONDS
             else:
-                self._suspects.clear(replica.node_id)
+                self._suspects.clear(attempt.reading)
+                self._slow.clear(attempt.reading)
+
+    def read_into(self, chunk: namespace_pb2.ChunkLocation, offset: int, view: memoryview) -> int:
+        """Fill the beginning of `view` with verified bytes at `offset` of the chunk, from a file on this machine.
+
+        Returns how many. 0 when that cannot be done, whatever the reason: `read` can, or says why not. Only
+        whole blocks are read; `view` may hold anything behind what is counted.
+        """
+        if self._local_files is None or chunk.inline or offset % _BLOCK or offset >= chunk.length:
+            return 0
+        count = min(len(view), chunk.length - offset)
+        if offset + count < chunk.length:
+            count -= count % _BLOCK
+        replica = self._choose(chunk, _Attempt()) if count else None
+        if replica is None:
+            return 0
+        with self._local_files.open(replica, chunk) as opened:
+            if opened is None:
+                return 0
+            try:
+                opened.read_into(view[:count], offset)
+            except (BadBlockError, OSError):
+                return 0
+        return count
 
     def _choose(
         self, chunk: namespace_pb2.ChunkLocation, attempt: _Attempt
     ) -> namespace_pb2.ReplicaLocation | None:
         """The best replica that has not failed in this round."""
-        avoid = self._suspects.current()
-        spread = int.from_bytes(chunk.chunk[:4], "little")  # so that not all read from the same node
+        order = self._nearness.order(chunk, self._avoided(), attempt.errors)
+        return order[0] if order else None
 
-        def rank(place: int) -> tuple[bool, bool, bool, bool, int]:
-            replica = chunk.replicas[place]
-            return (
-                replica.state != types_pb2.REPLICA_STATE_LIVE,
-                replica.node_id in avoid,
-                replica.node_state not in (types_pb2.NODE_STATE_ALIVE, types_pb2.NODE_STATE_UNSPECIFIED),
-                replica.host != self._host,
-                (place + spread) % len(chunk.replicas),
-            )
-
-        good = [
-            place
-            for place, replica in enumerate(chunk.replicas)
-            if replica.grpc and replica.node_id not in attempt.errors
-        ]
-        return chunk.replicas[min(good, key=rank)] if good else None
+    def _avoided(self) -> frozenset[str]:
+        return self._suspects.current() | self._slow.current()
 
     def _look_again(
         self,
@@ -185,21 +203,16 @@ class ChunkReader:
         attempt.errors = {node: error for node, error in attempt.errors.items() if node in attempt.bad}
         return found
 
-    def _note(
-        self,
-        chunk: namespace_pb2.ChunkLocation,
-        replica: namespace_pb2.ReplicaLocation,
-        attempt: _Attempt,
-        failure: ReplicaFailed,
-    ) -> None:
-        attempt.errors[replica.node_id] = failure.error
+    def _note(self, chunk: namespace_pb2.ChunkLocation, attempt: _Attempt, failure: ReplicaFailed) -> None:
+        node_id = attempt.reading
+        attempt.errors[node_id] = failure.error
         if failure.state is None or failure.gave_bytes:
-            self._suspects.add([replica.node_id])
+            self._suspects.add([node_id])
         if failure.state is None:
             return
-        attempt.bad[replica.node_id] = failure.state
+        attempt.bad[node_id] = failure.state
         try:
-            self._report(chunk.chunk, replica.node_id, failure.state, str(failure.error))
+            self._report(chunk.chunk, node_id, failure.state, str(failure.error))
         except QuorumFSError:
             return  # the scrub finds it too; what counts here is the reading
 
@@ -209,66 +222,109 @@ class ChunkReader:
         chunk: namespace_pb2.ChunkLocation,
         offset: int,
         end: int,
+        attempt: _Attempt,
     ) -> Iterator[memoryview]:
-        """The bytes from `offset` to `end`, as one replica has them. Raises ReplicaFailed."""
-        what = f"read chunk {chunk.chunk.hex()} from {replica.node_id} at {replica.grpc}"
+        """The bytes from `offset` to `end`, as one replica has them. Raises ReplicaFailed.
+
+        After a race they come from two; `attempt` knows which one is being read.
+        """
+        attempt.reading = replica.node_id
+        at = offset
+        if self._local_files is not None:
+            for data in self._from_file(self._local_files, replica, chunk, offset, end):
+                at += len(data)
+                yield data
+        if at < end:
+            yield from self._from_streams(replica, chunk, at, end, attempt)
+
+    def _from_file(
+        self,
+        local_files: LocalFiles,
+        replica: namespace_pb2.ReplicaLocation,
+        chunk: namespace_pb2.ChunkLocation,
+        offset: int,
+        end: int,
+    ) -> Iterator[memoryview]:
+        """What can be read from the replica's file: all, or nothing, or until it fails. Raises ReplicaFailed."""
+        with local_files.open(replica, chunk) as opened:
+            if opened is None:
+                return
+            start = offset - offset % _BLOCK
+            stop = min(chunk.length, -(-end // _BLOCK) * _BLOCK)
+            for at in range(start, stop, limits.FRAME_BYTES):
+                try:
+                    data = opened.read(at, min(limits.FRAME_BYTES, stop - at))
+                except BadBlockError as error:
+                    local_files.drop(replica, chunk)
+                    what = f"read chunk {chunk.chunk.hex()} from the file of {replica.node_id}"
+                    raise corrupt(what, str(error)) from error
+                except OSError:
+                    local_files.drop(replica, chunk)
+                    return
+                yield memoryview(data)[max(0, offset - at) : end - at]
+
+    def _from_streams(
+        self,
+        replica: namespace_pb2.ReplicaLocation,
+        chunk: namespace_pb2.ChunkLocation,
+        offset: int,
+        end: int,
+        attempt: _Attempt,
+    ) -> Iterator[memoryview]:
         start = offset - offset % _BLOCK
         stop = min(chunk.length, -(-end // _BLOCK) * _BLOCK)
         whole = start == 0 and stop == chunk.length
-        checksum = 0
-        at = start
-        for frame in self._frames(replica, chunk.chunk, start, stop - start, what):
-            _check_frame(frame, at, stop, what)
-            if whole:
-                checksum = combine(checksum, compose(frame.block_checksums, len(frame.data)), len(frame.data))
-                if at + len(frame.data) == stop and checksum != chunk.checksum:
-                    failure = _corrupt(what, "the whole does not match the checksum in the metadata")
-                    # Each block matched its own checksum, but what was given away is another chunk's.
-                    failure.gave_bytes = at > start
-                    raise failure
-            data = frame.data[max(0, offset - at) : end - at]
-            at += len(frame.data)
-            if data:
-                yield data
-            if at >= stop:
-                return
-        raise ReplicaFailed(UnavailableError(what, cause=f"it ended at {at} of {stop} bytes"))
-
-    def _frames(
-        self, replica: namespace_pb2.ReplicaLocation, chunk: bytes, offset: int, length: int, what: str
-    ) -> Iterator[WriteFrame]:
-        request = chunks_pb2.ReadChunkRequest(
-            chunk=chunk, offset=offset, length=length, frame_bytes=limits.FRAME_BYTES
+        reading = Reading(
+            self._channels,
+            self._watchdog,
+            self._hedging,
+            replica,
+            Wanted(chunk.chunk, start, stop),
+            lambda: self._another(chunk, attempt),
+            self._clock,
         )
+        checksum, at = 0, start
         try:
-            channel = self._channels.get(replica.grpc)
-            read: Any = channel.unary_stream(_READ, request_serializer=None, response_deserializer=None)
-            call = read(request.SerializeToString())
-        except (QuorumFSError, ValueError) as error:  # the channel was closed
-            raise ReplicaFailed(UnavailableError(what, cause=str(error))) from error
-        try:
-            while True:
-                raw = self._next(call, what)
-                if raw is None:
-                    return
-                try:
-                    yield decode_frame(raw)
-                except InvalidArgumentError as error:
-                    raise _corrupt(what, str(error)) from error
+            while at < stop:
+                frame = self._next(reading, at, stop, attempt)
+                if whole:
+                    checksum = combine(
+                        checksum, compose(frame.block_checksums, len(frame.data)), len(frame.data)
+                    )
+                    if at + len(frame.data) == stop and checksum != chunk.checksum:
+                        raise _not_the_chunk(reading, gave_bytes=at > start)
+                data = frame.data[max(0, offset - at) : end - at]
+                at += len(frame.data)
+                if data:
+                    yield data
         finally:
-            call.cancel()
+            reading.cancel()
 
-    def _next(self, call: Any, what: str) -> bytes | None:
-        """The next message; None at the end of the stream."""
-        with self._watchdog.limit(limits.READ_STALL_SECONDS, call.cancel) as watch:
-            try:
-                raw: bytes | None = next(call, None)
-            except grpc.RpcError as error:
-                if watch.expired:
-                    cause = f"nothing came for {limits.READ_STALL_SECONDS:g} s"
-                    raise ReplicaFailed(UnavailableError(what, cause=cause)) from error
-                raise _replica_failure(from_rpc(error, what, sent=False)) from error
-        return raw
+    def _next(self, reading: Reading, at: int, stop: int, attempt: _Attempt) -> WriteFrame:
+        """The frame at byte `at`, verified. Raises ReplicaFailed."""
+        raw = reading.next(at)
+        stream = reading.stream
+        if stream.replica.node_id != attempt.reading:
+            self._slow.add([attempt.reading])
+            attempt.reading = stream.replica.node_id
+        if raw is None:
+            raise ReplicaFailed(UnavailableError(stream.what, cause=f"it ended at {at} of {stop} bytes"))
+        try:
+            frame = decode_frame(raw)
+        except InvalidArgumentError as error:
+            raise corrupt(stream.what, str(error)) from error
+        _check_frame(frame, at, stop, stream.what)
+        return frame
+
+    def _another(
+        self, chunk: namespace_pb2.ChunkLocation, attempt: _Attempt
+    ) -> namespace_pb2.ReplicaLocation | None:
+        """Whom to ask besides the replica that is being read: a live one on a node that is well, or nobody."""
+        avoided = self._avoided()
+        order = self._nearness.order(chunk, avoided, {*attempt.errors, attempt.reading})
+        if not order or order[0].state != types_pb2.REPLICA_STATE_LIVE or order[0].node_id in avoided:
+            return None
+        return order[0]
 
 
 def _check_frame(frame: WriteFrame, at: int, stop: int, what: str) -> None:
@@ -281,7 +337,7 @@ def _check_frame(frame: WriteFrame, at: int, stop: int, what: str) -> None:
         raise ReplicaFailed(UnavailableError(what, cause=f"a frame of {length} bytes in the middle"))
     bad = verify_blocks(frame.data, frame.block_checksums)
     if bad is not None:
-        raise _corrupt(what, f"block {at // _BLOCK + bad} of {block_count(stop)} does not match its checksum")
+        raise corrupt(what, f"block {at // _BLOCK + bad} of {block_count(stop)} does not match its checksum")
 
 
 def _inline(chunk: namespace_pb2.ChunkLocation, offset: int, length: int) -> memoryview:
@@ -293,13 +349,9 @@ def _inline(chunk: namespace_pb2.ChunkLocation, offset: int, length: int) -> mem
     return memoryview(chunk.body)[offset : offset + length]
 
 
-def _corrupt(what: str, cause: str) -> ReplicaFailed:
-    return ReplicaFailed(IntegrityError(what, cause=cause), types_pb2.REPLICA_STATE_CORRUPT)
-
-
-def _replica_failure(error: QuorumFSError) -> ReplicaFailed:
-    if isinstance(error, ChunkNotFoundError):
-        return ReplicaFailed(error, types_pb2.REPLICA_STATE_MISSING)
-    if isinstance(error, IntegrityError):
-        return ReplicaFailed(error, types_pb2.REPLICA_STATE_CORRUPT)
-    return ReplicaFailed(error)
+def _not_the_chunk(reading: Reading, *, gave_bytes: bool) -> ReplicaFailed:
+    """Each block matched its own checksum, but what was read is another chunk's."""
+    what, cause = reading.stream.what, "the whole does not match the checksum in the metadata"
+    failure = ReplicaFailed(IntegrityError(what, cause=cause)) if reading.left else corrupt(what, cause)
+    failure.gave_bytes = gave_bytes
+    return failure

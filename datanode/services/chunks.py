@@ -1,8 +1,8 @@
 """The `Chunks` face: decode, ask, encode.
 
 `Write` and `Read` pass raw messages (quorumfs/frames.py decodes them); the rest uses the generated ones.
-Write, Read, Stat, List and Verify are open to whoever may connect; what changes or destroys on a leader's
-word needs a proven node and its epoch.
+Write, Read, Stat, List, Verify and GetShortCircuit are open to whoever may connect; what changes or destroys
+on a leader's word needs a proven node and its epoch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from common.server import Service, require_node
+from datanode.services.short_circuit import ShortCircuitServer
 from datanode.store.chunks import ChunkStore
 from datanode.store.fence import EpochStore
 from datanode.store.orders import Orders
@@ -44,6 +45,7 @@ class ChunksService:
         puller: Puller,
         writes: Gate,
         reads: Gate,
+        short_circuit: ShortCircuitServer | None,
     ) -> None:
         self._node_id = node_id
         self._store = store
@@ -54,6 +56,7 @@ class ChunksService:
         self._puller = puller
         self._writes = writes
         self._reads = reads
+        self._short_circuit = short_circuit
 
     def as_service(self) -> Service:
         """What a ThreadedServer is given: calls that open chunks run in the data pool, so that deletes, health
@@ -125,6 +128,11 @@ class ChunksService:
             first_bad_offset=verdict.first_bad_offset,
         )
 
+    def GetShortCircuit(  # noqa: N802
+        self, request: pb.GetShortCircuitRequest, context: grpc.ServicerContext
+    ) -> pb.GetShortCircuitResponse:
+        return self._short_circuit.tell() if self._short_circuit else pb.GetShortCircuitResponse()
+
     def _told(self, chunk: ChunkId) -> pb.ChunkInfo | None:
         """One line of a list: without details for a damaged chunk, none for one that has just gone."""
         try:
@@ -180,6 +188,11 @@ def add_to_server(servicer: ChunksService, server: grpc.Server) -> None:
         "Stat": unary(servicer.Stat, pb.StatChunkRequest.FromString, pb.ChunkInfo.SerializeToString),
         "Verify": unary(
             servicer.Verify, pb.VerifyChunkRequest.FromString, pb.VerifyChunkResponse.SerializeToString
+        ),
+        "GetShortCircuit": unary(
+            servicer.GetShortCircuit,
+            pb.GetShortCircuitRequest.FromString,
+            pb.GetShortCircuitResponse.SerializeToString,
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))

@@ -42,6 +42,11 @@ class ChunkReader:
     def length(self) -> int:
         return self.header.length
 
+    @property
+    def descriptor(self) -> int:
+        """Of the whole file, for reading; good until this is closed."""
+        return self._fd
+
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes of the data at `offset`. Raises IntegrityError when they cannot be had."""
         try:

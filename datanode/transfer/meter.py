@@ -15,6 +15,7 @@ class Counts:
     sealed: int = 0
     write_failures: int = 0
     rows_lost: int = 0
+    passed: int = 0
 
 
 class Meter:
@@ -25,6 +26,7 @@ class Meter:
         self._sealed = 0
         self._write_failures = 0
         self._rows_lost = 0
+        self._passed = 0
 
     def received(self, size_bytes: int) -> None:
         with self._lock:
@@ -33,6 +35,11 @@ class Meter:
     def sent(self, size_bytes: int) -> None:
         with self._lock:
             self._sent_bytes += size_bytes
+
+    def passed(self) -> None:
+        """A client was handed an open chunk."""
+        with self._lock:
+            self._passed += 1
 
     def written(self, *, sealed: bool, row_lost: bool) -> None:
         """A write has ended: whether the own replica was sealed, whether the nodes behind were lost."""
@@ -44,5 +51,10 @@ class Meter:
     def counts(self) -> Counts:
         with self._lock:
             return Counts(
-                self._received_bytes, self._sent_bytes, self._sealed, self._write_failures, self._rows_lost
+                self._received_bytes,
+                self._sent_bytes,
+                self._sealed,
+                self._write_failures,
+                self._rows_lost,
+                self._passed,
             )

@@ -550,3 +550,45 @@ class VerifyChunkResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyChunkResponse: _TypeAlias = VerifyChunkResponse  # noqa: Y015
+
+@_typing.final
+class GetShortCircuitRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetShortCircuitRequest: _TypeAlias = GetShortCircuitRequest  # noqa: Y015
+
+@_typing.final
+class GetShortCircuitResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOCKET_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    socket: _builtins.bytes
+    """name in the abstract namespace, without its leading zero; empty: switched off"""
+    ticket: _builtins.bytes
+    key: _builtins.bytes
+    """what both sides prove to have, for this ticket"""
+    def __init__(
+        self,
+        *,
+        socket: _builtins.bytes = ...,
+        ticket: _builtins.bytes = ...,
+        key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "socket", b"socket", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetShortCircuitResponse: _TypeAlias = GetShortCircuitResponse  # noqa: Y015

@@ -74,6 +74,11 @@ class ChunksStub:
                 request_serializer=quorumfs_dot_v1_dot_chunks__pb2.VerifyChunkRequest.SerializeToString,
                 response_deserializer=quorumfs_dot_v1_dot_chunks__pb2.VerifyChunkResponse.FromString,
                 _registered_method=True)
+        self.GetShortCircuit = channel.unary_unary(
+                '/quorumfs.v1.Chunks/GetShortCircuit',
+                request_serializer=quorumfs_dot_v1_dot_chunks__pb2.GetShortCircuitRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_chunks__pb2.GetShortCircuitResponse.FromString,
+                _registered_method=True)
 
 
 class ChunksServicer:
@@ -131,6 +136,13 @@ class ChunksServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetShortCircuit(self, request, context):
+        """How a client on the node's host is handed open chunks (quorumfs/descriptors.py).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChunksServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -173,6 +185,11 @@ def add_ChunksServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=quorumfs_dot_v1_dot_chunks__pb2.VerifyChunkRequest.FromString,
                     response_serializer=quorumfs_dot_v1_dot_chunks__pb2.VerifyChunkResponse.SerializeToString,
+            ),
+            'GetShortCircuit': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetShortCircuit,
+                    request_deserializer=quorumfs_dot_v1_dot_chunks__pb2.GetShortCircuitRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_chunks__pb2.GetShortCircuitResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -391,6 +408,33 @@ class Chunks:
             '/quorumfs.v1.Chunks/Verify',
             quorumfs_dot_v1_dot_chunks__pb2.VerifyChunkRequest.SerializeToString,
             quorumfs_dot_v1_dot_chunks__pb2.VerifyChunkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetShortCircuit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorumfs.v1.Chunks/GetShortCircuit',
+            quorumfs_dot_v1_dot_chunks__pb2.GetShortCircuitRequest.SerializeToString,
+            quorumfs_dot_v1_dot_chunks__pb2.GetShortCircuitResponse.FromString,
             options,
             channel_credentials,
             insecure,

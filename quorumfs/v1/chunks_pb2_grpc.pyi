@@ -43,6 +43,8 @@ class ChunksStub:
     Stat: _grpc.UnaryUnaryMultiCallable[_chunks_pb2.StatChunkRequest, _chunks_pb2.ChunkInfo]
     Verify: _grpc.UnaryUnaryMultiCallable[_chunks_pb2.VerifyChunkRequest, _chunks_pb2.VerifyChunkResponse]
     """Read every block from the disk and check it."""
+    GetShortCircuit: _grpc.UnaryUnaryMultiCallable[_chunks_pb2.GetShortCircuitRequest, _chunks_pb2.GetShortCircuitResponse]
+    """How a client on the node's host is handed open chunks (quorumfs/descriptors.py)."""
 
 @_typing.type_check_only
 class ChunksAsyncStub(ChunksStub):
@@ -59,6 +61,8 @@ class ChunksAsyncStub(ChunksStub):
     Stat: _aio.UnaryUnaryMultiCallable[_chunks_pb2.StatChunkRequest, _chunks_pb2.ChunkInfo]  # type: ignore[assignment]
     Verify: _aio.UnaryUnaryMultiCallable[_chunks_pb2.VerifyChunkRequest, _chunks_pb2.VerifyChunkResponse]  # type: ignore[assignment]
     """Read every block from the disk and check it."""
+    GetShortCircuit: _aio.UnaryUnaryMultiCallable[_chunks_pb2.GetShortCircuitRequest, _chunks_pb2.GetShortCircuitResponse]  # type: ignore[assignment]
+    """How a client on the node's host is handed open chunks (quorumfs/descriptors.py)."""
 
 class ChunksServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -120,5 +124,13 @@ class ChunksServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chunks_pb2.VerifyChunkResponse, _abc.Awaitable[_chunks_pb2.VerifyChunkResponse]]:
         """Read every block from the disk and check it."""
+
+    @_abc_1.abstractmethod
+    def GetShortCircuit(
+        self,
+        request: _chunks_pb2.GetShortCircuitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chunks_pb2.GetShortCircuitResponse, _abc.Awaitable[_chunks_pb2.GetShortCircuitResponse]]:
+        """How a client on the node's host is handed open chunks (quorumfs/descriptors.py)."""
 
 def add_ChunksServicer_to_server(servicer: ChunksServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,7 +1,8 @@
 """Replicas that rot, shrink or vanish: a read gives the right bytes or an error, and what is damaged is healed.
 
-Which node serves a read is seen from its own count of sent bytes; so the replica that is damaged is the one
-that will be read. Files have several chunks, of which only the last is damaged, so that a read finds out late.
+Which node serves a read is seen from its own counts of chunks handed over and bytes sent; so the replica that
+is damaged is the one that will be read. Files have several chunks, of which only the last is damaged, so that a
+read finds out late.
 """
 
 from __future__ import annotations
@@ -40,24 +41,28 @@ def replica_files(fs: Client, path: str, extent: int = -1) -> dict[str, Path]:
     return found
 
 
-def sent_bytes(cluster: LocalCluster, fs: Client, node_id: str) -> float:
+def given(cluster: LocalCluster, fs: Client, node_id: str) -> tuple[float, float]:
+    """What a node gave to readers so far: open chunks, bytes."""
     address = cluster.layout.node(node_id).address("grpc")
     answer = fs.coordinator.call("Admin.GetMetrics", admin_pb2.GetMetricsRequest(), address=address)
     text = answer.text.decode()
-    found = re.search(r"^quorumfs_sent_bytes_total (\S+)", text, re.MULTILINE)
-    assert found
-    return float(found[1])
+    passed = re.search(r"^quorumfs_chunks_passed_total (\S+)", text, re.MULTILINE)
+    sent = re.search(r"^quorumfs_sent_bytes_total (\S+)", text, re.MULTILINE)
+    assert passed
+    assert sent
+    return float(passed[1]), float(sent[1])
 
 
 def source_of(cluster: LocalCluster, fs: Client, path: str) -> str:
     """The node from which this machine reads the last bytes of a file."""
     nodes = [node.node_id for node in cluster.layout.datanodes]
-    before = {node_id: sent_bytes(cluster, fs, node_id) for node_id in nodes}
+    before = {node_id: given(cluster, fs, node_id) for node_id in nodes}
     with fs.open(path, "rb") as file:
         file.seek(-1000, os.SEEK_END)
         file.read()
-    sent = {node_id: sent_bytes(cluster, fs, node_id) - before[node_id] for node_id in nodes}
-    return max(nodes, key=lambda node_id: sent[node_id])
+    changed = [node_id for node_id in nodes if given(cluster, fs, node_id) != before[node_id]]
+    assert len(changed) == 1, "one node serves the last chunk"
+    return changed[0]
 
 
 # --- harm -------------------------------------------------------------------------------------------------

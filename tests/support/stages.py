@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from quorumfs.local.cluster import DevCluster
 from quorumfs.rpc import streams
 from quorumfs.rpc.coordinator import Coordinator
 from quorumfs.rpc.streams import BatchStreams, BrokenStreamError
+from quorumfs.short_circuit import SHORT_CIRCUIT_VARIABLE
 from quorumfs.v1 import namespace_pb2
 
 FRAME = 11  # in the middle: after the first window of a stream, before the end of a small chunk
@@ -129,9 +131,10 @@ def when_sending_a_chunk(deed: Callable[[Scene], None]) -> Callable[[Scene], Non
 
 
 def when_receiving_a_chunk(deed: Callable[[Scene], None]) -> Callable[[Scene], None]:
-    """When the n-th frame of chunks was received."""
+    """When the n-th frame of chunks was received, over gRPC: a file on this machine sends none."""
 
     def install(scene: Scene) -> None:
+        os.environ[SHORT_CIRCUIT_VARIABLE] = "off"
         decode, read = read_chunk.decode_frame, read_chunk.ChunkReader._from_replica
 
         def counting(raw: Any) -> Any:

@@ -26,6 +26,7 @@ from quorumfs.errors import (
 from quorumfs.keepalive import KeepAlive
 from quorumfs.limits import KIB, MIB
 from quorumfs.namespace import Namespace
+from quorumfs.nearness import Nearness
 from quorumfs.ops import NewFile
 from quorumfs.read_chunk import ChunkReader
 from quorumfs.rpc.coordinator import Coordinator
@@ -71,7 +72,7 @@ class World:
             self.suspects,
             self.watchdog,
             stub.report_replica,
-            host="here",
+            nearness=Nearness("here"),
             clock=self.clock,
             chance=lambda: 0.5,
             pause=self.pause,
