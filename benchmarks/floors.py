@@ -31,6 +31,8 @@ FLOORS = (
     Floor("failover/worst/next write", "quorumfs", "", 1.0, aim=True),
     Floor("sequential/cpu servers/write", "quorumfs", "", 5.0),
     Floor("sequential/cpu servers/write", "quorumfs", "", 3.9, aim=True),
+    Floor("sequential/speed/read", "quorumfs", "local file", 0.85),
+    Floor("sequential/speed/read", "quorumfs, gRPC", "loopback TCP", 0.33),
     Floor("scale/restart to serving/all coordinators", "quorumfs", "", 10.0),
     Floor("scale/resident/leader", "quorumfs", "", 500.0),
     Floor("scale/first page/100000 entries", "quorumfs", "", 50.0),

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.children import Child
+from benchmarks.loopback import serving
 from benchmarks.machine import Meter, resident_bytes
 from benchmarks.plan import Plan
 from benchmarks.results import Results
@@ -20,17 +21,23 @@ _STEPS = (
     ("write", "quorumfs", "put"),
     ("get", "quorumfs", "get"),
     ("read", "quorumfs", "read"),
+    ("read", "quorumfs, gRPC", "read over gRPC"),
     ("read", "local file", "local read"),
+    ("read", "loopback TCP", "loopback read"),
 )
 
 
 def sequential(plan: Plan, results: Results) -> None:
-    """`write`: the file is durable; `get`: into a local file; `read`: into memory. Warm caches."""
+    """`write`: the file is durable; `get`: into a local file; `read`: into memory. Warm caches.
+
+    Beside a read of the file from the page cache, and sendfile over loopback TCP with the same checksums.
+    """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=plan.directory)))
         plan.say("starting the cluster")
         source = directory / "source"
         make_source(source, plan.file_bytes)
+        port = stack.enter_context(serving(source))
         cluster = stack.enter_context(LocalCluster(directory=directory / "cluster"))
         client = stack.enter_context(cluster.client())
         config = {"coordinators": cluster.coordinators}
@@ -43,6 +50,8 @@ def sequential(plan: Plan, results: Results) -> None:
                     "put": (str(source), remote),
                     "get": (remote, local),
                     "read": (remote, ""),
+                    "read over gRPC": (remote, ""),
+                    "loopback read": (port, str(plan.file_bytes)),
                     "local write": (str(source), local),
                     "local read": (str(source), ""),
                 }[verb]
@@ -73,6 +82,6 @@ def _sample(
     results.add(
         f"sequential/cpu client/{figure}", system, done["cpu_seconds"] / gigabytes, "s/GB", "lower", others
     )
-    if system == "quorumfs":
+    if system.startswith("quorumfs"):
         servers = account.cpu_seconds["servers"] / gigabytes
         results.add(f"sequential/cpu servers/{figure}", system, servers, "s/GB", "lower", others)

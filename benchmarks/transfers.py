@@ -1,5 +1,8 @@
 """Moves a large file, in a process of its own: `put`, `get`, `read` by the library, and the same by plain files.
 
+`read` is a short-circuit read, `read over gRPC` is not; `loopback read` is what a bare socket gives (its
+source is a port, its target a size).
+
 Run as a child (children.py) with `{"coordinators": "host:port,..."}`; a command is `{"verb", "source", "target"}`.
 """
 
@@ -12,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import loopback
 from benchmarks.children import serve
 from benchmarks.tally import Stopwatch
 from quorumfs import Client
@@ -24,12 +28,15 @@ class Transfers:
 
     def __init__(self, coordinators: str) -> None:
         self._client = Client(coordinators)
+        self._over_grpc = Client(coordinators, short_circuit=False)
 
     def handle(self, command: dict[str, Any]) -> dict[str, Any]:
         verbs: dict[str, Callable[[str, str], object]] = {
             "put": self._client.put,
             "get": self._client.get,
-            "read": self._read,
+            "read": lambda source, _: read_remote(self._client, source),
+            "read over gRPC": lambda source, _: read_remote(self._over_grpc, source),
+            "loopback read": loopback.fetch,
             "local write": write_through,
             "local read": read_local,
         }
@@ -39,12 +46,13 @@ class Transfers:
         wall_seconds, cpu_seconds = watch.read()
         return {"wall_seconds": wall_seconds, "cpu_seconds": cpu_seconds}
 
-    def _read(self, source: str, _: str) -> None:
-        """All of it, verified, into memory that is used again."""
-        piece = bytearray(_PIECE_BYTES)
-        with self._client.open(source, "rb") as file:
-            while file.readinto(piece):
-                pass
+
+def read_remote(client: Client, source: str) -> None:
+    """All of it, verified, into memory that is used again."""
+    piece = bytearray(_PIECE_BYTES)
+    with client.open(source, "rb") as file:
+        while file.readinto(piece):
+            pass
 
 
 def write_through(source: str, target: str) -> None:
