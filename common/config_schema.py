@@ -179,11 +179,16 @@ class MembershipSection(Section):
 
 class GcSection(Section):
     grace_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = Field(
-        default=6 * 3600.0, description="How long an orphan is left alone before it is condemned."
+        default=limits.GC_GRACE_MS / 1000,
+        description="How long an orphan is left alone before it is condemned.",
     )
     interval_seconds: Seconds = Field(default=3600.0, description="Pause between collection cycles.")
     quarantine_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = Field(
         default=24 * 3600.0, description="How long a datanode keeps deleted chunks in quarantine."
+    )
+    shrink_guard_percent: Annotated[float, Field(gt=0, le=100)] = Field(
+        default=10.0,
+        description="More unexplained garbage than this part of all chunks, and than 100, stops a cycle.",
     )
 
 

@@ -45,6 +45,12 @@ class CoordinatorMetrics:
         self._repair_bytes = Counter(
             "quorumfs_repair_bytes_total", "Bytes that repair had copied.", registry=registry
         )
+        self._collected = Counter(
+            "quorumfs_gc_chunks_total",
+            "Chunks that this leader's collection adopted, condemned, deleted.",
+            ("what",),
+            registry=registry,
+        )
         self._transitions = Counter(
             "quorumfs_node_transitions_total",
             "Datanodes that came to a state.",
@@ -58,6 +64,10 @@ class CoordinatorMetrics:
             self._repair_bytes.inc(number)
         else:
             self._repair.labels(what).inc(number)
+
+    def collected(self, what: str, number: int) -> None:
+        """`what`: adopted, condemned, deleted."""
+        self._collected.labels(what).inc(number)
 
     def transition(self, state: str) -> None:
         self._transitions.labels(state).inc()

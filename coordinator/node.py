@@ -32,10 +32,13 @@ from coordinator.consensus import Consensus, ConsensusSettings, Identity, Leader
 from coordinator.consensus.database import Database
 from coordinator.decisions.liveness import Timing
 from coordinator.decisions.packing import Rules
+from coordinator.duties.collect import Collect
+from coordinator.duties.cycle import Policy
 from coordinator.duties.desk import Desk
 from coordinator.duties.enrol import Enrol
 from coordinator.duties.expiry import Expiry
 from coordinator.duties.genesis import Genesis
+from coordinator.duties.holders import RemoteHolders
 from coordinator.duties.liveness import LivenessDuty
 from coordinator.duties.packing import Packing
 from coordinator.duties.reap import Reap
@@ -48,6 +51,7 @@ from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
 from coordinator.metrics import CoordinatorMetrics, Sample
 from coordinator.services import namespace, view
+from coordinator.services.collection import CollectionDesk
 from coordinator.services.consensus import ConsensusService
 from coordinator.services.control import ControlService
 from coordinator.services.face import CoordinatorFace
@@ -111,6 +115,7 @@ class CoordinatorNode:
         self._consensus: Consensus | None = None
         self._tenure: Tenure | None = None
         self._repair: Repair | None = None
+        self._collect: Collect | None = None
         self._workers = Workers()
         self._agent = ClusterNode.for_coordinator(self._describe, self._read_view, clock=self._clock)
         self._starting = threading.Lock()
@@ -260,6 +265,16 @@ class CoordinatorNode:
             self._clock,
             self._figures.repaired,
         )
+        self._collect = Collect(
+            desk,
+            soft,
+            self._holders(),
+            self._clock,
+            Policy(config.gc.shrink_guard_percent),
+            t.Epoch(history=leadership.history, term=leadership.term),
+            config.gc.interval_seconds,
+            self._figures.collected,
+        )
         return [
             Genesis(desk, identity.cluster_id, leadership.history, identity.members),
             Settings(desk, replicated_settings(config)),
@@ -278,7 +293,15 @@ class CoordinatorNode:
                 self._chance,
                 self._clock,
             ),
+            self._collect,
         ]
+
+    def _holders(self) -> RemoteHolders:
+        return RemoteHolders(self._trusted(), self._address_of)
+
+    def _address_of(self, node_id: str) -> str | None:
+        known = self._soft.known().get(node_id)
+        return known.info.grpc if known is not None else None
 
     # What the faces ask
 
@@ -329,6 +352,15 @@ class CoordinatorNode:
         gateway, soft, own, config = self._gateway, self._soft, self._own, self._config
         placer = Placer(soft, lambda ids: open_uploads(gateway, ids), self._chance, config.data.min_replicas)
         hashes = Hashes(gateway, own, self._trusted)
+        collection = CollectionDesk(
+            gateway,
+            soft,
+            self._holders,
+            lambda: self._collect if soft.leading else None,
+            self._clock,
+            grace_seconds=config.gc.grace_seconds,
+            interval_seconds=config.gc.interval_seconds,
+        )
         control = ControlService(
             gateway,
             soft,
@@ -336,7 +368,7 @@ class CoordinatorNode:
             hashes,
             Members(gateway, own, self._trusted, system_random),
             self._clock,
-            grace_seconds=config.gc.grace_seconds,
+            collection=collection,
             repair_status=self.repair_status,
             alarms=self._face.alarms,
         )
@@ -386,6 +418,7 @@ def replicated_settings(config: NodeConfig) -> dict[str, int]:
         "session.ttl_ms": int(config.session.ttl_seconds * 1000),
         "upload.ttl_ms": int(config.upload.ttl_seconds * 1000),
         "trash.retention_ms": int(config.trash.retention_seconds * 1000),
+        "gc.grace_ms": int(config.gc.grace_seconds * 1000),
     }
 
 

@@ -357,6 +357,16 @@ class SoftState:
                 return False
             return self._inventories.page(page, node.incarnation, self._clock.monotonic())
 
+    def ask_inventories(self, node_ids: Iterable[str]) -> None:
+        """The collection wants these nodes to tell everything anew; `collected` has what came."""
+        with self._lock:
+            self._inventories.ask(node_ids)
+
+    def collected(self) -> list[Inventory]:
+        """Inventories of gatherings that began after `ask_inventories`, whole, each once."""
+        with self._lock:
+            return self._inventories.collect()
+
     def take_inventory(self) -> Inventory | None:
         with self._lock:
             return self._inventories.take()

@@ -79,7 +79,23 @@ dfsctl = Group(
         "gc": Group(
             "gc",
             help="The collection of chunks that nothing refers to.",
-            table={"status": Entry("dfsctl.duties:gc_status", "Where it stands.")},
+            table={
+                "status": Entry("dfsctl.gc:status", "Where it stands."),
+                "run": Entry("dfsctl.gc:run", "Run a cycle now, or see what it would do."),
+                "pause": Entry("dfsctl.gc:pause", "Condemn and delete nothing until it is resumed."),
+                "resume": Entry("dfsctl.gc:resume", "Go on collecting."),
+                "candidates": Entry("dfsctl.gc:candidates", "Orphans that are not condemned yet."),
+                "explain": Entry("dfsctl.gc:explain", "Everything about one chunk."),
+                "release": Entry("dfsctl.gc:release", "End the hold of chunks: they may go."),
+                "quarantine": Group(
+                    "quarantine",
+                    help="Chunks that were deleted and are still there.",
+                    table={
+                        "ls": Entry("dfsctl.gc:quarantine_ls", "What datanodes have in quarantine."),
+                        "restore": Entry("dfsctl.gc:quarantine_restore", "Bring chunks back, and hold them."),
+                    },
+                ),
+            },
         ),
         "config": Group(
             "config",

@@ -1,4 +1,4 @@
-"""What the leader does by itself, as it tells it: `repair status`, `gc status`."""
+"""What the leader does by itself, as it tells it: `repair status`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,4 @@ def repair_status() -> None:
     given = settings()
     with given.coordinator() as coordinator:
         data = views.repair(coordinator.control("Control.GetRepair", admin_pb2.GetRepairRequest()))
-    show(given, data, lambda: pairs(data.items()))
-
-
-@command("status")
-def gc_status() -> None:
-    """Where the collection stands, and what its last cycle did."""
-    given = settings()
-    with given.coordinator() as coordinator:
-        data = views.gc(coordinator.control("Control.GetGc", admin_pb2.GetGcRequest()))
     show(given, data, lambda: pairs(data.items()))

@@ -117,7 +117,9 @@ def gc(answer: admin_pb2.GcStatus) -> dict[str, Any]:
         "candidates": answer.candidates,
         "condemned": answer.condemned,
         "quarantined": answer.quarantined,
+        "held": answer.held,
         "paused": answer.paused,
+        "interval_seconds": answer.interval_seconds,
         "last_cycle": gc_report(answer.last_cycle) if answer.HasField("last_cycle") else None,
     }
 
@@ -126,14 +128,37 @@ def gc_report(report: admin_pb2.GcReport) -> dict[str, Any]:
     return {
         "cycle": report.cycle,
         "outcome": report.outcome,
+        "reason": report.reason,
         "marked": report.marked,
         "gathered": report.gathered,
+        "strays": report.strays,
+        "adopted": report.adopted,
         "candidates": report.candidates,
         "condemned": report.condemned,
         "deleted": report.deleted,
         "void_nodes": list(report.void_nodes),
         "seconds": report.seconds,
         "dry_run": report.dry_run,
+        "would_condemn": [one.hex() for one in report.would_condemn],
+    }
+
+
+def chunk_story(story: admin_pb2.ChunkStory) -> dict[str, Any]:
+    """`gc explain`, and each line of `gc candidates`."""
+    return {
+        "chunk": story.chunk.hex(),
+        "state": story.state,
+        "length": story.length,
+        "referenced_by": list(story.referenced_by),
+        "last_referenced_by": list(story.last_referenced_by),
+        "deleted_by": story.deleted_by or None,
+        "deleted_at_index": story.deleted_at_index or None,
+        "orphan_since": time_of_ms(story.since_wall_ms),
+        "condemned_at_index": story.condemned_index or None,
+        "seen_on": list(story.seen_on),
+        "quarantined_on": list(story.quarantined_on),
+        "held_by": story.held_by or None,
+        "earliest_sweep_at": time_of_ms(story.earliest_sweep_wall_ms),
     }
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -112,21 +112,26 @@ class Reconcile:
     # Inventories
 
     def _compare(self, inventory: Inventory) -> None:
-        node_id = inventory.node_id
-        new = set(inventory.live)
-        absent = 0
+        node_id, live = inventory.node_id, inventory.live
+        absent = new = 0
+        after = b""
         for page in self._stored(node_id):
-            new.difference_update(page)
-            for chunk in page:
-                if chunk not in inventory.live:
-                    self._doubts.add(node_id, chunk)
-                    absent += 1
-        self._listed.extend(
-            Report(node_id, chunk, inventory.disks.get(chunk, ""), t.REPLICA_STATE_LIVE)
-            for chunk in sorted(new)
-        )
+            listed = live.between(after, page[-1])
+            new += self._take_listed(inventory, set(listed).difference(page))
+            for chunk in set(page).difference(listed):
+                self._doubts.add(node_id, chunk)
+                absent += 1
+            after = page[-1]
+        new += self._take_listed(inventory, live.between(after, None))
         self._listed.extend(inventory.troubled)
-        _log.info("inventory.compared", node=node_id, live=len(inventory.live), absent=absent, new=len(new))
+        _log.info("inventory.compared", node=node_id, live=len(live), absent=absent, new=new)
+
+    def _take_listed(self, inventory: Inventory, chunks: Collection[bytes]) -> int:
+        self._listed.extend(
+            Report(inventory.node_id, chunk, inventory.disks.get(chunk, ""), t.REPLICA_STATE_LIVE)
+            for chunk in sorted(chunks)
+        )
+        return len(chunks)
 
     def _stored(self, node_id: str) -> Iterable[Sequence[bytes]]:
         """What the metadata says is on a node, in pages of their own transactions. A failure asks for all anew."""

@@ -17,6 +17,9 @@ ALLOCATED, SEALED, CONDEMNED = 0, 1, 2
 # chunk.home
 ON_DATANODES, IN_METADATA = 0, 1
 
+# orphan.hold
+FREE, RESTORED, OF_ANOTHER_LOG = 0, 1, 2
+
 ALL = 2**62
 
 _NEW_CHUNK = (

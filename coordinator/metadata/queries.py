@@ -187,15 +187,16 @@ def members(tx: sqlite3.Connection) -> list[m.Member]:
 
 def pending_deadline(tx: sqlite3.Connection) -> int | None:
     """A replicated time (ms) at or before the next at which something is due; None when nothing waits."""
-    retention_ms = settings.load(tx)["trash.retention_ms"]
+    held = settings.load(tx)
     (earliest,) = tx.execute(
         "SELECT min(due) FROM ("
         " SELECT min(deadline_ms) AS due FROM upload"
         " UNION ALL SELECT min(opened_ms + ttl_ms) FROM session"
         " UNION ALL SELECT min(deleted_ms) FROM trash WHERE purged = 1"
         " UNION ALL SELECT min(deleted_ms) + ? FROM trash WHERE purged = 0"
+        " UNION ALL SELECT min(since_ms) + ? FROM orphan WHERE condemned_index = 0 AND hold = 0"
         " UNION ALL SELECT min(maintenance_until_ms) FROM node WHERE maintenance_until_ms > 0)",
-        (retention_ms,),
+        (held["trash.retention_ms"], held["gc.grace_ms"]),
     ).fetchone()
     return None if earliest is None else int(earliest)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from coordinator.metadata.commands import chunks, cluster, nodes, sessions, trash, uploads
+from coordinator.metadata.commands import chunks, cluster, garbage, nodes, sessions, trash, uploads
 from coordinator.metadata.context import Context
 from quorumfs.errors import FormatTooNewError, InternalError, InvalidArgumentError, QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
@@ -27,9 +27,11 @@ COMMANDS: Mapping[str, Command] = {
     "expire_uploads": uploads.expire,
     "expire_sessions": sessions.expire,
     "reap_trash": trash.reap,
-    "condemn": chunks.condemn,
-    "forget_chunks": chunks.forget_chunks,
-    "restore": chunks.restore,
+    "adopt": garbage.adopt,
+    "condemn": garbage.condemn,
+    "forget_chunks": garbage.forget_chunks,
+    "restore": garbage.restore,
+    "release": garbage.release,
     "rehome": chunks.rehome,
     "set_setting": cluster.set_setting,
     "hash_at": cluster.hash_at,

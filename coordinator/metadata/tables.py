@@ -216,11 +216,11 @@ orphan = Table(
     Column("since_index", BigInteger, nullable=False),
     Column("since_ms", BigInteger, nullable=False),
     Column("deleted_by", Text, nullable=False),
-    Column("path", LargeBinary, nullable=False),  # the last that referred to it, as far as known
+    Column("path", LargeBinary, nullable=False),  # the last that referred to it; empty: found on a disk
     Column("condemned_index", BigInteger, nullable=False),  # 0: not condemned
     Column("condemned_ms", BigInteger, nullable=False),
     Column("cycle", BigInteger, nullable=False),
-    Column("hold", Integer, nullable=False),  # 1: restored from quarantine; no candidate
+    Column("hold", Integer, nullable=False),  # contents.RESTORED, OF_ANOTHER_LOG: no candidate
     sqlite_with_rowid=False,
 )
 

@@ -16,6 +16,7 @@ from coordinator.metadata import queries
 from coordinator.services import view
 from coordinator.services.answers import space
 from coordinator.services.census import Census
+from coordinator.services.collection import CollectionDesk
 from coordinator.services.gateway import Gateway
 from coordinator.services.hashes import Hashes
 from coordinator.services.members import Members
@@ -60,7 +61,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         members: Members,
         clock: Clock,
         *,
-        grace_seconds: float,
+        collection: CollectionDesk,
         repair_status: Callable[[], a.RepairStatus],
         alarms: Callable[[], Sequence[a.Alarm]],
         authorize: Authorize = allow_all,
@@ -71,7 +72,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._hashes = hashes
         self._members = members
         self._census = Census(gateway, clock)
-        self._grace_seconds = grace_seconds
+        self._collection = collection
         self._repair_status = repair_status
         self._alarms = alarms
         self._authorize = authorize
@@ -83,7 +84,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         status = a.ClusterStatus(
             view=await view.cluster_view(gateway, soft, self._own, ""),
             raft=view.raft_status(gateway, self._own),
-            gc=self._gc(),
+            gc=await self._collection.status(),
             alarms=self._alarms(),
         )
         if not gateway.attached:
@@ -108,10 +109,22 @@ class ControlService(admin_pb2_grpc.ControlServicer):
             return a.StateHash(error=to_detail(error))
 
     async def GetGc(self, request: a.GetGcRequest, context: Any) -> a.GcStatus:  # noqa: N802
-        return self._gc()
+        try:
+            return await self._collection.status()
+        except QuorumFSError as error:
+            return a.GcStatus(error=to_detail(error))
 
-    def _gc(self) -> a.GcStatus:
-        return a.GcStatus(state="idle", phase="none", grace_seconds=self._grace_seconds)
+    async def ExplainChunk(self, request: a.ExplainChunkRequest, context: Any) -> a.ChunkStory:  # noqa: N802
+        try:
+            return await self._collection.explain(request.chunk)
+        except QuorumFSError as error:
+            return a.ChunkStory(chunk=request.chunk, error=to_detail(error))
+
+    async def ListCandidates(self, request: a.ListCandidatesRequest, context: Any) -> a.Candidates:  # noqa: N802
+        try:
+            return await self._collection.candidates(request)
+        except QuorumFSError as error:
+            return a.Candidates(error=to_detail(error))
 
     async def GetRepair(self, request: a.GetRepairRequest, context: Any) -> a.RepairStatus:  # noqa: N802
         try:
@@ -221,29 +234,30 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._authorize(context, "change the members")
         return await self._act(self._members.change(request.action, request.member))
 
-    # Not in this version
-
     async def RunGc(self, request: a.RunGcRequest, context: Any) -> a.GcReport:  # noqa: N802
         self._authorize(context, "run the garbage collection")
-        return a.GcReport(outcome="refused", error=to_detail(not_built("garbage collection")))
+        try:
+            return await self._collection.run(request)
+        except QuorumFSError as error:
+            return a.GcReport(outcome="refused", error=to_detail(error))
 
     async def ControlGc(self, request: a.ControlGcRequest, context: Any) -> a.GcStatus:  # noqa: N802
         self._authorize(context, "control the garbage collection")
-        status = self._gc()
-        status.error.CopyFrom(to_detail(not_built("garbage collection")))
-        return status
-
-    async def ExplainChunk(self, request: a.ExplainChunkRequest, context: Any) -> a.ChunkStory:  # noqa: N802
-        return a.ChunkStory(chunk=request.chunk, error=to_detail(not_built("explaining a chunk")))
-
-    async def ListCandidates(self, request: a.ListCandidatesRequest, context: Any) -> a.Candidates:  # noqa: N802
-        return a.Candidates(error=to_detail(not_built("garbage collection")))
+        try:
+            self._gateway.require_leadership()
+            return await self._collection.control(request)
+        except QuorumFSError as error:
+            return a.GcStatus(error=to_detail(error))
 
     async def RestoreQuarantined(  # noqa: N802
         self, request: a.RestoreQuarantinedRequest, context: Any
     ) -> a.ActionResponse:
-        self._authorize(context, "restore quarantined chunks")
-        return _refused(not_built("restoring from quarantine"))
+        self._authorize(context, "restore or release chunks")
+        chunks = list(request.chunks)
+        action = self._collection.release if request.release else self._collection.restore
+        return await self._act(action(chunks))
+
+    # Not in this version
 
     async def ControlToken(self, request: a.ControlTokenRequest, context: Any) -> a.ControlTokenResponse:  # noqa: N802
         self._authorize(context, "control tokens")
@@ -269,8 +283,3 @@ def not_built(what: str) -> InvalidArgumentError:
     return InvalidArgumentError(
         f"{what}: not built in this version", next="see CHANGELOG.md for what is, or upgrade"
     )
-
-
-def _refused(error: QuorumFSError) -> a.ActionResponse:
-    detail = to_detail(error)
-    return a.ActionResponse(code=detail.code, error=detail)

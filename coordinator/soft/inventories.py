@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from coordinator.decisions.packed import PackedIds, in_order, split
 from coordinator.soft.values import Inventory, Report
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import membership_pb2 as m
@@ -20,15 +21,22 @@ class _Gathering:
     incarnation: int
     until: float
     next_page: int = 0
-    live: set[bytes] = field(default_factory=set)
+    pages: list[bytes] = field(default_factory=list)  # ids, in order
+    through: bytes = b""
+    live: set[bytes] = field(default_factory=set)  # those told one by one
     disks: dict[bytes, str] = field(default_factory=dict)
     troubled: list[Report] = field(default_factory=list)
 
 
 class Inventories:
-    """An inventory counts only whole: every page in order, of one gathering of one process."""
+    """An inventory counts only whole: every page in order, and their ids too, of one gathering of one process.
+
+    The collection gets one of its own for each node that it asked: of a gathering that began after it asked.
+    """
 
     def __init__(self) -> None:
+        self._asked: set[str] = set()
+        self._collected: dict[str, Inventory] = {}
         self._told: set[str] = set()  # nodes whose inventory came, or is coming
         self._running: dict[str, _Gathering] = {}
         self._whole: deque[Inventory] = deque()
@@ -64,34 +72,57 @@ class Inventories:
             return True  # a page sent again after a lost answer
         gathering.next_page += 1
         gathering.until = now + PAGE_SECONDS
-        _take(gathering, page)
+        if not _take(gathering, page):
+            self.want(page.node_id)
+            return False
         if page.last:
             del self._running[page.node_id]
-            self._whole.append(_inventory(page.node_id, gathering))
+            self._finish(_inventory(page.node_id, gathering))
         return True
+
+    def _finish(self, inventory: Inventory) -> None:
+        self._whole.append(inventory)
+        if inventory.node_id in self._asked:
+            self._asked.remove(inventory.node_id)
+            self._collected[inventory.node_id] = inventory
+
+    def ask(self, node_ids: Iterable[str]) -> None:
+        """The collection wants to know everything anew, of these nodes and of no others."""
+        self._asked = set(node_ids)
+        self._collected.clear()
+        for node_id in self._asked:
+            self.want(node_id)
+
+    def collect(self) -> list[Inventory]:
+        """Those of the nodes asked that came whole since the last call."""
+        found = list(self._collected.values())
+        self._collected.clear()
+        return found
 
     def take(self) -> Inventory | None:
         """The oldest that arrived whole."""
         return self._whole.popleft() if self._whole else None
 
 
-def _take(gathering: _Gathering, page: m.InventoryPage) -> None:
-    ids = page.ids
-    whole = len(ids) - len(ids) % ID_BYTES
-    gathering.live.update(ids[k : k + ID_BYTES] for k in range(0, whole, ID_BYTES))
+def _take(gathering: _Gathering, page: m.InventoryPage) -> bool:
+    """False when its ids are not in order: then nothing of it is evidence."""
+    ids = split(page.ids)
+    if len(page.ids) % ID_BYTES or not in_order(ids, gathering.through):
+        return False
+    if ids:
+        gathering.pages.append(page.ids)
+        gathering.through = ids[-1]
     for one in page.replicas:
         if one.state == t.REPLICA_STATE_LIVE:
             gathering.live.add(one.chunk)
             gathering.disks[one.chunk] = one.disk_id
         else:
             gathering.troubled.append(Report(page.node_id, one.chunk, one.disk_id, one.state))
+    return True
 
 
 def _inventory(node_id: str, gathering: _Gathering) -> Inventory:
-    return Inventory(
-        node_id,
-        gathering.gather_id,
-        frozenset(gathering.live),
-        gathering.disks,
-        tuple(gathering.troubled),
-    )
+    live = PackedIds(b"".join(gathering.pages))
+    if gathering.live:
+        live = PackedIds.of([*live, *gathering.live])
+    return Inventory(node_id, gathering.gather_id, live, gathering.disks, tuple(gathering.troubled))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator.decisions.liveness import Liveness
+from coordinator.decisions.packed import PackedIds
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
@@ -69,7 +70,7 @@ class Inventory:
 
     node_id: str
     gather_id: int
-    live: frozenset[bytes]
+    live: PackedIds
     disks: dict[bytes, str]
     troubled: tuple[Report, ...]
 

@@ -85,7 +85,8 @@ class ChunksService:
     ) -> pb.DeleteChunksResponse:
         require_node(context)
         condemned = [(chunk_id(one.chunk), one.condemn_index) for one in request.chunks]
-        outcome = self._orders.delete(request.epoch, condemned)
+        told = request.commit_index if request.HasField("commit_index") else None
+        outcome = self._orders.delete(request.epoch, condemned, told)
         return pb.DeleteChunksResponse(
             quarantined=outcome.done,
             absent=outcome.absent,

@@ -431,6 +431,7 @@ class ChunkStore:
             error=error,
             chunks=self._index.count(number),
             quarantined_bytes=self._index.quarantined_bytes(number),
+            quarantined_chunks=self._index.condemned_count(number),
         )
 
     def measure(self, shard: int) -> int:

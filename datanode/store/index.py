@@ -33,6 +33,7 @@ class Index:
         self._shards: list[dict[ChunkId, int]] = [{} for _ in range(256)]
         self._quarantined: dict[ChunkId, Quarantined] = {}
         self._quarantined_bytes = [0] * DISKS_MAX
+        self._condemned = [0] * DISKS_MAX
         self._used = [0] * DISKS_MAX
         self._counts = [0] * DISKS_MAX
 
@@ -89,12 +90,14 @@ class Index:
         self.take_back(chunk)
         self._quarantined[chunk] = found
         self._quarantined_bytes[found.disk] += found.size
+        self._condemned[found.disk] += found.condemn_index is not None
 
     def take_back(self, chunk: ChunkId) -> Quarantined | None:
         """Forget a quarantined replica; what was known of it."""
         found = self._quarantined.pop(chunk, None)
         if found is not None:
             self._quarantined_bytes[found.disk] -= found.size
+            self._condemned[found.disk] -= found.condemn_index is not None
         return found
 
     def aside(self, chunk: ChunkId) -> Quarantined | None:
@@ -110,6 +113,9 @@ class Index:
 
     def quarantined_bytes(self, disk: int) -> int:
         return self._quarantined_bytes[disk]
+
+    def condemned_count(self, disk: int) -> int:
+        return self._condemned[disk]
 
     def after(self, chunk: bytes, limit: int) -> list[ChunkId]:
         """Up to `limit` sealed chunks whose ids come after `chunk` (empty: from the first), in order."""

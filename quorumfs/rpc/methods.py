@@ -57,6 +57,8 @@ def require_leader(reply: Any) -> None:
             leads, hint = reply.authoritative, reply.leader
         case admin_pb2.ClusterStatus():
             leads, hint = reply.view.authoritative, reply.view.leader
+        case admin_pb2.GcStatus():
+            leads, hint = reply.authoritative, reply.leader
         case admin_pb2.RaftStatus():
             leads, hint = reply.state == "leader", reply.leader
         case _:

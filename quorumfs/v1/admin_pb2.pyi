@@ -1116,6 +1116,11 @@ class GcStatus(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     LAST_CYCLE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    ACCOUNTING_FIELD_NUMBER: _builtins.int
+    AUTHORITATIVE_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     phase: _builtins.str
     cycle: _builtins.int
@@ -1124,10 +1129,21 @@ class GcStatus(_message.Message):
     condemned: _builtins.int
     quarantined: _builtins.int
     paused: _builtins.bool
+    held: _builtins.int
+    """orphans that nobody may condemn before an operator releases them"""
+    interval_seconds: _builtins.float
+    authoritative: _builtins.bool
+    """told by the leader: others know of no cycle and of no quarantine"""
     @_builtins.property
     def last_cycle(self) -> Global___GcReport: ...
     @_builtins.property
     def error(self) -> _types_pb2.ErrorDetail: ...
+    @_builtins.property
+    def accounting(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskClasses]:
+        """as of the last mark of this leadership"""
+
+    @_builtins.property
+    def leader(self) -> _types_pb2.LeaderHint: ...
     def __init__(
         self,
         *,
@@ -1141,14 +1157,71 @@ class GcStatus(_message.Message):
         paused: _builtins.bool = ...,
         last_cycle: Global___GcReport | None = ...,
         error: _types_pb2.ErrorDetail | None = ...,
+        held: _builtins.int = ...,
+        interval_seconds: _builtins.float = ...,
+        accounting: _abc.Iterable[Global___DiskClasses] | None = ...,
+        authoritative: _builtins.bool = ...,
+        leader: _types_pb2.LeaderHint | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "last_cycle", b"last_cycle"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "last_cycle", b"last_cycle", "leader", b"leader"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "error", b"error", "grace_seconds", b"grace_seconds", "last_cycle", b"last_cycle", "paused", b"paused", "phase", b"phase", "quarantined", b"quarantined", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "authoritative", b"authoritative", "candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "error", b"error", "grace_seconds", b"grace_seconds", "held", b"held", "interval_seconds", b"interval_seconds", "last_cycle", b"last_cycle", "leader", b"leader", "paused", b"paused", "phase", b"phase", "quarantined", b"quarantined", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GcStatus: _TypeAlias = GcStatus  # noqa: Y015
+
+@_typing.final
+class DiskClasses(_message.Message):
+    """Every byte of a node's disks, in exactly one class; they add up to `total_bytes`. Chunks count with their headers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    REFERENCED_BYTES_FIELD_NUMBER: _builtins.int
+    UPLOADING_BYTES_FIELD_NUMBER: _builtins.int
+    ORPHAN_BYTES_FIELD_NUMBER: _builtins.int
+    CONDEMNED_BYTES_FIELD_NUMBER: _builtins.int
+    QUARANTINED_BYTES_FIELD_NUMBER: _builtins.int
+    UNACCOUNTED_BYTES_FIELD_NUMBER: _builtins.int
+    OTHER_BYTES_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    total_bytes: _builtins.int
+    free_bytes: _builtins.int
+    referenced_bytes: _builtins.int
+    uploading_bytes: _builtins.int
+    """sealed, of uploads that are open"""
+    orphan_bytes: _builtins.int
+    """in their grace, or held"""
+    condemned_bytes: _builtins.int
+    quarantined_bytes: _builtins.int
+    unaccounted_bytes: _builtins.int
+    """of chunks of which the metadata knows no sealed replica there"""
+    other_bytes: _builtins.int
+    """not of chunks: the reserve, and what else is on the file system"""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+        referenced_bytes: _builtins.int = ...,
+        uploading_bytes: _builtins.int = ...,
+        orphan_bytes: _builtins.int = ...,
+        condemned_bytes: _builtins.int = ...,
+        quarantined_bytes: _builtins.int = ...,
+        unaccounted_bytes: _builtins.int = ...,
+        other_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condemned_bytes", b"condemned_bytes", "free_bytes", b"free_bytes", "node_id", b"node_id", "orphan_bytes", b"orphan_bytes", "other_bytes", b"other_bytes", "quarantined_bytes", b"quarantined_bytes", "referenced_bytes", b"referenced_bytes", "total_bytes", b"total_bytes", "unaccounted_bytes", b"unaccounted_bytes", "uploading_bytes", b"uploading_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskClasses: _TypeAlias = DiskClasses  # noqa: Y015
 
 @_typing.final
 class RunGcRequest(_message.Message):
@@ -1156,17 +1229,20 @@ class RunGcRequest(_message.Message):
 
     DRY_RUN_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
     wait: _builtins.bool
+    ticket: _builtins.int
     def __init__(
         self,
         *,
         dry_run: _builtins.bool = ...,
         wait: _builtins.bool = ...,
+        ticket: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "ticket", b"ticket", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1188,6 +1264,11 @@ class GcReport(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     WOULD_CONDEMN_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    MARK_INDEX_FIELD_NUMBER: _builtins.int
+    STRAYS_FIELD_NUMBER: _builtins.int
+    ADOPTED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     cycle: _builtins.int
     outcome: _builtins.str
     marked: _builtins.int
@@ -1197,10 +1278,19 @@ class GcReport(_message.Message):
     deleted: _builtins.int
     seconds: _builtins.float
     dry_run: _builtins.bool
+    ticket: _builtins.int
+    mark_index: _builtins.int
+    strays: _builtins.int
+    """chunks on disks that no table knows"""
+    adopted: _builtins.int
+    reason: _builtins.str
+    """why it ended early"""
     @_builtins.property
     def void_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
-    def would_condemn(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def would_condemn(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """the first 10,000"""
+
     @_builtins.property
     def error(self) -> _types_pb2.ErrorDetail: ...
     def __init__(
@@ -1218,10 +1308,15 @@ class GcReport(_message.Message):
         dry_run: _builtins.bool = ...,
         would_condemn: _abc.Iterable[_builtins.bytes] | None = ...,
         error: _types_pb2.ErrorDetail | None = ...,
+        ticket: _builtins.int = ...,
+        mark_index: _builtins.int = ...,
+        strays: _builtins.int = ...,
+        adopted: _builtins.int = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "deleted", b"deleted", "dry_run", b"dry_run", "error", b"error", "gathered", b"gathered", "marked", b"marked", "outcome", b"outcome", "seconds", b"seconds", "void_nodes", b"void_nodes", "would_condemn", b"would_condemn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "deleted", b"deleted", "dry_run", b"dry_run", "error", b"error", "gathered", b"gathered", "mark_index", b"mark_index", "marked", b"marked", "outcome", b"outcome", "reason", b"reason", "seconds", b"seconds", "strays", b"strays", "ticket", b"ticket", "void_nodes", b"void_nodes", "would_condemn", b"would_condemn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1282,12 +1377,20 @@ class ChunkStory(_message.Message):
     HELD_BY_FIELD_NUMBER: _builtins.int
     EARLIEST_SWEEP_WALL_MS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SINCE_WALL_MS_FIELD_NUMBER: _builtins.int
+    CONDEMNED_INDEX_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    QUARANTINED_ON_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     state: _builtins.str
     deleted_by: _builtins.str
     deleted_at_index: _builtins.int
     held_by: _builtins.str
     earliest_sweep_wall_ms: _builtins.int
+    since_wall_ms: _builtins.int
+    """0: it is no orphan"""
+    condemned_index: _builtins.int
+    length: _builtins.int
     @_builtins.property
     def referenced_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1296,6 +1399,8 @@ class ChunkStory(_message.Message):
     def seen_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def error(self) -> _types_pb2.ErrorDetail: ...
+    @_builtins.property
+    def quarantined_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1309,10 +1414,14 @@ class ChunkStory(_message.Message):
         held_by: _builtins.str = ...,
         earliest_sweep_wall_ms: _builtins.int = ...,
         error: _types_pb2.ErrorDetail | None = ...,
+        since_wall_ms: _builtins.int = ...,
+        condemned_index: _builtins.int = ...,
+        length: _builtins.int = ...,
+        quarantined_on: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "deleted_at_index", b"deleted_at_index", "deleted_by", b"deleted_by", "earliest_sweep_wall_ms", b"earliest_sweep_wall_ms", "error", b"error", "held_by", b"held_by", "last_referenced_by", b"last_referenced_by", "referenced_by", b"referenced_by", "seen_on", b"seen_on", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "condemned_index", b"condemned_index", "deleted_at_index", b"deleted_at_index", "deleted_by", b"deleted_by", "earliest_sweep_wall_ms", b"earliest_sweep_wall_ms", "error", b"error", "held_by", b"held_by", "last_referenced_by", b"last_referenced_by", "length", b"length", "quarantined_on", b"quarantined_on", "referenced_by", b"referenced_by", "seen_on", b"seen_on", "since_wall_ms", b"since_wall_ms", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1326,10 +1435,12 @@ class ListCandidatesRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     QUARANTINED_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     after: _builtins.bytes
     limit: _builtins.int
     quarantined: _builtins.bool
     node_id: _builtins.str
+    held: _builtins.bool
     def __init__(
         self,
         *,
@@ -1337,10 +1448,11 @@ class ListCandidatesRequest(_message.Message):
         limit: _builtins.int = ...,
         quarantined: _builtins.bool = ...,
         node_id: _builtins.str = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "node_id", b"node_id", "quarantined", b"quarantined"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "held", b"held", "limit", b"limit", "node_id", b"node_id", "quarantined", b"quarantined"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1378,16 +1490,19 @@ class RestoreQuarantinedRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHUNKS_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
+    release: _builtins.bool
     @_builtins.property
     def chunks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
         chunks: _abc.Iterable[_builtins.bytes] | None = ...,
+        release: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "release", b"release"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -223,6 +223,8 @@ class SystemCommand(_message.Message):
     REHOME_FIELD_NUMBER: _builtins.int
     SET_ALARM_FIELD_NUMBER: _builtins.int
     SET_TOKEN_FIELD_NUMBER: _builtins.int
+    ADOPT_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def init(self) -> Global___InitCluster: ...
     @_builtins.property
@@ -261,6 +263,10 @@ class SystemCommand(_message.Message):
     def set_alarm(self) -> Global___SetAlarm: ...
     @_builtins.property
     def set_token(self) -> Global___SetToken: ...
+    @_builtins.property
+    def adopt(self) -> Global___AdoptChunks: ...
+    @_builtins.property
+    def release(self) -> Global___ReleaseChunks: ...
     def __init__(
         self,
         *,
@@ -283,12 +289,14 @@ class SystemCommand(_message.Message):
         rehome: Global___RehomeChunks | None = ...,
         set_alarm: Global___SetAlarm | None = ...,
         set_token: Global___SetToken | None = ...,
+        adopt: Global___AdoptChunks | None = ...,
+        release: Global___ReleaseChunks | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "condemn", b"condemn", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "update_replicas", b"update_replicas"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "update_replicas", b"update_replicas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "condemn", b"condemn", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "update_replicas", b"update_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "update_replicas", b"update_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["init", "tick", "register_node", "forget_node", "update_replicas", "expire_uploads", "expire_sessions", "set_node", "set_setting", "hash_at", "migrate", "raise_format", "reap_trash", "condemn", "forget_chunks", "restore", "rehome", "set_alarm", "set_token"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["init", "tick", "register_node", "forget_node", "update_replicas", "expire_uploads", "expire_sessions", "set_node", "set_setting", "hash_at", "migrate", "raise_format", "reap_trash", "condemn", "forget_chunks", "restore", "rehome", "set_alarm", "set_token", "adopt", "release"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -691,6 +699,83 @@ class RestoreChunks(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RestoreChunks: _TypeAlias = RestoreChunks  # noqa: Y015
+
+@_typing.final
+class AdoptChunks(_message.Message):
+    """Chunks that lie on disks and that the metadata does not know, or of which it does not know where they lie."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class One(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CHUNK_FIELD_NUMBER: _builtins.int
+        NODE_IDS_FIELD_NUMBER: _builtins.int
+        BIRTH_FIELD_NUMBER: _builtins.int
+        LENGTH_FIELD_NUMBER: _builtins.int
+        CHECKSUM_FIELD_NUMBER: _builtins.int
+        chunk: _builtins.bytes
+        length: _builtins.int
+        checksum: _builtins.int
+        @_builtins.property
+        def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """who has it"""
+
+        @_builtins.property
+        def birth(self) -> _types_pb2.ChunkBirth:
+            """as its header says"""
+
+        def __init__(
+            self,
+            *,
+            chunk: _builtins.bytes = ...,
+            node_ids: _abc.Iterable[_builtins.str] | None = ...,
+            birth: _types_pb2.ChunkBirth | None = ...,
+            length: _builtins.int = ...,
+            checksum: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["birth", b"birth"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["birth", b"birth", "checksum", b"checksum", "chunk", b"chunk", "length", b"length", "node_ids", b"node_ids"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdoptChunks.One]: ...
+    def __init__(
+        self,
+        *,
+        chunks: _abc.Iterable[Global___AdoptChunks.One] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptChunks: _TypeAlias = AdoptChunks  # noqa: Y015
+
+@_typing.final
+class ReleaseChunks(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        chunks: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseChunks: _TypeAlias = ReleaseChunks  # noqa: Y015
 
 @_typing.final
 class RehomeChunks(_message.Message):

@@ -413,6 +413,7 @@ class DiskInfo(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
     QUARANTINED_BYTES_FIELD_NUMBER: _builtins.int
+    QUARANTINED_CHUNKS_FIELD_NUMBER: _builtins.int
     disk_id: _builtins.str
     """UUID on the disk"""
     path: _builtins.str
@@ -426,6 +427,8 @@ class DiskInfo(_message.Message):
     error: _builtins.str
     chunks: _builtins.int
     quarantined_bytes: _builtins.int
+    quarantined_chunks: _builtins.int
+    """condemned ones"""
     def __init__(
         self,
         *,
@@ -438,10 +441,11 @@ class DiskInfo(_message.Message):
         error: _builtins.str = ...,
         chunks: _builtins.int = ...,
         quarantined_bytes: _builtins.int = ...,
+        quarantined_chunks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "disk_id", b"disk_id", "error", b"error", "free_bytes", b"free_bytes", "path", b"path", "quarantined_bytes", b"quarantined_bytes", "state", b"state", "total_bytes", b"total_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "disk_id", b"disk_id", "error", b"error", "free_bytes", b"free_bytes", "path", b"path", "quarantined_bytes", b"quarantined_bytes", "quarantined_chunks", b"quarantined_chunks", "state", b"state", "total_bytes", b"total_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,6 +41,8 @@ class Machines(RuleBasedStateMachine):
         self.twin = Replica()
         self.model = Model()
         self.model.now_ms = self.cluster.now_ms
+        at_once = e.SetSetting(key="gc.grace_ms", value="0")
+        self.cluster.system(e.SystemCommand(set_setting=at_once))
         self.sessions: list[int] = []
         self.sent: list[tuple[n.Batch, bytes]] = []
         self.uploads: list[tuple[bytes, Node, bytes, n.Allocation]] = []

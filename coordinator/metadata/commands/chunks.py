@@ -1,4 +1,4 @@
-"""Chunks and their replicas after the commit: what inventories, repair, packing and GC find and decide.
+"""Chunks and their replicas after the commit: what inventories, repair and packing find and decide.
 
 Every command here comes from a duty that looked at an older state. What does not fit any more is passed over,
 not refused: the number of what was done is the answer, and the duty looks again.
@@ -67,56 +67,6 @@ def disk_key(context: Context, node: int, disk_id: str) -> int:
     """The key of a node's disk, 0 when it is not known."""
     row = context.execute("SELECT key FROM disk WHERE node = ? AND disk_id = ?", (node, disk_id)).fetchone()
     return int(row[0]) if row is not None else 0
-
-
-# Garbage
-
-
-def condemn(context: Context, command: e.CondemnChunks) -> int:
-    """Condemn orphans, so that no commit can name them any more. Those on hold are passed over."""
-    done = 0
-    for chunk in command.chunks:
-        changed = context.execute(
-            "UPDATE orphan SET condemned_index = ?, condemned_ms = ?, cycle = ?"
-            " WHERE chunk = ? AND hold = 0 AND condemned_index = 0",
-            (context.index, context.now_ms, min(command.cycle, OFFSET_MAX), chunk),
-        ).rowcount
-        if changed:
-            context.execute("UPDATE chunk SET state = ? WHERE id = ?", (contents.CONDEMNED, chunk))
-        done += changed
-    return done
-
-
-def forget_chunks(context: Context, command: e.ForgetChunks) -> int:
-    """Forget condemned chunks of which no replica is left."""
-    done = 0
-    for chunk in command.chunks:
-        changed = context.execute(
-            "DELETE FROM chunk WHERE id = ? AND state = ?"
-            " AND NOT EXISTS (SELECT 1 FROM replica WHERE replica.chunk = chunk.id)",
-            (chunk, contents.CONDEMNED),
-        ).rowcount
-        if changed:
-            context.execute("DELETE FROM orphan WHERE chunk = ?", (chunk,))
-        context.totals.chunks -= changed
-        done += changed
-    return done
-
-
-def restore(context: Context, command: e.RestoreChunks) -> int:
-    """Take a condemnation back and hold the orphan: GC leaves it alone from now on."""
-    done = 0
-    for chunk in command.chunks:
-        changed = context.execute(
-            "UPDATE orphan SET condemned_index = 0, condemned_ms = 0, hold = 1 WHERE chunk = ? AND hold = 0",
-            (chunk,),
-        ).rowcount
-        context.execute(
-            "UPDATE chunk SET state = CASE WHEN length > 0 THEN ? ELSE ? END WHERE id = ? AND state = ?",
-            (contents.SEALED, contents.ALLOCATED, chunk, contents.CONDEMNED),
-        )
-        done += changed
-    return done
 
 
 # Packing

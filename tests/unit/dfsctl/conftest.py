@@ -294,6 +294,8 @@ class FakeCoordinator:
     def call(self, method: str, request: Any, deadline: float | None = None, **options: Any) -> Any:
         self.asked.append((method, request, options))
         answer = self.answers[method]
+        if isinstance(answer, Iterator):
+            answer = next(answer)
         if isinstance(answer, QuorumFSError):
             raise answer
         return answer

@@ -282,6 +282,54 @@ def test_repair_and_gc_tell_where_they_stand(dfsctl: Dfsctl, coordinator: Any) -
     )
 
 
+def test_a_dry_run_of_the_collection_is_waited_for(dfsctl: Dfsctl, coordinator: Any) -> None:
+    running = admin_pb2.GcReport(outcome="running", ticket=7)
+    done = admin_pb2.GcReport(outcome="done", dry_run=True, would_condemn=[bytes(16)], ticket=7)
+    coordinator.answers["Control.RunGc"] = iter([running, running, done])
+    said = dfsctl("gc", "run", "--dry-run", "-o", "json").json
+    assert (said["outcome"], said["would_condemn"]) == ("done", ["00" * 16])
+    assert [request.ticket for _, request, _ in coordinator.asked] == [0, 7, 7]
+    assert all(request.dry_run and request.wait for _, request, _ in coordinator.asked)
+
+
+def test_a_run_that_is_not_waited_for_is_only_begun(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.RunGc"] = admin_pb2.GcReport(outcome="running", ticket=7)
+    assert dfsctl("gc", "run", "-o", "json").json["outcome"] == "running"
+    assert len(coordinator.asked) == 1
+
+
+def test_a_chunk_is_explained_in_the_documented_shape(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.ExplainChunk"] = admin_pb2.ChunkStory(
+        chunk=bytes(16),
+        state="orphan",
+        last_referenced_by=["/x"],
+        deleted_by="me",
+        deleted_at_index=9,
+        seen_on=["d1"],
+        held_by="its grace is not over",
+        earliest_sweep_wall_ms=1_700_000_000_000,
+    )
+    said = dfsctl("gc", "explain", "00" * 16, "-o", "json").json
+    assert said["earliest_sweep_at"] == "2023-11-14T22:13:20.000Z"
+    assert (said["state"], said["deleted_by"], said["deleted_at_index"]) == ("orphan", "me", 9)
+    assert "its grace is not over" in dfsctl("gc", "explain", "00" * 16).text
+    assert dfsctl("gc", "explain", "zz").code == 2
+
+
+def test_pausing_candidates_release_and_quarantine(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.ControlGc"] = admin_pb2.GcStatus(state="paused", paused=True)
+    assert dfsctl("gc", "pause", "-o", "json").json["paused"] is True
+    assert dfsctl("gc", "resume", "-o", "json").code == 0
+    story = admin_pb2.ChunkStory(chunk=bytes(16), state="orphan", quarantined_on=["d1"])
+    coordinator.answers["Control.ListCandidates"] = admin_pb2.Candidates(chunks=[story])
+    assert [one["chunk"] for one in dfsctl("gc", "candidates", "-o", "json").json] == ["00" * 16]
+    assert dfsctl("gc", "quarantine", "ls", "-o", "json").json == [{"chunk": "00" * 16, "nodes": ["d1"]}]
+    coordinator.answers["Control.RestoreQuarantined"] = admin_pb2.ActionResponse(detail="done")
+    assert dfsctl("gc", "quarantine", "restore", "00" * 16).text.strip() == "done"
+    assert dfsctl("gc", "release", "--all", "-o", "json").json["chunks"] == 1
+    assert dfsctl("gc", "release").code == 2
+
+
 def test_when_nobody_answered_nobody_is_asked_again(dfsctl: Dfsctl, coordinator: Any) -> None:
     error = NoLeaderError("all down")
     coordinator.answers = {"leader_view": error, "Control.GetClusterStatus": error}

@@ -271,6 +271,7 @@ def test_what_the_metadata_does_not_know_or_has_condemned_is_not_its_business(
     leader.batch(delete(b"/x", purge=True))
     leader.system(
         e.SystemCommand(reap_trash=e.ReapTrash(limit=100)),
+        e.SystemCommand(set_setting=e.SetSetting(key="gc.grace_ms", value="0")),
         e.SystemCommand(condemn=e.CondemnChunks(chunks=[chunk], cycle=1)),
     )
     leader.beat("d3", delta=[sealed(chunk, "d3"), sealed(b"?" * 16, "d3"), report(b"short")])

@@ -43,18 +43,6 @@ def purged(cluster: Cluster, path: bytes) -> None:
     cluster.system(e.SystemCommand(reap_trash=e.ReapTrash(limit=100)))
 
 
-def condemn(cluster: Cluster, *chunks: bytes) -> int:
-    return cluster.system(e.SystemCommand(condemn=e.CondemnChunks(chunks=chunks, cycle=7))).number
-
-
-def forget(cluster: Cluster, *chunks: bytes) -> int:
-    return cluster.system(e.SystemCommand(forget_chunks=e.ForgetChunks(chunks=chunks))).number
-
-
-def restore(cluster: Cluster, *chunks: bytes) -> int:
-    return cluster.system(e.SystemCommand(restore=e.RestoreChunks(chunks=chunks))).number
-
-
 # Replicas
 
 
@@ -120,67 +108,6 @@ def test_a_chunk_under_way_has_no_live_replica_before_it_is_handed_in(cluster: C
     choice = e.Choice(placements=[e.Placement(node_ids=["d1"])])
     made = cluster.one(n.Op(allocate=n.AllocateRequest(upload=upload, count=1)), choices=[choice])
     assert update(cluster, made.allocation.chunks[0].chunk, "d1", LIVE) == 0
-
-
-# Garbage
-
-
-def test_a_chunk_without_a_file_is_an_orphan_and_says_whose_it_was(cluster: Cluster) -> None:
-    cluster.upload(b"/x", 5)
-    chunk = chunk_of(cluster, b"/x")
-    cluster.one(clone(b"/x", b"/y"))
-    purged(cluster, b"/x")
-    assert rows(cluster, "SELECT * FROM orphan") == []
-    purged(cluster, b"/y")
-    found = rows(cluster, "SELECT chunk, since_index, deleted_by, path FROM orphan")
-    assert found == [(chunk, cluster.replica.index, "tester", b"/y")]
-
-
-def test_only_orphans_are_condemned(cluster: Cluster) -> None:
-    cluster.upload(b"/x", 5)
-    chunk = chunk_of(cluster, b"/x")
-    assert condemn(cluster, chunk, b"c" * 16, b"") == 0
-    purged(cluster, b"/x")
-    assert condemn(cluster, chunk, chunk) == 1
-    assert rows(cluster, "SELECT condemned_index, cycle FROM orphan") == [(cluster.replica.index, 7)]
-    assert rows(cluster, "SELECT state FROM chunk") == [(2,)]
-
-
-def test_a_condemned_chunk_is_forgotten_when_nobody_holds_it(cluster: Cluster) -> None:
-    cluster.upload(b"/x", 5, nodes=("d1", "d2"))
-    chunk = chunk_of(cluster, b"/x")
-    purged(cluster, b"/x")
-    assert forget(cluster, chunk) == 0  # not condemned
-    condemn(cluster, chunk)
-    assert forget(cluster, chunk) == 0  # two nodes may have it
-    assert update(cluster, chunk, "d1", GONE) == 1
-    assert update(cluster, chunk, "d2", GONE) == 1  # of a condemned chunk the last one too
-    assert forget(cluster, chunk, chunk) == 1
-    assert rows(cluster, "SELECT * FROM chunk") == rows(cluster, "SELECT * FROM orphan") == []
-
-
-def test_a_restored_chunk_is_held_and_condemned_no_more(cluster: Cluster) -> None:
-    cluster.upload(b"/x", 5)
-    chunk = chunk_of(cluster, b"/x")
-    purged(cluster, b"/x")
-    condemn(cluster, chunk)
-    assert restore(cluster, chunk, b"c" * 16) == 1
-    assert rows(cluster, "SELECT condemned_index, hold FROM orphan") == [(0, 1)]
-    assert rows(cluster, "SELECT state FROM chunk") == [(1,)]
-    assert condemn(cluster, chunk) == 0
-    assert forget(cluster, chunk) == 0
-
-
-def test_a_restored_chunk_that_never_had_bytes_is_not_sealed(cluster: Cluster) -> None:
-    upload = cluster.one(n.Op(open_upload=n.OpenUploadRequest(ref=ref(b"/x")))).upload.upload
-    choice = e.Choice(placements=[e.Placement(node_ids=["d1"])])
-    cluster.one(n.Op(allocate=n.AllocateRequest(upload=upload, count=1)), choices=[choice])
-    cluster.one(n.Op(abort_upload=n.AbortUploadRequest(upload=upload)))
-    ((chunk,),) = rows(cluster, "SELECT id FROM chunk")
-    assert isinstance(chunk, bytes)
-    condemn(cluster, chunk)
-    restore(cluster, chunk)
-    assert rows(cluster, "SELECT state FROM chunk") == [(0,)]
 
 
 # Packing

@@ -165,6 +165,7 @@ def test_only_chunks_that_are_known_and_not_condemned_are_valid(cluster: Cluster
     kept, garbage = store(cluster, b"/x", ("d1", "d2")), store(cluster, b"/y", ("d1", "d2"))
     cluster.one(delete(b"/y", purge=True))
     cluster.system(e.SystemCommand(reap_trash=e.ReapTrash(limit=100)))
+    cluster.system(e.SystemCommand(set_setting=e.SetSetting(key="gc.grace_ms", value="0")))
     db = cluster.replica.db
     assert queries.valid_chunk_ids(db, [kept, garbage, b"?" * 16]) == {kept, garbage}
     cluster.system(e.SystemCommand(condemn=e.CondemnChunks(chunks=[garbage], cycle=1)))

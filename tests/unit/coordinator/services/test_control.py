@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.services.collection import CollectionDesk
 from coordinator.services.control import MAINTENANCE_SECONDS_MAX, ControlService
 from quorumfs.errors import Code
 from quorumfs.v1 import admin_pb2 as a
@@ -27,7 +28,15 @@ class Served:
             anything,
             anything,
             leader.clock,
-            grace_seconds=5,
+            collection=CollectionDesk(
+                leader.gateway,
+                leader.soft,
+                anything,
+                lambda: None,
+                leader.clock,
+                grace_seconds=5,
+                interval_seconds=60,
+            ),
             repair_status=a.RepairStatus,
             alarms=list,
         )
@@ -145,7 +154,7 @@ def test_what_is_away_for_maintenance_is_not_hurt(leader: Coordinator, served: S
 
 
 def test_what_is_not_built_says_so(leader: Coordinator, served: Served) -> None:
-    answer = leader.run(lambda: served.service.RunGc(a.RunGcRequest(), CALL))
+    answer = leader.run(lambda: served.service.ControlToken(a.ControlTokenRequest(), CALL))
     assert answer.error.code == Code.INVALID_ARGUMENT
     assert "not built" in answer.error.message
 

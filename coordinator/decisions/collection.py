@@ -1,0 +1,79 @@
+"""What the garbage collection makes of what it was told: pure; the log decides in the end (docs/decisions/0008).
+
+`nodes` are always those whose inventory counts in this cycle; whoever is void appears in none of these arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from coordinator.decisions.packed import PackedIds
+
+SHRINK_CHUNKS_MIN = 100
+"""So many unexplained chunks are no alarm, whatever part of all they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    history: int
+    index: int
+    cluster_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a chunk's header on a disk says; `quarantined`: it is out of the way already."""
+
+    birth: Birth
+    length: int
+    checksum: int
+    quarantined: bool = False
+
+
+def absent(
+    known: Iterable[bytes], listed: Mapping[str, PackedIds], after: bytes, through: bytes | None
+) -> dict[bytes, list[str]]:
+    """Chunks that nodes listed and that are not `known`, with who listed them.
+
+    `known` are all that the metadata has behind `after` up to `through` (None: to the end).
+    """
+    have = frozenset(known)
+    found: dict[bytes, list[str]] = {}
+    for node_id in sorted(listed):
+        for chunk in listed[node_id].between(after, through):
+            if chunk not in have:
+                found.setdefault(chunk, []).append(node_id)
+    return found
+
+
+def unrecorded(chunk: bytes, recorded: Collection[str], listed: Mapping[str, PackedIds]) -> list[str]:
+    """Nodes that listed an orphan though the metadata does not know that they have it."""
+    return [node_id for node_id in sorted(listed) if node_id not in recorded and chunk in listed[node_id]]
+
+
+def may_adopt(found: Found | None, history: int, mark_index: int) -> bool:
+    """Whether a stray is one: what was born in this history after the mark has its row by now."""
+    if found is None or found.quarantined:
+        return False
+    return found.birth.history != history or found.birth.index <= mark_index
+
+
+def shrinks(unexplained: int, chunks: int, percent: float) -> bool:
+    """Whether so much garbage that nothing explains is evidence against the metadata, not against the chunks.
+
+    `chunks`: all that the metadata knows, and the strays of this cycle.
+    """
+    return unexplained > SHRINK_CHUNKS_MIN and unexplained * 100 > percent * max(chunks, 1)
+
+
+def deletions(
+    condemned: Iterable[tuple[bytes, int, Collection[str]]], nodes: Collection[str]
+) -> dict[str, list[tuple[bytes, int]]]:
+    """Node -> (chunk, index of its condemnation), for all that it may hold. Void nodes get none."""
+    orders: dict[str, list[tuple[bytes, int]]] = {}
+    for chunk, index, holders in condemned:
+        for node_id in holders:
+            if node_id in nodes:
+                orders.setdefault(node_id, []).append((chunk, index))
+    return orders

@@ -1,0 +1,334 @@
+"""One cycle of the garbage collection, in steps: gather, mark, adopt, condemn, sweep (docs/decisions/0008).
+
+1. A step is one page, one entry or one call. Between steps the thread may be stopped, and clients come first.
+2. Whatever is read here only proposes. `apply` looks at the state as it is then, and a node at what it knows.
+3. A node is *void* once it is dead, silent, refuses, or tells nonsense: from then on nothing that it told counts, and
+   it gets no orders before the next cycle.
+4. Any error of the metadata ends the cycle; the next one begins from nothing. What was condemned and not yet deleted
+   is in the log: the next cycle finds it there.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from common import log
+from coordinator.decisions import collection
+from coordinator.decisions.collection import Found
+from coordinator.decisions.liveness import Liveness
+from coordinator.decisions.packed import PackedIds
+from coordinator.duties.desk import Desk
+from coordinator.duties.holders import Deleted, Holders, Orders
+from coordinator.metadata import garbage
+from coordinator.metadata.garbage import Held
+from coordinator.soft.cycles import Report
+from coordinator.soft_state import SoftState
+from quorumfs.clock import Clock
+from quorumfs.errors import NotLeaderError, PreconditionFailedError, QuorumFSError
+from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import types_pb2 as t
+
+IDS_PER_PAGE = 10_000
+PER_ENTRY = 500
+STRAYS_PER_CYCLE = 100_000
+WOULD_CONDEMN_MAX = 10_000
+GATHER_SECONDS = 60.0  # without an inventory of any node
+LOOK_SECONDS = 0.1
+BUSY_SECONDS = 0.005
+FOREGROUND_SECONDS = 0.2
+ALARM = "gc_shrink_guard"
+
+T = TypeVar("T")
+_log = log.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What an operator has chosen; the grace is a replicated setting."""
+
+    shrink_guard_percent: float = 10.0
+
+
+class Cycle:
+    """`epoch`: of the leadership that runs it. One thread; other threads may read `report`."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        soft: SoftState,
+        holders: Holders,
+        clock: Clock,
+        policy: Policy,
+        epoch: t.Epoch,
+        *,
+        dry_run: bool,
+    ) -> None:
+        self._desk = desk
+        self._soft = soft
+        self._holders = holders
+        self._clock = clock
+        self._policy = policy
+        self._epoch = epoch
+        self._listed: dict[str, PackedIds] = {}
+        self.report = Report(dry_run)
+
+    def steps(self) -> Iterator[float]:
+        """Each `next` is a step; it gives the pause, in seconds, before the one after. Raises QuorumFSError."""
+        self._begin()
+        yield from self._gather()
+        strays = yield from self._mark()
+        found = yield from self._look_at(strays)
+        if not self._guard():
+            return
+        if not self.report.dry_run:
+            yield from self._adopt(found)
+        yield from self._condemn()
+        if not self.report.dry_run:
+            yield from self._sweep()
+        self.report.outcome = "done"
+
+    def _begin(self) -> None:
+        now = self._now()
+        self.report.cycle = now.cycle
+        if now.paused:
+            raise self._paused()
+        if not self.report.dry_run:
+            self.report.cycle = now.cycle + 1
+            self._propose(
+                e.SystemCommand(set_setting=e.SetSetting(key="gc.cycle", value=str(self.report.cycle)))
+            )
+
+    def _now(self) -> garbage.Cluster:
+        now = self._desk.look(garbage.cluster)
+        if now is None or now.history != self._epoch.history:
+            raise PreconditionFailedError("the metadata is not of this leadership's history yet")
+        return now
+
+    # Gather
+
+    def _gather(self) -> Iterator[float]:
+        nodes = {node_id for node_id, known in self._soft.known().items() if known.is_datanode}
+        waiting = {node_id for node_id in nodes if self._is_there(node_id)}
+        for node_id in nodes - waiting:
+            self._void(node_id, "it sends no heartbeats")
+        self._soft.ask_inventories(waiting)
+        until = self._clock.monotonic() + GATHER_SECONDS
+        while waiting:
+            came = self._soft.collected()
+            for one in came:
+                self._listed[one.node_id] = one.live
+                self.report.gathered += len(one.live)
+                waiting.discard(one.node_id)
+            if came:
+                until = self._clock.monotonic() + GATHER_SECONDS
+            for node_id in [one for one in waiting if not self._is_there(one)]:
+                self._void(node_id, "it sends no heartbeats any more")
+                waiting.remove(node_id)
+            if self._clock.monotonic() >= until:
+                for node_id in waiting:
+                    self._void(node_id, "its inventory did not come")
+                break
+            if waiting:
+                yield LOOK_SECONDS
+
+    def _is_there(self, node_id: str) -> bool:
+        pulse = self._soft.pulse(node_id)
+        return pulse.heard and pulse.liveness is not Liveness.DEAD
+
+    def _void(self, node_id: str, why: str) -> None:
+        """Nothing that it told counts any more."""
+        self._listed.pop(node_id, None)
+        self.report.void[node_id] = why
+        _log.warning("gc.node_void", node=node_id, cause=why)
+
+    # Mark
+
+    def _mark(self) -> Generator[float, None, dict[bytes, list[str]]]:
+        """The strays, with who listed them: what nodes have and no table has."""
+        yield self._enter("mark")
+        self.report.mark_index = self._now().index
+        strays: dict[bytes, list[str]] = {}
+        after = b""
+        while True:
+            page = self._desk.look(partial(garbage.chunk_ids, after=after, limit=IDS_PER_PAGE))
+            self.report.marked += len(page)
+            through = page[-1] if len(page) == IDS_PER_PAGE else None
+            found = collection.absent(page, self._listed, after, through)
+            self.report.strays += len(found)
+            room = STRAYS_PER_CYCLE - len(strays)
+            strays.update(list(found.items())[:room])
+            if through is None:
+                return strays
+            after = through
+            yield self._pause()
+
+    def _look_at(self, strays: dict[bytes, list[str]]) -> Generator[float, None, list[e.AdoptChunks.One]]:
+        """What may be adopted: strays, by their headers, and orphans with holders that are in no table."""
+        yield self._enter("examine")
+        adopt: list[e.AdoptChunks.One] = []
+        for chunk, nodes in strays.items():
+            found = self._find(chunk, nodes)
+            still = [node_id for node_id in nodes if node_id in self._listed]
+            if collection.may_adopt(found, self._epoch.history, self.report.mark_index) and still:
+                assert found is not None
+                adopt.append(_adoption(chunk, still, found))
+            else:
+                self.report.strays -= 1
+            yield 0.0
+        after = b""
+        while page := self._desk.look(partial(garbage.orphans, after=after, limit=IDS_PER_PAGE)):
+            for one in page:
+                more = collection.unrecorded(one.chunk, one.node_ids, self._listed)
+                if more:
+                    adopt.append(e.AdoptChunks.One(chunk=one.chunk, node_ids=more))
+            after = page[-1].chunk
+            yield self._pause()
+        return adopt
+
+    def _find(self, chunk: bytes, nodes: Sequence[str]) -> Found | None:
+        """What the first node that answers has of it. One that does not answer is void."""
+        for node_id in nodes:
+            if node_id not in self._listed:
+                continue
+            try:
+                found = self._holders.find(node_id, chunk)
+            except QuorumFSError as error:
+                self._void(node_id, str(error))
+                continue
+            if found is not None:
+                return found
+        return None
+
+    def _guard(self) -> bool:
+        """False: the cycle ends here. Nothing was written so far."""
+        counts = self._desk.look(garbage.counts)
+        chunks = self._desk.look(garbage.chunk_count) + self.report.strays
+        unexplained = counts.unexplained + self.report.strays
+        if not collection.shrinks(unexplained, chunks, self._policy.shrink_guard_percent):
+            self._soft.clear_alarm(ALARM)
+            return True
+        self.report.outcome = "stopped"
+        self.report.reason = (
+            f"{unexplained} of {chunks} chunks are garbage that no delete, overwrite or abort explains: more than "
+            f"{self._policy.shrink_guard_percent:g} %"
+        )
+        message = f"{self.report.reason}. Is the metadata older than the chunks? gc.shrink_guard_percent is the bound."
+        if not self.report.dry_run and self._soft.raise_alarm(ALARM, message):
+            _log.error("gc.stopped", reason=self.report.reason)
+        return False
+
+    # What is written
+
+    def _adopt(self, found: Sequence[e.AdoptChunks.One]) -> Iterator[float]:
+        yield self._enter("adopt")
+        for first in range(0, len(found), PER_ENTRY):
+            page = [
+                one
+                for one in found[first : first + PER_ENTRY]
+                if any(node_id in self._listed for node_id in one.node_ids)
+            ]
+            self.report.adopted += self._propose(e.SystemCommand(adopt=e.AdoptChunks(chunks=page)))[0]
+            yield self._pause()
+
+    def _condemn(self) -> Iterator[float]:
+        yield self._enter("condemn")
+        after = b""
+        while page := self._page(partial(garbage.due, after=after, limit=PER_ENTRY)):
+            self.report.candidates += len(page)
+            if self.report.dry_run:
+                room = WOULD_CONDEMN_MAX - len(self.report.would_condemn)
+                self.report.would_condemn += page[:room]
+            else:
+                command = e.CondemnChunks(chunks=page, cycle=self.report.cycle)
+                self.report.condemned += self._propose(e.SystemCommand(condemn=command))[0]
+            after = page[-1]
+            yield self._pause()
+
+    def _sweep(self) -> Iterator[float]:
+        """Delete what is condemned, of this cycle and of those before, and forget what nobody has any more."""
+        yield self._enter("sweep")
+        after = b""
+        while page := self._page(partial(garbage.condemned, after=after, limit=PER_ENTRY)):
+            orders = collection.deletions(
+                [(one.chunk, one.condemned_index, one.node_ids) for one in page], self._listed.keys()
+            )
+            gone: dict[str, Collection[bytes]] = {}
+            for node_id, condemned in orders.items():
+                gone[node_id] = self._delete(node_id, condemned).gone
+                yield 0.0
+            self._write_gone(page, gone)
+            after = page[-1].chunk
+            yield self._pause()
+
+    def _delete(self, node_id: str, condemned: Sequence[tuple[bytes, int]]) -> Deleted:
+        commit_index = self._desk.consensus.status().commit_index
+        try:
+            deleted = self._holders.delete(node_id, Orders(self._epoch, commit_index, condemned))
+        except QuorumFSError as error:
+            self._void(node_id, str(error))
+            return Deleted()
+        if deleted.refused:
+            _log.warning("gc.refused", node=node_id, chunks=len(deleted.refused), cause=deleted.why)
+        return deleted
+
+    def _write_gone(self, page: Sequence[Held], gone: dict[str, Collection[bytes]]) -> None:
+        removed = [
+            e.ReplicaUpdate(chunk=chunk, node_id=node_id)
+            for node_id, chunks in gone.items()
+            for chunk in chunks
+        ]
+        free = [
+            one.chunk for one in page if all(one.chunk in gone.get(node_id, ()) for node_id in one.node_ids)
+        ]
+        if not removed and not free:
+            return
+        done = self._propose(
+            e.SystemCommand(update_replicas=e.UpdateReplicas(updates=removed)),
+            e.SystemCommand(forget_chunks=e.ForgetChunks(chunks=free)),
+        )
+        self.report.deleted += done[1]
+
+    # Small things
+
+    def _enter(self, phase: str) -> float:
+        """The next phase; whoever stops between two steps can stop here."""
+        self.report.phase = phase
+        return 0.0
+
+    def _page(self, question: Callable[[sqlite3.Connection], list[T]]) -> list[T]:
+        """A page, unless an operator has paused the collection meanwhile: then the cycle ends."""
+
+        def ask(tx: sqlite3.Connection) -> list[T] | None:
+            now = garbage.cluster(tx)
+            return None if now is None or now.paused else question(tx)
+
+        found = self._desk.look(ask)
+        if found is None:
+            raise self._paused()
+        return found
+
+    def _paused(self) -> QuorumFSError:
+        self.report.outcome = "paused"
+        return PreconditionFailedError("the collection is paused", next="dfsctl gc resume")
+
+    def _propose(self, *commands: e.SystemCommand) -> list[int]:
+        """What each left. Raises NotLeaderError when the leadership is not this cycle's any more."""
+        if self._soft.epoch() != self._epoch:
+            raise NotLeaderError("the leadership that began this cycle is over")
+        return [one.number for one in self._desk.propose(commands)]
+
+    def _pause(self) -> float:
+        return FOREGROUND_SECONDS if self._desk.consensus.status().queue_ops else BUSY_SECONDS
+
+
+def _adoption(chunk: bytes, nodes: Sequence[str], found: Found) -> e.AdoptChunks.One:
+    birth = t.ChunkBirth(
+        history=found.birth.history, index=found.birth.index, cluster_ms=found.birth.cluster_ms
+    )
+    return e.AdoptChunks.One(
+        chunk=chunk, node_ids=nodes, birth=birth, length=found.length, checksum=found.checksum
+    )

@@ -1,0 +1,114 @@
+"""What the collection does at datanodes, over gRPC: ask what a chunk's header says, delete, restore.
+
+Every order carries the leader's epoch; the node decides whether it obeys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import grpc
+
+from coordinator.decisions.collection import Birth, Found
+from quorumfs.errors import ChunkNotFoundError, Code, QuorumFSError, UnavailableError
+from quorumfs.limits import RPC_DEADLINE_SECONDS
+from quorumfs.rpc.channels import ChannelSource
+from quorumfs.rpc.status import from_rpc
+from quorumfs.v1 import chunks_pb2 as pb
+from quorumfs.v1 import chunks_pb2_grpc
+from quorumfs.v1 import types_pb2 as t
+
+DELETE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """`gone`: in quarantine now, or not there. `refused`: the node keeps them; `why` is its last reason."""
+
+    gone: frozenset[bytes] = frozenset()
+    refused: frozenset[bytes] = frozenset()
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """In whose name, and how much of the log whoever orders knows."""
+
+    epoch: t.Epoch
+    commit_index: int
+    condemned: Sequence[tuple[bytes, int]] = field(default=())
+
+
+class Holders(Protocol):
+    """Datanodes by their id. Everything raises QuorumFSError when the node is unreachable or refuses the order."""
+
+    def find(self, node_id: str, chunk: bytes) -> Found | None:
+        """What the header says; None: it is not there, or cannot be read."""
+        ...
+
+    def delete(self, node_id: str, orders: Orders) -> Deleted:
+        """Have condemned chunks put in quarantine."""
+        ...
+
+    def quarantined(self, node_id: str, after: bytes, limit: int) -> list[bytes]:
+        """A page of what lies in its quarantine, in order."""
+        ...
+
+    def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> int:
+        """Void their condemnations up to that index and bring them back; how many are there now."""
+        ...
+
+
+class RemoteHolders:
+    """`address`: a node's gRPC address, None when it is not known."""
+
+    def __init__(self, channels: ChannelSource, address: Callable[[str], str | None]) -> None:
+        self._channels = channels
+        self._address = address
+
+    def find(self, node_id: str, chunk: bytes) -> Found | None:
+        try:
+            info: pb.ChunkInfo = self._call(node_id, "Stat", pb.StatChunkRequest(chunk=chunk))
+        except ChunkNotFoundError:
+            return None
+        except QuorumFSError as error:
+            if error.code is Code.CORRUPT:
+                return None
+            raise
+        birth = Birth(info.birth.history, info.birth.index, info.birth.cluster_ms)
+        return Found(birth, info.length, info.checksum, info.quarantined)
+
+    def delete(self, node_id: str, orders: Orders) -> Deleted:
+        request = pb.DeleteChunksRequest(
+            epoch=orders.epoch,
+            commit_index=orders.commit_index,
+            chunks=[pb.DeleteChunk(chunk=chunk, condemn_index=index) for chunk, index in orders.condemned],
+        )
+        answer: pb.DeleteChunksResponse = self._call(node_id, "Delete", request, DELETE_SECONDS)
+        return Deleted(
+            frozenset([*answer.quarantined, *answer.absent]),
+            frozenset(answer.refused),
+            answer.error.message,
+        )
+
+    def quarantined(self, node_id: str, after: bytes, limit: int) -> list[bytes]:
+        request = pb.ListChunksRequest(after=after, limit=limit, quarantined=True)
+        answer: pb.ListChunksResponse = self._call(node_id, "List", request)
+        return [one.chunk for one in answer.chunks]
+
+    def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> int:
+        request = pb.RestoreChunksRequest(epoch=epoch, chunks=chunks, void_below_index=void_below)
+        answer: pb.RestoreChunksResponse = self._call(node_id, "Restore", request, DELETE_SECONDS)
+        return len(answer.restored)
+
+    def _call(self, node_id: str, method: str, request: Any, seconds: float = RPC_DEADLINE_SECONDS) -> Any:
+        address = self._address(node_id)
+        if not address:
+            raise UnavailableError(f"{node_id} is not known here")
+        stub = chunks_pb2_grpc.ChunksStub(self._channels.get(address))
+        try:
+            return getattr(stub, method)(request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise from_rpc(error, f"{method} at {node_id}", sent=True) from error

@@ -1,0 +1,30 @@
+"""What a cycle of the garbage collection did, as its leader remembers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Report:
+    """`outcome`: running, done, stopped (by a guard), paused, failed; `reason`: why it ended early.
+
+    `void`: node id -> why nothing of it counted.
+    """
+
+    dry_run: bool
+    cycle: int = 0
+    phase: str = "gather"
+    outcome: str = "running"
+    reason: str = ""
+    mark_index: int = 0
+    marked: int = 0
+    gathered: int = 0
+    strays: int = 0
+    adopted: int = 0
+    candidates: int = 0
+    condemned: int = 0
+    deleted: int = 0
+    void: dict[str, str] = field(default_factory=dict)
+    would_condemn: list[bytes] = field(default_factory=list)
+    seconds: float = 0.0

@@ -1,0 +1,184 @@
+"""The garbage collection: where it stands, a cycle by hand, one chunk explained, what is held and what was deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from dfsctl import views
+from dfsctl.output import pairs, show, table
+from dfsctl.shell import Settings, command, settings
+from quorumfs.errors import InvalidArgumentError, TimedOutError
+from quorumfs.ids import ID_BYTES
+from quorumfs.v1 import admin_pb2
+
+PAGE = 500
+CHUNKS_PER_CALL = 500
+RUN_SECONDS = 3600.0
+
+chunks_argument = click.argument("chunks", metavar="CHUNK...", nargs=-1, required=True)
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many."
+)
+
+
+@command("status")
+def status() -> None:
+    """Where the collection stands, and what its last cycle did."""
+    given = settings()
+    with given.coordinator() as coordinator:
+        data = views.gc(coordinator.control("Control.GetGc", admin_pb2.GetGcRequest()))
+    show(given, data, lambda: pairs(data.items()))
+
+
+@command("run")
+@click.option("--dry-run", is_flag=True, help="Only say what it would do; change nothing.")
+@click.option("--wait", is_flag=True, help="Until the cycle is over.")
+def run(dry_run: bool, wait: bool) -> None:
+    """Run a cycle now. Without --wait it is only begun; a dry run is always waited for."""
+    given = settings()
+    request = admin_pb2.RunGcRequest(dry_run=dry_run, wait=wait or dry_run)
+    with given.coordinator() as coordinator:
+        report = coordinator.control("Control.RunGc", request, repeatable=dry_run)
+        rounds = int((given.timeout_seconds or RUN_SECONDS) / 3) + 1
+        while request.wait and report.outcome == "running" and rounds > 0:
+            again = admin_pb2.RunGcRequest(dry_run=dry_run, wait=True, ticket=report.ticket)
+            report = coordinator.control("Control.RunGc", again, repeatable=True)
+            rounds -= 1
+    if request.wait and report.outcome == "running":
+        raise TimedOutError("the cycle is not over", next="dfsctl gc status shows how it goes on")
+    data = views.gc_report(report)
+    show(given, data, lambda: pairs(data.items()))
+
+
+@command("pause")
+def pause() -> None:
+    """Condemn and delete nothing until `gc resume`, whoever leads."""
+    _control(admin_pb2.ControlGcRequest(pause=True))
+
+
+@command("resume")
+def resume() -> None:
+    """Go on collecting."""
+    _control(admin_pb2.ControlGcRequest(resume=True))
+
+
+def _control(request: admin_pb2.ControlGcRequest) -> None:
+    given = settings()
+    with given.coordinator() as coordinator:
+        data = views.gc(coordinator.control("Control.ControlGc", request))
+    show(given, data, lambda: pairs(data.items()))
+
+
+@command("candidates")
+@click.option("--held", is_flag=True, help="Those that wait for an operator instead.")
+@limit_option
+def candidates(held: bool, limit: int) -> None:
+    """Orphans that are not condemned yet, and the earliest time at which each can be."""
+    given = settings()
+    data = [views.chunk_story(one) for one in _listed(given, limit, held=held)]
+    rows = (
+        (
+            one["chunk"],
+            one["length"],
+            one["earliest_sweep_at"],
+            ", ".join(one["last_referenced_by"]),
+            one["held_by"],
+        )
+        for one in data
+    )
+    head = ("CHUNK", "BYTES", "EARLIEST", "LAST PATH", "HELD BY")
+    show(given, data, lambda: table(head, rows))
+
+
+@command("explain")
+@click.argument("chunk", metavar="CHUNK")
+def explain(chunk: str) -> None:
+    """In what state a chunk is, what refers to it or did last, who has it, and what keeps it from going."""
+    given = settings()
+    request = admin_pb2.ExplainChunkRequest(chunk=_id_of(chunk))
+    with given.coordinator() as coordinator:
+        data = views.chunk_story(coordinator.control("Control.ExplainChunk", request))
+    show(given, data, lambda: pairs(_words(data)))
+
+
+def _words(data: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((name, ", ".join(value) if isinstance(value, list) else value) for name, value in data.items())
+
+
+@command("release")
+@click.argument("chunks", metavar="[CHUNK...]", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All that are held.")
+def release(chunks: tuple[str, ...], everything: bool) -> None:
+    """End the hold of chunks: nobody needs them. Their grace begins now."""
+    given = settings()
+    if bool(chunks) == everything:
+        raise InvalidArgumentError("name chunks, or say --all", next="dfsctl gc candidates --held")
+    ids = [_id_of(one) for one in chunks]
+    if everything:
+        ids = [one.chunk for one in _listed(given, 10**9, held=True)]
+    _order(given, ids, release=True)
+
+
+@command("ls")
+@click.option("--node", "node_id", metavar="NODE", default="", help="Of this node only.")
+@limit_option
+def quarantine_ls(node_id: str, limit: int) -> None:
+    """What datanodes have in quarantine, and where."""
+    given = settings()
+    found = _listed(given, limit, quarantined=True, node_id=node_id)
+    data = [{"chunk": one.chunk.hex(), "nodes": list(one.quarantined_on)} for one in found]
+    show(
+        given,
+        data,
+        lambda: table(("CHUNK", "NODES"), ((one["chunk"], ", ".join(one["nodes"])) for one in data)),
+    )
+
+
+@command("restore")
+@chunks_argument
+def quarantine_restore(chunks: tuple[str, ...]) -> None:
+    """Bring chunks back out of quarantine; they are held until `gc release`."""
+    _order(settings(), [_id_of(one) for one in chunks], release=False)
+
+
+def _order(given: Settings, ids: list[bytes], *, release: bool) -> None:
+    details = []
+    with given.coordinator() as coordinator:
+        for first in range(0, len(ids), CHUNKS_PER_CALL):
+            page = ids[first : first + CHUNKS_PER_CALL]
+            request = admin_pb2.RestoreQuarantinedRequest(chunks=page, release=release)
+            details.append(coordinator.control("Control.RestoreQuarantined", request).detail)
+    show(given, {"chunks": len(ids), "details": details}, lambda: details or ["nothing is held"])
+
+
+def _listed(given: Settings, limit: int, **fields: Any) -> list[admin_pb2.ChunkStory]:
+    found: list[admin_pb2.ChunkStory] = []
+    after = b""
+    with given.coordinator() as coordinator:
+        while len(found) < limit:
+            request = admin_pb2.ListCandidatesRequest(
+                after=after, limit=min(PAGE, limit - len(found)), **fields
+            )
+            page = coordinator.control("Control.ListCandidates", request)
+            found += page.chunks
+            after = page.next
+            if not after:
+                break
+    return found
+
+
+def _id_of(text: str) -> bytes:
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != ID_BYTES:
+        raise InvalidArgumentError(
+            f"{text[:64]!a} is no chunk id",
+            cause=f"it is {2 * ID_BYTES} hex digits",
+            next="dfsctl locate shows them",
+        )
+    return raw

@@ -1,0 +1,207 @@
+"""What operators ask of the garbage collection, and tell it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from coordinator.metadata import invariants
+from coordinator.services.collection import CollectionDesk
+from quorumfs.errors import BusyError, InvalidArgumentError, NotFoundError, NotLeaderError
+from quorumfs.v1 import admin_pb2 as a
+from tests.support.farm import GRACE_SECONDS, NODES, Farm
+
+STRAY = b"s" * 16
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Iterator[Farm]:
+    made = Farm(tmp_path)
+    yield made
+    assert invariants.violations(made.leader.db) == []
+    made.leader.consensus.close()
+
+
+@pytest.fixture
+def desk(farm: Farm) -> CollectionDesk:
+    leader = farm.leader
+    return CollectionDesk(
+        leader.gateway,
+        leader.soft,
+        lambda: farm.nodes,
+        lambda: farm.collect,
+        leader.clock,
+        grace_seconds=5.0,
+        interval_seconds=60.0,
+    )
+
+
+def explain(farm: Farm, desk: CollectionDesk, chunk: bytes) -> a.ChunkStory:
+    return farm.leader.run(lambda: desk.explain(chunk))
+
+
+def deleted(farm: Farm) -> bytes:
+    """A chunk that is in quarantine everywhere, and in no table."""
+    chunk = farm.store(b"/gone")
+    farm.remove(b"/gone")
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 1
+    return chunk
+
+
+def test_the_status_counts_and_has_the_last_cycle(farm: Farm, desk: CollectionDesk) -> None:
+    farm.store(b"/x")
+    farm.remove(b"/x")
+    farm.cycle()
+    told = farm.leader.run(desk.status)
+    assert (told.state, told.phase, told.cycle, told.candidates) == ("idle", "none", 1, 1)
+    assert (told.grace_seconds, told.last_cycle.outcome) == (GRACE_SECONDS, "done")
+    assert told.authoritative
+
+
+def test_a_chunk_is_explained_through_its_whole_life(farm: Farm, desk: CollectionDesk) -> None:
+    chunk = farm.store(b"/x")
+    told = explain(farm, desk, chunk)
+    assert (told.state, told.referenced_by, told.seen_on) == ("referenced", ["/x"], list(NODES))
+    assert told.held_by == "files refer to it"
+    farm.remove(b"/x")
+    told = explain(farm, desk, chunk)
+    assert (told.state, told.last_referenced_by, told.held_by) == ("orphan", ["/x"], "its grace is not over")
+    assert told.earliest_sweep_wall_ms == farm.leader.clock.wall_ms() + GRACE_SECONDS * 1000
+    assert told.deleted_at_index > 0
+    farm.pass_time(GRACE_SECONDS)
+    farm.cycle()
+    told = explain(farm, desk, chunk)
+    assert (told.state, told.quarantined_on) == ("quarantined", list(NODES))
+    farm.stray(STRAY, "d1")
+    assert explain(farm, desk, STRAY).state == "stray"
+    assert explain(farm, desk, b"n" * 16).state == "unknown"
+    with pytest.raises(InvalidArgumentError):
+        explain(farm, desk, b"short")
+
+
+def test_what_is_restored_comes_back_everywhere_and_stays_until_it_is_released(
+    farm: Farm, desk: CollectionDesk
+) -> None:
+    chunk = deleted(farm)
+    detail = farm.leader.run(lambda: desk.restore([chunk]))
+    assert "3 replicas" in detail
+    assert farm.on(chunk) == list(NODES)
+    farm.pass_time(10 * GRACE_SECONDS)
+    assert farm.cycle().condemned == 0
+    told = explain(farm, desk, chunk)
+    assert (told.state, "gc release" in told.held_by) == ("orphan", True)
+    (held,) = farm.leader.run(lambda: desk.candidates(a.ListCandidatesRequest(held=True))).chunks
+    assert held.chunk == chunk
+    assert "1 of 1" in farm.leader.run(lambda: desk.release([chunk]))
+    assert farm.cycle().condemned == 0
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 1
+    assert farm.on(chunk) == []
+
+
+def test_a_delete_that_is_on_its_way_does_not_undo_a_restore(farm: Farm, desk: CollectionDesk) -> None:
+    chunk = farm.store(b"/x")
+    farm.remove(b"/x")
+    farm.pass_time(GRACE_SECONDS)
+    ticket = farm.collect.request(dry_run=False)
+    farm.step_until("sweep")
+    restored: list[bytes] = []
+
+    def in_between() -> None:
+        if not restored:
+            restored.append(chunk)
+            farm.leader.run(lambda: desk.restore([chunk]))
+
+    farm.nodes.before_orders = in_between
+    report = farm.finish(ticket)
+    assert (restored, report.deleted) == ([chunk], 0)
+    assert farm.on(chunk) == list(NODES)
+    farm.pass_time(10 * GRACE_SECONDS)
+    assert farm.cycle().deleted == 0
+    assert farm.on(chunk) == list(NODES)
+
+
+def test_what_is_nowhere_cannot_be_restored(farm: Farm, desk: CollectionDesk) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        farm.leader.run(lambda: desk.restore([STRAY]))
+    assert explain(farm, desk, STRAY).state == "unknown"
+
+
+def test_candidates_and_quarantine_come_in_pages(farm: Farm, desk: CollectionDesk) -> None:
+    chunks = sorted(farm.store(b"/%d" % k) for k in range(5))
+    for k in range(5):
+        farm.remove(b"/%d" % k)
+
+    def pages(**fields: Any) -> list[bytes]:
+        found: list[bytes] = []
+        after = b""
+        while True:
+            request = a.ListCandidatesRequest(after=after, limit=2, **fields)
+            page = farm.leader.run(lambda request=request: desk.candidates(request))
+            found += [one.chunk for one in page.chunks]
+            after = page.next
+            if not after:
+                return found
+
+    assert pages() == chunks
+    farm.pass_time(GRACE_SECONDS)
+    farm.cycle()
+    assert pages() == []
+    assert pages(quarantined=True) == chunks
+    farm.nodes["d1"].reachable = False
+    assert pages(quarantined=True, node_id="d1") == []
+    assert pages(quarantined=True) == chunks
+
+
+def test_a_run_is_begun_waited_for_and_looked_after(farm: Farm, desk: CollectionDesk) -> None:
+    async def run(**fields: Any) -> a.GcReport:
+        return await desk.run(a.RunGcRequest(**fields))
+
+    begun = farm.leader.run(run)
+    assert (begun.outcome, begun.ticket) == ("running", 1)
+    farm.finish(1)
+    assert farm.leader.run(lambda: run(ticket=1, wait=True)).outcome == "done"
+    with pytest.raises(NotFoundError):
+        farm.leader.run(lambda: run(ticket=7))
+
+    async def waiting() -> a.GcReport:
+        asked = asyncio.create_task(run(dry_run=True, wait=True))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(farm.finish, 2)
+        return await asked
+
+    assert farm.leader.run(waiting).outcome == "done"
+
+
+def test_pausing_is_an_entry(farm: Farm, desk: CollectionDesk) -> None:
+    told = farm.leader.run(lambda: desk.control(a.ControlGcRequest(pause=True)))
+    assert (told.state, told.paused) == ("paused", True)
+    assert farm.cycle().outcome == "paused"
+    assert not farm.leader.run(lambda: desk.control(a.ControlGcRequest(resume=True))).paused
+    with pytest.raises(InvalidArgumentError):
+        farm.leader.run(lambda: desk.control(a.ControlGcRequest()))
+
+
+def test_who_does_not_lead_tells_only_what_the_tables_say(farm: Farm, desk: CollectionDesk) -> None:
+    farm.leader.consensus.depose("c2")
+    told = farm.leader.run(desk.status)
+    assert (told.authoritative, told.leader.node_id) == (False, "c2")
+    for ask in (
+        lambda: desk.explain(STRAY),
+        lambda: desk.candidates(a.ListCandidatesRequest()),
+        lambda: desk.run(a.RunGcRequest()),
+        lambda: desk.restore([STRAY]),
+    ):
+        with pytest.raises(NotLeaderError):
+            farm.leader.run(cast(Any, ask))
+
+
+def test_a_leader_without_its_duties_yet_is_busy(farm: Farm, desk: CollectionDesk) -> None:
+    desk._collect = lambda: None
+    with pytest.raises(BusyError):
+        farm.leader.run(lambda: desk.run(a.RunGcRequest()))
