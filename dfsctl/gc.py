@@ -30,7 +30,14 @@ def status() -> None:
     given = settings()
     with given.coordinator() as coordinator:
         data = views.gc(coordinator.control("Control.GetGc", admin_pb2.GetGcRequest()))
-    show(given, data, lambda: pairs(data.items()))
+
+    def lines() -> list[str]:
+        accounting = [one.values() for one in data["accounting"]]
+        head = [name.removesuffix("_bytes").upper() for name in views.disk_classes(admin_pb2.DiskClasses())]
+        rest = pairs((name, value) for name, value in data.items() if name != "accounting")
+        return [*rest, *(table(head, map(list, accounting)) if accounting else [])]
+
+    show(given, data, lines)
 
 
 @command("run")

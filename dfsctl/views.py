@@ -121,6 +121,23 @@ def gc(answer: admin_pb2.GcStatus) -> dict[str, Any]:
         "paused": answer.paused,
         "interval_seconds": answer.interval_seconds,
         "last_cycle": gc_report(answer.last_cycle) if answer.HasField("last_cycle") else None,
+        "accounting": [disk_classes(one) for one in answer.accounting],
+    }
+
+
+def disk_classes(one: admin_pb2.DiskClasses) -> dict[str, Any]:
+    """Every byte of a node's disks in one class each."""
+    return {
+        "node_id": one.node_id,
+        "total_bytes": one.total_bytes,
+        "free_bytes": one.free_bytes,
+        "referenced_bytes": one.referenced_bytes,
+        "uploading_bytes": one.uploading_bytes,
+        "orphan_bytes": one.orphan_bytes,
+        "condemned_bytes": one.condemned_bytes,
+        "quarantined_bytes": one.quarantined_bytes,
+        "unaccounted_bytes": one.unaccounted_bytes,
+        "other_bytes": one.other_bytes,
     }
 
 

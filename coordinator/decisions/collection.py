@@ -77,3 +77,41 @@ def deletions(
             if node_id in nodes:
                 orders.setdefault(node_id, []).append((chunk, index))
     return orders
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a node's disks report together, in bytes."""
+
+    total: int
+    free: int
+    used: int
+    quarantined: int
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Every byte of a node's disks, in one class each: together they are `room.total`, unless its last heartbeat is
+    older than what the metadata says."""
+
+    room: Room
+    referenced: int
+    uploading: int
+    orphan: int
+    condemned: int
+    unaccounted: int
+    other: int
+
+
+def account(room: Room, placed: Mapping[str, int]) -> Classes:
+    """`placed`: bytes of content by what holds their chunks (`metadata.garbage.Placed.kind`)."""
+    known = sum(placed.values())
+    return Classes(
+        room,
+        placed.get("referenced", 0),
+        placed.get("uploading", 0),
+        placed.get("orphan", 0),
+        placed.get("condemned", 0),
+        max(0, room.used - known),
+        max(0, room.total - room.free - room.quarantined - max(room.used, known)),
+    )

@@ -1,4 +1,4 @@
-"""One cycle of the garbage collection, in steps: gather, mark, adopt, condemn, sweep (docs/decisions/0008).
+"""One cycle of the garbage collection, in steps: gather, mark, adopt, condemn, sweep, account (docs/decisions/0008).
 
 1. A step is one page, one entry or one call. Between steps the thread may be stopped, and clients come first.
 2. Whatever is read here only proposes. `apply` looks at the state as it is then, and a node at what it knows.
@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ from typing import TypeVar
 
 from common import log
 from coordinator.decisions import collection
-from coordinator.decisions.collection import Found
+from coordinator.decisions.collection import Found, Room
 from coordinator.decisions.liveness import Liveness
 from coordinator.decisions.packed import PackedIds
 from coordinator.duties.desk import Desk
@@ -89,6 +90,7 @@ class Cycle:
         yield from self._condemn()
         if not self.report.dry_run:
             yield from self._sweep()
+            yield from self._account()
         self.report.outcome = "done"
 
     def _begin(self) -> None:
@@ -291,6 +293,28 @@ class Cycle:
             e.SystemCommand(forget_chunks=e.ForgetChunks(chunks=free)),
         )
         self.report.deleted += done[1]
+
+    def _account(self) -> Iterator[float]:
+        """What the disks of the nodes that counted are full of."""
+        yield self._enter("account")
+        for node_id in sorted(self._listed):
+            placed: Counter[str] = Counter()
+            after = b""
+            while page := self._desk.look(
+                partial(garbage.placed, node_id=node_id, after=after, limit=IDS_PER_PAGE)
+            ):
+                for one in page:
+                    placed[one.kind] += one.length
+                after = page[-1].chunk
+                yield self._pause()
+            disks = self._soft.pulse(node_id).disks
+            room = Room(
+                sum(disk.total_bytes for disk in disks),
+                sum(disk.free_bytes for disk in disks),
+                sum(disk.used_bytes for disk in disks),
+                sum(disk.quarantined_bytes for disk in disks),
+            )
+            self.report.accounting[node_id] = collection.account(room, placed)
 
     # Small things
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from coordinator.decisions.collection import Found
+from coordinator.decisions.collection import Classes, Found
 from coordinator.metadata import garbage, queries
 from coordinator.metadata.garbage import Story
 from coordinator.services.gateway import Gateway
@@ -117,6 +117,9 @@ class CollectionDesk:
         status.phase = phase or "none"
         if collect is not None and collect.last is not None:
             status.last_cycle.CopyFrom(wire(collect.last, 0))
+            status.accounting.extend(
+                classes(node_id, one) for node_id, one in sorted(collect.last.accounting.items())
+            )
         return status
 
     async def _count(self) -> garbage.Counts:
@@ -223,7 +226,8 @@ class CollectionDesk:
         return f"{done} of {len(chunks)} were held, and are not any more; their grace begins now"
 
     async def restore(self, chunks: Sequence[bytes]) -> str:
-        """Hold the chunks, void their condemnations, and bring them back where they lie in quarantine."""
+        """Hold the chunks, void their condemnations, and bring them back where they lie in quarantine; a sentence that
+        also names the nodes on which that did not work. Again is harmless."""
         check_ids(chunks)
         self._gateway.require_leadership()
         adopted = [one for chunk in chunks if (one := await self._adoption(chunk)) is not None]
@@ -242,11 +246,17 @@ class CollectionDesk:
         nodes, epoch, holders = self._there(), self._soft.epoch(), self._holders()
         asked = [asyncio.to_thread(holders.restore, one, epoch, chunks, void_below) for one in nodes]
         back = 0
-        for answer in await asyncio.gather(*asked, return_exceptions=True):
-            if isinstance(answer, BaseException):
+        silent = []
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for node_id, answer in zip(nodes, answers, strict=True):
+            if isinstance(answer, int):
+                back += answer
+            elif isinstance(answer, QuorumFSError):
+                silent.append(f"{node_id}: {answer}")
+            else:
                 raise answer
-            back += answer
-        return f"{len(chunks)} chunks are held, with {back} replicas on {len(nodes)} nodes"
+        told = f"{len(chunks)} chunks are held; {back} replicas of them are there on {len(nodes)} nodes"
+        return "; ".join([told, *silent])
 
     async def _adoption(self, chunk: bytes) -> e.AdoptChunks.One | None:
         """Who has it in quarantine, as the log is told."""
@@ -310,4 +320,19 @@ def wire(report: Report, ticket: int) -> a.GcReport:
         dry_run=report.dry_run,
         would_condemn=report.would_condemn if report.outcome != "running" else (),
         ticket=ticket,
+    )
+
+
+def classes(node_id: str, one: Classes) -> a.DiskClasses:
+    return a.DiskClasses(
+        node_id=node_id,
+        total_bytes=one.room.total,
+        free_bytes=one.room.free,
+        referenced_bytes=one.referenced,
+        uploading_bytes=one.uploading,
+        orphan_bytes=one.orphan,
+        condemned_bytes=one.condemned,
+        quarantined_bytes=one.room.quarantined,
+        unaccounted_bytes=one.unaccounted,
+        other_bytes=one.other,
     )

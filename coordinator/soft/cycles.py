@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from coordinator.decisions.collection import Classes
+
 
 @dataclass(slots=True)
 class Report:
     """`outcome`: running, done, stopped (by a guard), paused, failed; `reason`: why it ended early.
 
-    `void`: node id -> why nothing of it counted.
+    `void`: node id -> why nothing of it counted. `accounting`: node id -> what its disks are full of, at the end.
     """
 
     dry_run: bool
@@ -28,3 +30,4 @@ class Report:
     void: dict[str, str] = field(default_factory=dict)
     would_condemn: list[bytes] = field(default_factory=list)
     seconds: float = 0.0
+    accounting: dict[str, Classes] = field(default_factory=dict)

@@ -1140,7 +1140,7 @@ class GcStatus(_message.Message):
     def error(self) -> _types_pb2.ErrorDetail: ...
     @_builtins.property
     def accounting(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskClasses]:
-        """as of the last mark of this leadership"""
+        """as of the last cycle of this leadership"""
 
     @_builtins.property
     def leader(self) -> _types_pb2.LeaderHint: ...
@@ -1173,7 +1173,7 @@ Global___GcStatus: _TypeAlias = GcStatus  # noqa: Y015
 
 @_typing.final
 class DiskClasses(_message.Message):
-    """Every byte of a node's disks, in exactly one class; they add up to `total_bytes`. Chunks count with their headers."""
+    """Every byte of a node's disks, in exactly one class; they add up to `total_bytes`. Of chunks the content counts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1198,7 +1198,7 @@ class DiskClasses(_message.Message):
     condemned_bytes: _builtins.int
     quarantined_bytes: _builtins.int
     unaccounted_bytes: _builtins.int
-    """of chunks of which the metadata knows no sealed replica there"""
+    """headers and checksums, and chunks of which no table says that they are there"""
     other_bytes: _builtins.int
     """not of chunks: the reserve, and what else is on the file system"""
     def __init__(

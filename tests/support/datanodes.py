@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from coordinator.decisions.collection import Birth, Found
@@ -31,6 +31,7 @@ class Datanode:
     commit_index: int = 0
     reachable: bool = True
     page_ids: int = 1000
+    heard: tuple[int, int] = (0, 0)  # as `epoch`, whatever `obey` makes of it
 
     def obey(self, epoch: t.Epoch) -> None:
         told = (epoch.history, epoch.term)
@@ -41,12 +42,19 @@ class Datanode:
     def hear(self, epoch: t.Epoch, commit_index: int) -> None:
         """What the answer to a heartbeat says."""
         self.obey(epoch)
+        self.heard = max(self.heard, (epoch.history, epoch.term))
         self.commit_index = max(self.commit_index, commit_index)
+
+    def check_log(self, commit_index: int) -> None:
+        if commit_index < self.commit_index:
+            raise HistoryBehindError(f"{self.node_id} has heard of more")
 
     def delete(self, orders: Orders) -> Deleted:
         self.obey(orders.epoch)
-        if orders.commit_index < self.commit_index:
-            raise HistoryBehindError(f"{self.node_id} has heard of more")
+        self.check_log(orders.commit_index)
+        told = (orders.epoch.history, orders.epoch.term)
+        assert told >= self.heard, f"{self.node_id} obeyed a leader that was deposed"
+        assert orders.commit_index >= self.commit_index, f"{self.node_id} obeyed a leader that knows less"
         gone, refused, why = set(), set(), ""
         for chunk, index in orders.condemned:
             try:
@@ -84,6 +92,7 @@ class Datanodes:
     def __init__(self, *node_ids: str) -> None:
         self.nodes = {node_id: Datanode(node_id) for node_id in node_ids}
         self.before_orders: Callable[[], None] = lambda: None
+        self.void: Callable[[], Collection[str]] = tuple  # nodes that must get no orders now
         self.orders = 0
 
     def __getitem__(self, node_id: str) -> Datanode:
@@ -107,6 +116,7 @@ class Datanodes:
     def delete(self, node_id: str, orders: Orders) -> Deleted:
         self.before_orders()
         node = self._reach(node_id)
+        assert node_id not in self.void(), f"{node_id} is void and got an order"
         self.orders += 1
         return node.delete(orders)
 

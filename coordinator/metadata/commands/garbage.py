@@ -130,10 +130,13 @@ def restore(context: Context, command: e.RestoreChunks) -> int:
 
 
 def release(context: Context, command: e.ReleaseChunks) -> int:
-    """End the hold of orphans; their grace begins anew."""
+    """End the hold of orphans; their grace begins anew. What was born in a later history stays: no node would let a
+    leader of this one delete it."""
     return sum(
         context.execute(
-            "UPDATE orphan SET hold = 0, since_ms = ? WHERE chunk = ? AND hold <> 0", (context.now_ms, chunk)
+            "UPDATE orphan SET hold = 0, since_ms = ? WHERE chunk = ? AND hold <> 0"
+            " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.id = orphan.chunk AND birth_history <= ?)",
+            (context.now_ms, chunk, context.history),
         ).rowcount
         for chunk in command.chunks
     )

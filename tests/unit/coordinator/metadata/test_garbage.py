@@ -223,13 +223,19 @@ def test_after_a_new_history_began_strays_of_the_old_one_wait_for_an_operator(cl
 
 def test_a_released_chunk_gets_its_whole_grace_anew(cluster: Cluster) -> None:
     set_grace(cluster, 1000)
-    adopt(cluster, STRAY, "d1", birth=(9, 2, 1000))
+    adopt(cluster, STRAY, "d1", birth=(0, 2, 1000))
     cluster.now_ms += 5000
     assert release(cluster, STRAY, b"?" * 16) == 1
     assert release(cluster, STRAY) == 0
     assert condemn(cluster, STRAY) == 0
     cluster.now_ms += 1000
     assert condemn(cluster, STRAY) == 1
+
+
+def test_a_chunk_of_a_later_history_is_not_released(cluster: Cluster) -> None:
+    adopt(cluster, STRAY, "d1", birth=(2, 2, 1000))
+    assert release(cluster, STRAY) == 0
+    assert condemn(cluster, STRAY) == 0
 
 
 def test_a_chunk_that_is_held_is_held_on_when_it_is_restored(cluster: Cluster) -> None:

@@ -126,6 +126,19 @@ def test_a_delete_that_is_on_its_way_does_not_undo_a_restore(farm: Farm, desk: C
     assert farm.on(chunk) == list(NODES)
 
 
+def test_a_node_that_does_not_answer_is_named_and_the_chunk_is_held_all_the_same(
+    farm: Farm, desk: CollectionDesk
+) -> None:
+    chunk = farm.store(b"/x")
+    farm.remove(b"/x")
+    farm.nodes["d2"].reachable = False
+    assert "d2 does not answer" in farm.leader.run(lambda: desk.restore([chunk]))
+    farm.nodes["d2"].reachable = True
+    farm.pass_time(10 * GRACE_SECONDS)
+    assert farm.cycle().deleted == 0
+    assert farm.on(chunk) == list(NODES)
+
+
 def test_what_is_nowhere_cannot_be_restored(farm: Farm, desk: CollectionDesk) -> None:
     with pytest.raises(NotFoundError, match="nowhere"):
         farm.leader.run(lambda: desk.restore([STRAY]))
