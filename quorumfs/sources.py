@@ -249,7 +249,7 @@ def _of_descriptor(fd: int, path: Any) -> tuple[Source, Callable[[], None]]:
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(21, "Is a directory", os.fspath(path))
-    if stat.S_ISREG(status.st_mode):
+    if stat.S_ISREG(status.st_mode) and not _hides_its_size(fd):
         return FileSource(fd), lambda: os.close(fd)
     stream = io.FileIO(fd, "r")
     return StreamSource(stream), stream.close
@@ -258,9 +258,16 @@ def _of_descriptor(fd: int, path: Any) -> tuple[Source, Callable[[], None]]:
 def _is_plain_file(file: io.FileIO | io.BufferedReader) -> bool:
     raw = file.raw if isinstance(file, io.BufferedReader) else file
     try:
-        return isinstance(raw, io.FileIO) and stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
+        if not isinstance(raw, io.FileIO):
+            return False
+        return stat.S_ISREG(os.fstat(raw.fileno()).st_mode) and not _hides_its_size(raw.fileno())
     except (OSError, ValueError):
         return False
+
+
+def _hides_its_size(fd: int) -> bool:
+    """Whether a plain file has bytes though its size is 0, as those of /proc do: it is read to its end instead."""
+    return os.fstat(fd).st_size == 0 and bool(os.pread(fd, 1, 0))
 
 
 def _changed() -> PreconditionFailedError:

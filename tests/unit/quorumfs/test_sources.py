@@ -161,3 +161,22 @@ def test_a_text_stream_that_hides_is_found_out() -> None:
     source, _ = open_source(Text())
     with pytest.raises(TypeError, match="binary"):
         source.whole(10)
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="proc(5) is Linux'")
+def test_a_file_that_says_it_is_empty_but_is_not_is_read_to_its_end() -> None:
+    version = Path("/proc/version")
+    assert version.stat().st_size == 0
+    source, close = open_source(version)
+    assert source.whole(MIB) == version.read_bytes() != b""
+    close()
+    with version.open("rb") as file:
+        source, _ = open_source(file)
+        assert source.whole(MIB) == version.read_bytes()
+
+
+def test_an_empty_file_can_be_sent_again(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    source, close = open_source(tmp_path / "empty")
+    assert (source.size, source.replayable, source.whole(10)) == (0, True, b"")
+    close()
