@@ -18,6 +18,11 @@ from quorumfs.errors import Exit, QuorumFSError
 
 def main() -> NoReturn:
     """The console script."""
+    if sys.stderr is None:  # closed by whoever started us: the exit code still speaks
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  it lives as long as we do
+    if sys.stdout is None:
+        closed = errors.LocalError("stdout is closed", next="send it somewhere, if only to /dev/null")
+        sys.exit(errors.report(closed, as_json=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names are UTF-8, whatever the locale says
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from dfsctl.errors import printable
+from dfsctl.errors import LocalError, printable
 from dfsctl.local_tree import refuse_existing
 from dfsctl.output import show
 from dfsctl.progress import meter
@@ -50,6 +50,8 @@ def put(
     given = settings()
     wishes = Wishes(no_clobber, parents, replication or 0)
     is_stdin = str(source) == "-"
+    if is_stdin and sys.stdin is None:
+        raise LocalError("stdin is closed", next="pipe something into it, or name a file")
     mode = 0 if is_stdin else source.stat().st_mode
     if target.endswith("/") and not is_stdin and not stat.S_ISDIR(mode):
         target = below(target, source.name)

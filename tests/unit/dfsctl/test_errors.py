@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -149,3 +150,23 @@ def test_help_and_dev_status_load_no_grpc(argv: list[str], tmp_path: Path) -> No
         timeout=60,
     )
     assert json.loads(done.stderr.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("version >&-", 1, "stdout is closed"),
+        ("put - /x <&-", 1, "stdin is closed"),
+        ("ls relative 2>&-", 2, ""),
+    ],
+)
+def test_a_closed_stream_is_said_in_words(line: str, code: int, said: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -m dfsctl {line}', sys.executable],
+        capture_output=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, said in done.stderr) == (code, True)
+    assert not list(tmp_path.rglob("last-error.txt"))
