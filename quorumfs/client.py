@@ -200,9 +200,14 @@ class Client:
         expected_version: int = 0,
         mode: int = 0,
     ) -> FileStatus:
-        """Store `data` as `path`, atomically; durable and visible on return."""
+        """Store `data` as `path`, atomically; durable and visible on return. TypeError: text is no bytes."""
         return self.put(
-            data, path, if_absent=if_absent, expected_version=expected_version, mode=mode, modified_ns=0
+            memoryview(data),
+            path,
+            if_absent=if_absent,
+            expected_version=expected_version,
+            mode=mode,
+            modified_ns=0,
         )
 
     def read_text(self, path: RemotePath, encoding: str = "utf-8") -> str:

@@ -73,6 +73,13 @@ def test_a_buffer_may_change_its_size_again_after_it_was_stored(fs: Client) -> N
     assert fs.read_bytes("/a") == DATA[MIB:]
 
 
+def test_text_given_as_bytes_is_refused_and_not_taken_for_a_local_path(fs: Client, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("local")
+    with pytest.raises(TypeError):
+        fs.write_bytes("/a", str(tmp_path / "secret"))  # type: ignore[arg-type]  that is the mistake
+    assert not fs.exists("/a")
+
+
 def test_if_absent_refuses_what_is_there(fs: Client) -> None:
     fs.write_bytes("/a", b"1", if_absent=True)
     with pytest.raises(AlreadyExistsError):
