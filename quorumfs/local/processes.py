@@ -34,6 +34,7 @@ MALLOC_ENVIRONMENT: Mapping[str, str] = {
 }
 _POLL_SECONDS = 0.02
 _COLLECT_SECONDS = 1.0
+_SIGNAL_SECONDS = 10.0
 _CMDLINE_BYTES_MAX = 64 * 1024
 
 
@@ -94,7 +95,10 @@ class Processes:
         return found
 
     def send(self, spec: ProcessSpec, number: signal.Signals) -> bool:
-        """Send a signal; SIGKILL, SIGSTOP, SIGCONT go to its whole group. False: it does not run."""
+        """Send a signal; SIGKILL, SIGSTOP, SIGCONT go to its whole group. False: it does not run.
+
+        The kernel stops and continues a process a moment after it was asked to: those two are waited for.
+        """
         found = self.running(spec)
         if found is None:
             return False
@@ -106,7 +110,20 @@ class Processes:
                 os.kill(found.pid, number)
         except ProcessLookupError:
             return False
+        if number in (signal.SIGSTOP, signal.SIGCONT):
+            self._wait_paused(spec, number is signal.SIGSTOP)
         return True
+
+    def _wait_paused(self, spec: ProcessSpec, paused: bool) -> None:
+        """Until it is paused, or is not, or has ended. Raises TimedOutError."""
+        deadline = time.monotonic() + _SIGNAL_SECONDS
+        while (found := self.running(spec)) is not None and found.paused != paused:
+            if time.monotonic() >= deadline:
+                raise TimedOutError(
+                    f"{spec.name} is {'not ' if paused else 'still '}paused {_SIGNAL_SECONDS:g} s after the signal",
+                    next="a process that waits for a disk cannot be paused: look at dmesg",
+                )
+            time.sleep(_POLL_SECONDS)
 
     def stop(self, specs: Iterable[ProcessSpec], deadline_seconds: float) -> list[ProcessSpec]:
         """SIGTERM to all of them, SIGKILL to those that are still there at the deadline, which are returned.

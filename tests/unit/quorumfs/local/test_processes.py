@@ -177,6 +177,23 @@ def test_stop_asks_then_forces_and_leaves_no_process_and_no_pid_file(spec: Proce
     assert [processes.state(one) for one in specs] == ["stopped"] * 3
 
 
+def test_a_process_that_was_told_to_pause_is_paused_at_once(spec: ProcessSpec) -> None:
+    def spawn(argv: list[str], log: Path, directory: Path, environment: Mapping[str, str]) -> int:
+        return spawn_detached(["/bin/sh", "-c", "while :; do :; done"], log, directory, environment)
+
+    processes = Processes(spawn=spawn, find_script=lambda name: name)
+    processes.start(spec)
+    try:
+        seen = []
+        for _ in range(50):
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                assert processes.send(spec, number)
+                seen.append(processes.state(spec))
+    finally:
+        processes.kill([spec])
+    assert seen == ["paused", "running"] * 50
+
+
 def test_kill_leaves_it_dead_not_stopped(spec: ProcessSpec) -> None:
     def spawn(argv: list[str], log: Path, directory: Path, environment: Mapping[str, str]) -> int:
         return spawn_detached(["/bin/sleep", "60"], log, directory, environment)
