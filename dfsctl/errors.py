@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,16 @@ def from_surprise(error: Exception) -> QuorumFSError:
     failure = InternalError(f"unexpected {type(error).__name__}: {error}".rstrip(": "))
     failure.next = f"this is a bug: {kept}; QUORUMFS_DEBUG=1 shows it"
     return failure
+
+
+@contextlib.contextmanager
+def advised(kind: type[QuorumFSError], advice: str) -> Iterator[None]:
+    """Add what to do next to an error of this kind that does not say it itself."""
+    try:
+        yield
+    except kind as error:
+        error.next = error.next or advice
+        raise
 
 
 def report(error: QuorumFSError, as_json: bool, usage: str = "") -> int:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from dfsctl.errors import LocalError, printable
+from dfsctl.errors import LocalError, advised, printable
 from dfsctl.local_tree import refuse_existing
 from dfsctl.output import show
 from dfsctl.progress import meter
 from dfsctl.remote import below, clean, full_entry, name_of, parent_of
 from dfsctl.shell import Settings, command, settings
 from dfsctl.trees import Wishes, get_tree, put_file, put_tree
-from quorumfs.errors import InvalidArgumentError
+from quorumfs.errors import InvalidArgumentError, NotFoundError
 from quorumfs.limits import MIB, REPLICATION_MAX
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def put(
             return
         if parents:
             client.makedirs(parent_of(path))
-        status = _put_one(given, client, source, path, wishes, is_stdin)
+        with advised(NotFoundError, "add -p to make what is missing above it"):
+            status = _put_one(given, client, source, path, wishes, is_stdin)
     show(given, full_entry(status), lambda: ())
 
 

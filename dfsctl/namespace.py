@@ -6,12 +6,15 @@ from typing import Any
 
 import click
 
+from dfsctl.errors import advised
 from dfsctl.output import show
 from dfsctl.parallel import for_each, raise_failures
 from dfsctl.remote import clean, full_entry, walk
 from dfsctl.shell import command, settings
-from quorumfs.errors import InvalidArgumentError, SafetyGuardError
+from quorumfs.errors import AlreadyExistsError, InvalidArgumentError, NotFoundError, SafetyGuardError
 from quorumfs.limits import REPLICATION_MAX
+
+_REPLACE = "name the new path in full, or add --force: what is there goes to the trash"
 
 force_option = click.option("--force", is_flag=True, help="What is at TARGET goes to the trash.")
 
@@ -23,7 +26,7 @@ def mkdir(paths: tuple[str, ...], parents: bool) -> None:
     """Make directories."""
     given = settings()
     wanted = [clean(path) for path in paths]
-    with given.client() as client:
+    with given.client() as client, advised(NotFoundError, "add -p to make what is missing above it"):
         made = [full_entry(client.mkdir(path, parents=parents)) for path in wanted]
     show(given, made, lambda: ())
 
@@ -36,7 +39,7 @@ def mv(source: str, target: str, force: bool) -> None:
     """Rename or move a file or a tree, atomically. An existing TARGET is refused (exit code 4)."""
     given = settings()
     before, after = clean(source), clean(target)
-    with given.client() as client:
+    with given.client() as client, advised(AlreadyExistsError, _REPLACE):
         data = full_entry(client.rename(before, after, replace=force))
     show(given, data, lambda: ())
 
@@ -49,7 +52,7 @@ def cp(source: str, target: str, force: bool) -> None:
     """Copy a file on the servers: the copy shares its chunks, no byte moves."""
     given = settings()
     before, after = clean(source), clean(target)
-    with given.client() as client:
+    with given.client() as client, advised(AlreadyExistsError, _REPLACE):
         data = full_entry(client.copy(before, after, replace=force))
     show(given, data, lambda: ())
 

@@ -107,6 +107,20 @@ def test_the_client_is_closed_whatever_happens(dfsctl: Dfsctl, client: Any) -> N
     assert client.closed
 
 
+def test_a_refusal_that_an_option_lifts_names_the_option(dfsctl: Dfsctl, client: Any, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    client.put(tmp_path / "f", "/a")
+    client.put(tmp_path / "f", "/b")
+    for argv, code, option in (
+        (["mkdir", "/no/such"], 3, "-p"),
+        (["put", str(tmp_path / "f"), "/no/such"], 3, "-p"),
+        (["mv", "/a", "/b"], 4, "--force"),
+        (["cp", "/a", "/b"], 4, "--force"),
+    ):
+        said = dfsctl(*argv, "-o", "json")
+        assert (said.code, option in said.json["error"]["next"]) == (code, True), argv
+
+
 def test_a_cause_of_several_lines_stays_below_its_word() -> None:
     error = NoLeaderError("m", cause="one\ntwo", next="n")
     assert in_words(error) == "dfsctl: m\n  cause: one\n    two\n  next:  n\n"
