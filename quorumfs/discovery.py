@@ -44,8 +44,9 @@ def find_coordinators(
     if not found:
         raise InvalidArgumentError(
             "no coordinator is known",
-            cause=f"no argument, no {COORDINATORS_VARIABLE}, no {file}, no cluster running on this machine",
-            next="give --coordinators host:port,... or start a cluster with dfsctl dev up",
+            cause=f"no argument, no {COORDINATORS_VARIABLE}, no {file}, "
+            "and the local cluster that was started last, if any, does not run",
+            next="give --coordinators host:port,..., or dfsctl dev up [--dir DIR] to start one or return to one",
         )
     return found
 

@@ -62,3 +62,10 @@ def test_a_bad_file_is_named_and_not_passed_over(tmp_path: Path, file: Path, tex
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(InvalidArgumentError, match=r"client\.toml"):
         find_coordinators(None, {"HOME": str(tmp_path)}, local)
+
+
+def test_that_the_last_local_cluster_is_down_is_not_told_as_if_none_ran(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError) as failure:
+        find_coordinators(None, {"HOME": str(tmp_path)}, lambda: None)
+    assert "started last" in failure.value.cause
+    assert "--dir" in failure.value.next
