@@ -122,7 +122,6 @@ def test_what_was_put_comes_back(world: World, size: int, kind: Any) -> None:
     assert ("put_file" in world.cluster.applied) == (size <= 16 * KIB)
 
 
-
 def test_a_chunk_that_is_called_durable_before_it_was_sent_whole_is_stored_again() -> None:
     world = World()
     for k in (1, 2, 3):
