@@ -28,7 +28,20 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 1 * MIB
 _TAIL_BYTES = 64 * 1024
 
-local_source = click.argument("source", metavar="LOCAL", type=click.Path(path_type=Path, allow_dash=True))
+
+class _LocalPath(click.Path):
+    """A path as the shell gives it; an empty one is a variable that is not set, and not the present directory."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, allow_dash=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("the path is empty; for the present directory say .", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+local_source = click.argument("source", metavar="LOCAL", type=_LocalPath())
 
 
 @command()
@@ -97,7 +110,7 @@ def _require_plain(source: Path, mode: int) -> None:
 
 @command()
 @click.argument("source", metavar="REMOTE")
-@click.argument("target", metavar="[LOCAL]", default=".", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("target", metavar="[LOCAL]", default=".", type=_LocalPath())
 @click.option("-r", "--recursive", is_flag=True, help="A tree: REMOTE's children become children of LOCAL.")
 @click.option("--no-clobber", is_flag=True, help="Refuse to replace what is there (exit code 4).")
 @click.option("-p", "--parents", is_flag=True, help="Make missing directories above LOCAL.")

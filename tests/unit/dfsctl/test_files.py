@@ -90,6 +90,14 @@ def test_parents_are_made_only_when_asked_for(dfsctl: Dfsctl, source: Path, tmp_
     assert dfsctl("get", "-p", "/nor/x", str(tmp_path / "c/d")).code == 0
 
 
+def test_an_empty_local_path_is_a_mistake_and_not_the_present_directory(dfsctl: Dfsctl, client: Any) -> None:
+    for argv in (("put", "-r", "", "/x"), ("put", "", "/x"), ("get", "/x", "")):
+        said = dfsctl(*argv)
+        assert said.code == 2
+        assert "empty" in said.err
+    assert list(client.nodes) == ["/"]
+
+
 def test_a_tree_with_a_bad_name_is_refused_whole(dfsctl: Dfsctl, client: Any, source: Path) -> None:
     (source / "sub" / os.fsdecode(b"bad\xff\n")).write_bytes(b"")
     said = dfsctl("put", "-r", str(source), "/x")
