@@ -46,15 +46,15 @@ def status() -> None:
 def run(dry_run: bool, wait: bool) -> None:
     """Run a cycle now. Without --wait it is only begun; a dry run is always waited for."""
     given = settings()
-    request = admin_pb2.RunGcRequest(dry_run=dry_run, wait=wait or dry_run)
+    waits = wait or dry_run
     with given.coordinator() as coordinator:
-        report = coordinator.control("Control.RunGc", request, repeatable=dry_run)
-        rounds = int((given.timeout_seconds or RUN_SECONDS) / 3) + 1
-        while request.wait and report.outcome == "running" and rounds > 0:
+        report = coordinator.control("Control.RunGc", admin_pb2.RunGcRequest(dry_run=dry_run))
+        rounds = int(given.timeout_seconds or RUN_SECONDS) + 1
+        while waits and report.outcome == "running" and rounds > 0:
             again = admin_pb2.RunGcRequest(dry_run=dry_run, wait=True, ticket=report.ticket)
             report = coordinator.control("Control.RunGc", again, repeatable=True)
             rounds -= 1
-    if request.wait and report.outcome == "running":
+    if waits and report.outcome == "running":
         raise TimedOutError("the cycle is not over", next="dfsctl gc status shows how it goes on")
     data = views.gc_report(report)
     show(given, data, lambda: pairs(data.items()))

@@ -25,17 +25,19 @@ from quorumfs.errors import (
     make,
 )
 from quorumfs.ids import ID_BYTES
-from quorumfs.limits import LIST_PAGE_DEFAULT
+from quorumfs.limits import LIST_PAGE_DEFAULT, RPC_SECONDS_FIRST
 from quorumfs.paths import show
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
 
-WAIT_SECONDS = 3.0  # of one call: the caller asks again
+WAIT_SECONDS = 1.0  # of one call: the caller asks again
 LOOK_SECONDS = 0.05
 PAGE_MAX = 1000
 CHUNKS_MAX = 1000
 COUNTED_SHARE = 20  # a count that took a second holds for so many
+
+assert WAIT_SECONDS < RPC_SECONDS_FIRST  # a caller that gave up could not know what it began
 
 
 class Cycles(Protocol):

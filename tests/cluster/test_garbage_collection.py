@@ -101,6 +101,25 @@ def test_what_was_removed_for_good_goes_and_everything_else_stays(
     gone(cluster, location.chunk)
 
 
+def test_an_operator_runs_pauses_and_looks_at_the_collection(
+    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl
+) -> None:
+    fs.write_bytes("/accounted", os.urandom(CHUNK_BYTES))
+    dry = dfsctl("gc", "run", "--dry-run", "-o", "json").json
+    assert (dry["outcome"], dry["dry_run"], dry["void_nodes"]) == ("done", True, [])
+    done = dfsctl("gc", "run", "--wait", "-o", "json").json
+    assert done["outcome"] == "done"
+    told = dfsctl("gc", "pause", "-o", "json").json
+    assert told["paused"] is True
+    assert len(told["accounting"]) == len(cluster.layout.datanodes)
+    for one in told["accounting"]:
+        classes = [value for name, value in one.items() if name not in ("node_id", "total_bytes")]
+        assert sum(classes) == one["total_bytes"]
+    assert sum(one["referenced_bytes"] for one in told["accounting"]) >= 2 * CHUNK_BYTES
+    assert dfsctl("gc", "run", "--wait", "-o", "json").json["outcome"] == "paused"
+    assert dfsctl("gc", "resume", "-o", "json").json["paused"] is False
+
+
 def test_an_upload_that_takes_longer_than_the_grace_succeeds(cluster: LocalCluster, fs: Client) -> None:
     cycle = status(fs).cycle
     content = os.urandom(3 * CHUNK_BYTES)
