@@ -17,7 +17,13 @@ import grpc
 
 from quorumfs import limits
 from quorumfs.clock import Clock
-from quorumfs.errors import ChunkNotFoundError, IntegrityError, QuorumFSError, UnavailableError
+from quorumfs.errors import (
+    ChunkNotFoundError,
+    IntegrityError,
+    PreconditionFailedError,
+    QuorumFSError,
+    UnavailableError,
+)
 from quorumfs.hedging import Hedging
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.rpc.status import from_rpc
@@ -52,7 +58,7 @@ class ReplicaStream:
     def __init__(
         self, channels: ChannelSource, replica: namespace_pb2.ReplicaLocation, wanted: Wanted
     ) -> None:
-        """Send the question. Raises ReplicaFailed when the channel is closed."""
+        """Send the question. Raises ReplicaFailed when the channel is closed, PreconditionFailedError in a fork."""
         self.replica = replica
         self.what = f"read chunk {wanted.chunk.hex()} from {replica.node_id} at {replica.grpc}"
         request = chunks_pb2.ReadChunkRequest(
@@ -66,6 +72,8 @@ class ReplicaStream:
                 _READ, request_serializer=None, response_deserializer=None
             )
             self._call = read(request.SerializeToString())
+        except PreconditionFailedError:
+            raise
         except (QuorumFSError, ValueError) as error:
             raise ReplicaFailed(UnavailableError(self.what, cause=str(error))) from error
 

@@ -61,6 +61,7 @@ class ShortCircuit:
         self._chunks = chunks or OpenChunks(self._clock)
         self._doors: dict[str, _Door] = {}
         self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     def may_have(self, replica: namespace_pb2.ReplicaLocation) -> bool:
         """Whether the node of `replica` seems to be on this machine."""
@@ -74,7 +75,7 @@ class ShortCircuit:
 
         What it reads matches checksums that compose to the one in the metadata.
         """
-        if not self.may_have(replica):
+        if not self.may_have(replica) or os.getpid() != self._pid:  # in a fork the doors are the parent's
             yield None
             return
         with self._chunks.use((replica.grpc, chunk.chunk), lambda: self._ask(replica.grpc, chunk)) as opened:

@@ -125,6 +125,17 @@ def test_a_node_elsewhere_is_not_asked(node: Node, client: ShortCircuit) -> None
     assert node.asked == 0
 
 
+def test_in_a_fork_the_parents_connection_and_files_are_left_alone(
+    node: Node, client: ShortCircuit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read(client) == DATA
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        assert read(client) is None
+    assert read(client) == DATA
+    assert node.asked == 1
+
+
 def test_many_threads_share_one_connection(node: Node, client: ShortCircuit) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: read(client), range(64))) == {DATA}

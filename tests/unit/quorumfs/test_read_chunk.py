@@ -18,7 +18,7 @@ from quorumfs import limits
 from quorumfs.checksum import block_checksums, crc32c
 from quorumfs.clock import ManualClock
 from quorumfs.descriptors import Opened
-from quorumfs.errors import IntegrityError
+from quorumfs.errors import IntegrityError, PreconditionFailedError
 from quorumfs.hedging import Hedging
 from quorumfs.limits import KIB, MIB
 from quorumfs.nearness import Nearness
@@ -192,6 +192,15 @@ def test_another_chunk_from_two_nodes_is_not_believed_and_nobody_is_accused(chun
         chunk.read()
     assert chunk.reports == []
     assert "d2" in chunk.suspects.current()
+
+
+def test_in_a_fork_a_read_is_refused_at_once(chunk: Chunk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(address: str) -> None:
+        raise PreconditionFailedError("no call in a fork")
+
+    monkeypatch.setattr(chunk.cluster.net, "get", refuse)
+    with pytest.raises(PreconditionFailedError, match="fork"):
+        chunk.read()
 
 
 # ---- files of this machine -------------------------------------------------------------------------------
