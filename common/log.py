@@ -7,6 +7,7 @@ terminal would obey, are escaped. Nothing here waits for a reader: the ring is `
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -112,6 +113,7 @@ class _NodeHandler(logging.Handler):
         buffer: LogBuffer,
     ) -> None:
         super().__init__()
+        self.addFilter(_is_news)
         self._stream = stream
         self._shape = shape
         self._fixed = fixed
@@ -134,6 +136,12 @@ class _NodeHandler(logging.Handler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  stdlib's name
         """A closed stderr is nobody's fault; stdlib would print a traceback into it."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """gRPC logs calls that were cancelled with their client, or at the server's stop, as errors with a traceback."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return not (record.name.startswith("grpc") and kind is asyncio.CancelledError)
 
 
 def to_event(record: logging.LogRecord, fixed: Mapping[str, str]) -> dict[str, Any]:

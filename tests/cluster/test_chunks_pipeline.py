@@ -76,6 +76,7 @@ class Node:
             Puller(self.store, self.channels),
             self.writes,
             self.reads,
+            short_circuit=None,
         )
         self.server = ThreadedServer(
             "127.0.0.1", 0, [service.as_service()], node_id=name, secret=lambda: SECRET

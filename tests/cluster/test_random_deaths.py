@@ -77,7 +77,9 @@ def strike_again_and_again(cluster: LocalCluster, undertaker: Undertaker, strike
     """`strikes` rounds under writers; the ledger is held to the cluster now and then, and at the end."""
     done = total = unknown = 0
     while done < strikes:
-        with cluster.client() as fs:
+        with cluster.client(
+            short_circuit=False
+        ) as fs:  # an open chunk would keep a disk from being unmounted
             directory = f"/deaths-{next(_directories)}"
             fs.mkdir(directory)
             ledger = Ledger()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -69,6 +70,20 @@ def test_no_text_can_command_a_terminal(name: str, value: str) -> None:
     for line in (log.to_json(event), log.to_text(event)):
         assert line.isprintable()
     assert json.loads(log.to_json(event))["path"] == value
+
+
+def test_a_call_that_was_cancelled_is_no_error_of_ours(stream: io.StringIO) -> None:
+    log.setup("info", "json", stream=stream)
+    for name, error in (
+        ("grpc._cython.cygrpc", asyncio.CancelledError()),
+        ("grpc._cython.cygrpc", ValueError()),
+        ("ours", asyncio.CancelledError()),
+    ):
+        try:
+            raise error
+        except BaseException:
+            logging.getLogger(name).exception("not handled")
+    assert [event["logger"] for event in lines(stream)] == ["grpc._cython.cygrpc", "ours"]
 
 
 def test_a_huge_event_keeps_its_head(stream: io.StringIO) -> None:
