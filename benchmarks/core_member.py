@@ -27,7 +27,7 @@ from coordinator.consensus import Consensus, ConsensusSettings, Identity, Propos
 from coordinator.consensus.database import Database
 from coordinator.duties.desk import Desk
 from coordinator.duties.genesis import commands
-from coordinator.metadata import lookup, migrations, queries
+from coordinator.metadata import layouts, lookup, migrations, queries
 from coordinator.metadata.machine import Machine
 from quorumfs.clock import SystemClock
 from quorumfs.errors import QuorumFSError, UnavailableError
@@ -135,8 +135,9 @@ class CoreMember:
             def question(tx: Any) -> bytes:
                 found = n.ReadBatchResult()
                 directories: lookup.Directories = {}
+                packs: layouts.Packs = {}
                 for op in asked:
-                    queries.answer_among(tx, op, directories, found.results.add())
+                    queries.answer_among(tx, op, directories, packs, found.results.add())
                 return found.SerializeToString()
 
             self._consensus.read(question, done)

@@ -528,8 +528,7 @@ class Client:
 
 def remote_path(path: RemotePath) -> bytes:
     """The path as it travels. Raises InvalidPathError."""
-    given = os.fspath(path)
-    return paths.join(paths.split(given))
+    return paths.absolute(path if isinstance(path, str) else os.fspath(path))
 
 
 def link_target(target: str | bytes) -> bytes:

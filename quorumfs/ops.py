@@ -28,18 +28,24 @@ def ref(path: bytes) -> pb.Ref:
 
 def put_file(new: NewFile, body: bytes, checksum: int) -> pb.Op:
     """A whole small file as one operation."""
-    return pb.Op(
-        put_file=pb.PutFileRequest(
-            ref=ref(new.path),
-            if_absent=new.if_absent,
-            expected_version=new.expected_version,
-            replication=new.replication,
-            mode=new.mode,
-            mtime_ns=new.mtime_ns,
-            body=body,
-            checksum=checksum,
-        )
-    )
+    op = pb.Op()
+    request = op.put_file  # field by field: half of what nested constructors cost
+    request.ref.path = new.path
+    if new.if_absent:
+        request.if_absent = True
+    if new.expected_version:
+        request.expected_version = new.expected_version
+    if new.replication:
+        request.replication = new.replication
+    if new.mode:
+        request.mode = new.mode
+    if new.mtime_ns:
+        request.mtime_ns = new.mtime_ns
+    if body:
+        request.body = body
+    if checksum:
+        request.checksum = checksum
+    return op
 
 
 def put_packed(new: NewFile, packed: pb.Packed, checksum: int) -> pb.Op:
@@ -133,4 +139,9 @@ def empty_trash(trash_id: int = 0, older_than_ms: int = 0) -> pb.Op:
 
 
 def stat(path: bytes, follow: bool = True) -> pb.ReadOp:
-    return pb.ReadOp(stat=pb.StatRequest(ref=ref(path), follow=follow))
+    op = pb.ReadOp()
+    request = op.stat  # field by field: half of what nested constructors cost
+    request.ref.path = path
+    if follow:
+        request.follow = True
+    return op

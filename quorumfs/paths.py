@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from quorumfs.errors import InvalidPathError
 from quorumfs.limits import NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX
 
+_SHORT = min(NAME_BYTES_MAX, PATH_DEPTH_MAX)
 _SHOWN_LETTERS_MAX = 480
 # Control and format characters, also those that turn text around or join it, line separators, surrogates, private use.
 _HARMFUL = re.compile(
@@ -22,6 +23,16 @@ _HARMFUL = re.compile(
     "\ud800-\uf8ff\ufeff\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001345f\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
 )
+
+
+def absolute(path: str | bytes) -> bytes:
+    """The path as it travels: absolute, each name after one slash. Raises InvalidPathError."""
+    if isinstance(path, str) and 1 < len(path) <= _SHORT and path.isascii() and path[0] == "/":
+        # No name of a short ASCII path is too long, and there are not too many: the usual case in a few steps.
+        odd = path[-1] == "/" or "//" in path or "/." in path or "\0" in path
+        if not odd:
+            return path.encode()
+    return join(split(path))
 
 
 def split(path: str | bytes) -> tuple[bytes, ...]:

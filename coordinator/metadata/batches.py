@@ -79,6 +79,8 @@ def _one(context: Context, op: n.Op) -> n.Result:
         if kind is None:
             raise FormatTooNewError(f"operation {context.op} of the batch is of a kind unknown here")
         command = COMMANDS[kind]
+        if kind != "put_file":  # which settles itself, when it must
+            context.settle()
         if kind in GUARDED:
             return context.guarded(command, getattr(op, kind))
         return command(context, getattr(op, kind))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coordinator.metadata.arrivals import ExtentRow
 from coordinator.metadata.context import Context
 from quorumfs.v1 import types_pb2 as t
 
@@ -45,12 +46,19 @@ class Last:
 def new_version(context: Context, inode: int | None, size: int, checksum: int) -> int:
     """A version of its own number; `inode` None: of an upload."""
     version = context.totals.take_version()
-    context.execute(_NEW_VERSION, (version, inode, size, checksum, context.index))
+    add_version(context, version, inode, size, checksum)
     return version
 
 
+def add_version(context: Context, version: int, inode: int | None, size: int, checksum: int) -> None:
+    context.execute(_NEW_VERSION, (version, inode, size, checksum, context.index))
+
+
 def new_extent(context: Context, version: int, extent: t.Extent) -> None:
-    row = (version, extent.offset, extent.length, extent.chunk, extent.chunk_offset)
+    add_extent(context, (version, extent.offset, extent.length, extent.chunk, extent.chunk_offset))
+
+
+def add_extent(context: Context, row: ExtentRow) -> None:
     context.execute(_NEW_EXTENT, row)
 
 

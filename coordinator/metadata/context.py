@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from coordinator.metadata import settings
+from coordinator.metadata.arrivals import Arrivals
 from coordinator.metadata.totals import Totals
 from quorumfs.errors import BusyError, PreconditionFailedError, QuorumFSError
 from quorumfs.mint import derived_id
@@ -35,6 +36,7 @@ class Context:
         "_majority",
         "_rows",
         "_settings",
+        "arrivals",
         "choices",
         "directories",
         "execute",
@@ -66,6 +68,7 @@ class Context:
         self.directories: dict[bytes, tuple[int, bytes]] = {}
         """What the entry has looked up: directory as a path spells it -> its inode and own path. Who takes
         anything out of its place clears it."""
+        self.arrivals = Arrivals()
         self.worded = False
         """Whether the result of the item at hand may have sentences in it."""
         self._loaded = Totals.load(tx)
@@ -74,6 +77,10 @@ class Context:
         self._history: int | None = None
         self._majority: int | None = None
         self._rows = 0
+
+    def settle(self) -> None:
+        """From here on the tables hold all that the entry has done so far, its counters apart."""
+        self.arrivals.write(self.tx)
 
     def store_totals(self) -> None:
         self.totals.store(self.tx, self._loaded)

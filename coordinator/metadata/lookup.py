@@ -53,18 +53,18 @@ Directories = dict[bytes, int]
 """Directories by their own path, for as long as nothing changes: of one read transaction."""
 
 
-def parted(ref: n.Ref) -> tuple[bytes, bytes] | None:
-    """The path of a directory and a name in it, as `ref` spells them; None when it is not so simple."""
-    above, slash, name = ref.path.rpartition(b"/")
-    plain = slash and name and not ref.base and len(ref.path) <= PATH_BYTES_MAX
-    return (above, name) if plain else None
+def parted(ref: n.Ref) -> tuple[bytes, bytes, bytes] | None:
+    """A path, that of its directory, and the name in it, as `ref` spells them; None when it is not so simple."""
+    path = ref.path
+    above, slash, name = path.rpartition(b"/")
+    return (path, above, name) if slash and name and len(path) <= PATH_BYTES_MAX and not ref.base else None
 
 
 def learn(directories: Directories, ref: n.Ref, found: Inode, path: bytes) -> None:
     """Note in which directory `locate` has found an inode at `path`."""
     parts = parted(ref)
-    if parts is not None and path == ref.path:  # neither links nor doubled slashes on the way
-        directories[parts[0]] = found.parent
+    if parts is not None and path == parts[0]:  # neither links nor doubled slashes on the way
+        directories[parts[1]] = found.parent
 
 
 def locate_parent(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, bytes, bytes]:

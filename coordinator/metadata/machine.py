@@ -81,6 +81,7 @@ class Machine:
             result, told = self._item(context, number, item)
             results.append(result)
             outcomes.append(told)
+        context.settle()
         context.store_totals()
         self.rolling = roll(rolling, index, entry, outcomes)
         tx.execute(_APPLIED, (index, term, now_ms, context.wall_ms, self.rolling))
@@ -116,6 +117,7 @@ class Machine:
         context.principal = item.principal.name
         context.choices = {choice.op: choice for choice in item.choices}
         if item.WhichOneof("body") == "system":
+            context.settle()
             result = self._system.apply(context, item.system)
             return result, system_outcome(result) if context.worded else result
         result = batches.apply(context, item.batch)

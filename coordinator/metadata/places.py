@@ -38,6 +38,7 @@ def place_of(context: Context, ref: n.Ref) -> Place:
     if known is not None:
         check_name(last)
         return Place(known[0], last, below(known[1], last))
+    context.settle()
     directory, name, path = lookup.locate_parent(context.tx, ref)
     if not name:
         return Place(directory.parent, directory.name, path)

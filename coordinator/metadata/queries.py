@@ -28,7 +28,7 @@ from coordinator.metadata.replicas import node_rows as node_rows
 from coordinator.metadata.replicas import replicas_of as replicas_of
 from coordinator.metadata.replicas import valid_chunk_ids as valid_chunk_ids
 from coordinator.metadata.replicas import wanting_chunks as wanting_chunks
-from coordinator.metadata.tree import COLUMNS, SYMLINK, Inode, tell
+from coordinator.metadata.tree import SYMLINK
 from quorumfs.errors import FormatTooNewError, QuorumFSError, UploadGoneError
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import membership_pb2 as m
@@ -39,7 +39,8 @@ SESSION_MAX = 2**63 - 1
 
 _UPLOAD = "SELECT replication, chunk_size_bytes, deadline_ms, min_replicas FROM upload WHERE id = ?"
 _CHILD = (
-    f"SELECT {COLUMNS}, version.size, version.checksum FROM dentry"
+    "SELECT inode.id, type, mode, mtime_ns, inode.version, replication, target, changed_wall_ms,"
+    " version.size, version.checksum FROM dentry"
     " JOIN inode ON inode.id = dentry.inode"
     " LEFT JOIN version ON version.id = inode.version AND inode.type = 1"
     " WHERE dentry.parent = ? AND dentry.name = ?"
@@ -71,25 +72,37 @@ def answer_among(
     directories: lookup.Directories,
     packs: layouts.Packs,
     result: n.ReadResult,
-) -> None:
-    """Put what `answer` gives into the empty `result`. `directories`, `packs`: what earlier questions of `tx` have
-    found; a directory in which much is asked for, and a chunk of many files, is looked up once."""
+) -> bool:
+    """Put what `answer` gives into the empty `result`; whether that is all, and lacks nothing only a leader knows.
+
+    `directories`, `packs`: what earlier questions of `tx` have found; a directory in which much is asked for, and a
+    chunk of many files, is looked up once."""
     kind = op.WhichOneof("op")
-    if kind == "layout":
-        try:
-            result.layout.CopyFrom(layouts.layout(tx, op.layout, packs))
-        except QuorumFSError as error:
-            result.CopyFrom(_refusal(error))
-    elif kind != "stat":
+    if kind == "stat":
+        request = op.stat
+        if not _stat_in_known(tx, request, directories, result):
+            _stat_anywhere(tx, request, directories, result)
+        return True
+    if kind != "layout":
         result.CopyFrom(answer(tx, op))
-    elif not _stat_in_known(tx, op.stat, directories, result):
-        try:
-            inode, path = lookup.locate(tx, op.stat.ref, follow=op.stat.follow)
-        except QuorumFSError as error:
-            result.CopyFrom(_refusal(error))
-        else:
-            lookup.learn(directories, op.stat.ref, inode, path)
-            result.info.CopyFrom(info(tx, inode, path))
+        return False
+    try:
+        result.layout.CopyFrom(layouts.layout(tx, op.layout, packs))
+    except QuorumFSError as error:
+        result.CopyFrom(_refusal(error))
+    return False
+
+
+def _stat_anywhere(
+    tx: sqlite3.Connection, request: n.StatRequest, directories: lookup.Directories, result: n.ReadResult
+) -> None:
+    try:
+        inode, path = lookup.locate(tx, request.ref, follow=request.follow)
+    except QuorumFSError as error:
+        result.CopyFrom(_refusal(error))
+    else:
+        lookup.learn(directories, request.ref, inode, path)
+        result.info.CopyFrom(info(tx, inode, path))
 
 
 def _stat_in_known(
@@ -97,16 +110,34 @@ def _stat_in_known(
 ) -> bool:
     """Whether it was a name in a known directory, and no link to be followed: then `result` tells it."""
     parts = lookup.parted(request.ref)
-    directory = directories.get(parts[0]) if parts is not None else None
-    if parts is None or directory is None:
+    if parts is None:
         return False
-    row = tx.execute(_CHILD, (directory, parts[1])).fetchone()
+    path, above, name = parts
+    directory = directories.get(above)
+    if directory is None:
+        return False
+    row = tx.execute(_CHILD, (directory, bytearray(name))).fetchone()  # bytes would be looked at for adapters
     if row is None:  # why, or that no file can have such a name, is said by the long way
         return False
-    inode = Inode._make(row[:-2])
-    if request.follow and inode.type == SYMLINK:
+    number, kind, mode, mtime_ns, version, replication, target, changed_wall_ms, size, checksum = row
+    if kind == SYMLINK and request.follow:
         return False
-    tell(result.info, inode, request.ref.path, row[-2] or 0, row[-1] or 0)
+    info = result.info  # like tree.tell; here every microsecond is one of each stat
+    info.id = number
+    info.type = kind
+    info.name = name
+    info.mode = mode
+    info.mtime_ns = mtime_ns
+    info.replication = replication
+    info.version = version
+    if size is not None:
+        info.size = size
+        info.checksum = checksum
+    if target:
+        info.target = target
+    info.changed_wall_ms = changed_wall_ms
+    info.parent = directory
+    info.path = path
     return True
 
 

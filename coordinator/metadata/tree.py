@@ -41,6 +41,7 @@ _CHILD = (
     f"SELECT {COLUMNS} FROM dentry JOIN inode ON inode.id = dentry.inode"
     " WHERE dentry.parent = ? AND dentry.name = ?"
 )
+_THERE = "SELECT inode FROM dentry WHERE parent = ? AND name = ?"
 _BY_ID = f"SELECT {COLUMNS} FROM inode WHERE id = ?"
 _NEW_INODE = (
     "INSERT INTO inode (id, type, parent, name, mode, mtime_ns, version, replication, target, changed_wall_ms)"
@@ -59,6 +60,12 @@ def child(tx: sqlite3.Connection, parent: int, name: bytes) -> Inode | None:
     """What is at `name` in the directory `parent`; links are not followed."""
     row = tx.execute(_CHILD, (parent, name)).fetchone()
     return Inode._make(row) if row is not None else None
+
+
+def probe(tx: sqlite3.Connection, parent: int, name: bytearray) -> Inode | None:
+    """Like `child`, for a name that is likely free: then at half the cost."""
+    row = tx.execute(_THERE, (parent, name)).fetchone()
+    return there(tx, row[0]) if row is not None else None
 
 
 def by_id(tx: sqlite3.Connection, inode: int) -> Inode | None:

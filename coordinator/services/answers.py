@@ -63,8 +63,8 @@ def question(batch: n.ReadBatch, soft: SoftState, age_ms: int) -> Callable[[sqli
         for op in batch.ops:
             one = result.results.add()
             if room > 0:
-                queries.answer_among(tx, op, directories, packs, one)
-                complete(one, soft, states)
+                if not queries.answer_among(tx, op, directories, packs, one):
+                    complete(one, soft, states)
                 room -= one.ByteSize()
             else:
                 one.CopyFrom(TOO_MUCH)

@@ -32,34 +32,71 @@ CLONE_EXTENTS_MAX = 10_000
 def put_file(context: Context, request: n.PutFileRequest) -> n.Result:
     """A whole small file in one entry; atomic over what is there."""
     place = place_of(context, request.ref)
-    old = tree.child(context.tx, place.parent, place.name)
+    parent, name, path = place
+    if context.arrivals.holds(parent, name):
+        context.settle()
+    key = bytearray(name)
+    old = tree.probe(context.tx, parent, key)
     check_target(old, place, request.if_absent, request.expected_version)
     mode = checked_mode(request.mode) if request.mode else MODE_KEPT
     replication = checked_replication(context, request.replication)
+    checksum = request.checksum
     packed = request.packed if request.HasField("packed") else None
+    body = request.body
     if packed is not None:
-        packs.check(context, request, replication)
+        if packs.check(context, request, replication) < replication:
+            packs.want(context, packed, replication)
         size = packed.length
     else:
-        _check_body(context, place, request, replication)
-        size = len(request.body)
+        size = len(body)
+        _check_body(context, place, body, checksum, replication)
+    # Nothing refuses from here on.
     inode = target_inode(context, old)
-    version = contents.new_version(context, inode, size, request.checksum)
+    totals = context.totals
+    version = totals.take_version()
+    extent = None
     if packed is not None:
-        packs.take(context, version, packed, replication)
-    elif request.body:
-        chunk = contents.new_inline_chunk(context, request.body, request.checksum, replication)
-        contents.new_extent(context, version, t.Extent(length=size, chunk=chunk))
-    file = Inode(inode, FILE, place.parent, place.name, mode, request.mtime_ns, version, replication, None, 0)
-    return publish(context, place, old, file, size, request.checksum)
+        extent = (version, 0, size, packed.chunk, packed.chunk_offset)
+    elif body:
+        extent = (version, 0, size, contents.new_inline_chunk(context, body, checksum, replication), 0)
+    if old is not None:
+        contents.add_version(context, version, inode, size, checksum)
+        if extent is not None:
+            contents.add_extent(context, extent)
+        file = Inode(inode, FILE, parent, name, mode, request.mtime_ns, version, replication, None, 0)
+        return publish(context, place, old, file, size, checksum)
+    wall_ms = context.wall_ms
+    if mode == MODE_KEPT:
+        mode = MODE_DEFAULT
+    mtime_ns = request.mtime_ns or wall_ms * NS_PER_MS
+    totals.files += 1
+    totals.logical_bytes += size
+    arrived = (inode, parent, key, mode, mtime_ns, version, replication, wall_ms)
+    context.arrivals.add(arrived, name, size, checksum, context.index, extent)
+    result = n.Result(code=t.ERROR_CODE_OK)
+    info = result.info  # like tree.tell, without the detour over an Inode
+    info.id = inode
+    info.type = FILE
+    info.name = name
+    info.mode = mode
+    info.mtime_ns = mtime_ns
+    info.replication = replication
+    info.version = version
+    if size:
+        info.size = size
+        info.checksum = checksum
+    info.changed_wall_ms = wall_ms
+    info.parent = parent
+    info.path = path
+    return result
 
 
-def _check_body(context: Context, place: Place, request: n.PutFileRequest, replication: int) -> None:
+def _check_body(context: Context, place: Place, body: bytes, checksum: int, replication: int) -> None:
     """Raises IntegrityError, TooLargeError, InlineBudgetError."""
-    if crc32c(request.body) != request.checksum:
+    if crc32c(body) != checksum:
         raise IntegrityError(f"the body of {show(place.path)} does not match its checksum")
-    if request.body:
-        _check_inline(context, place, len(request.body), replication)
+    if body:
+        _check_inline(context, place, len(body), replication)
 
 
 def _check_inline(context: Context, place: Place, length: int, replication: int) -> None:

@@ -15,14 +15,13 @@ from coordinator.metadata.context import Context
 from quorumfs.errors import ChunkNotFoundError, InvalidArgumentError, UploadGoneError
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import namespace_pb2 as n
-from quorumfs.v1 import types_pb2 as t
 
 _UPLOAD = "SELECT min_replicas FROM upload WHERE id = ?"
-_PACK = "SELECT length, live FROM chunk WHERE id = ? AND upload = ? AND state = ?"
+_PACK = "SELECT length, live, want FROM chunk WHERE id = ? AND upload = ? AND state = ?"
 
 
-def check(context: Context, request: n.PutFileRequest, replication: int) -> None:
-    """Whether the range may be a file of so many replicas; writes nothing.
+def check(context: Context, request: n.PutFileRequest, replication: int) -> int:
+    """Whether the range may be a file of so many replicas; how many are wanted of its pack so far. Writes nothing.
 
     Raises InvalidArgumentError, UploadGoneError, ChunkNotFoundError.
     """
@@ -39,7 +38,7 @@ def check(context: Context, request: n.PutFileRequest, replication: int) -> None
         raise ChunkNotFoundError(
             f"chunk {packed.chunk.hex()} is no sealed one of this upload", next="hand it in first"
         )
-    length, live = row
+    length, live, want = row
     asked = max(upload[0], min(context.setting("data.min_replicas"), replication))
     if live < asked:
         raise ChunkNotFoundError(
@@ -52,10 +51,9 @@ def check(context: Context, request: n.PutFileRequest, replication: int) -> None
             f"chunk {packed.chunk.hex()} has {length} bytes",
             cause=f"a file names {packed.length} from {packed.chunk_offset} on",
         )
+    return int(want)
 
 
-def take(context: Context, version: int, packed: n.Packed, replication: int) -> None:
-    """The range becomes the content of `version`; `check` has let it pass."""
-    extent = t.Extent(length=packed.length, chunk=packed.chunk, chunk_offset=packed.chunk_offset)
-    contents.new_extent(context, version, extent)
+def want(context: Context, packed: n.Packed, replication: int) -> None:
+    """Of a pack as many replicas are wanted as of the file in it that asks for most."""
     context.execute("UPDATE chunk SET want = ?1 WHERE id = ?2 AND want < ?1", (replication, packed.chunk))
