@@ -24,6 +24,7 @@ from coordinator.decisions.liveness import Liveness, Timing, judge, silence_seco
 from coordinator.decisions.liveness import Signs as NodeSigns
 from coordinator.decisions.placement import IN_MAINTENANCE, Candidate
 from coordinator.metadata import queries
+from coordinator.metadata.queries import LostDisk
 from coordinator.soft.inventories import Inventories
 from coordinator.soft.orders import INVENTORY, OrderBook
 from coordinator.soft.signs import Promises, Signs
@@ -232,7 +233,30 @@ class SoftState:
         with self._lock:
             node = self._nodes.get(node_id) or _Node()
             liveness, silence = self._judge(node)
-            return Pulse(liveness, silence, node.last_heard is not None, node.load, node.disks)
+            lost = self._lost_disk_ids(node_id, node)
+            return Pulse(liveness, silence, node.last_heard is not None, node.load, node.disks, lost)
+
+    def gone(self) -> frozenset[str | LostDisk]:
+        """Whose replicas count as lost: nodes that are dead, and disks that failed or were taken out of nodes that are
+        there. Nothing of a node in maintenance: it comes back. Empty outside of a leadership."""
+        with self._lock:
+            found: set[str | LostDisk] = set()
+            for node_id, known in self._known.items():
+                node = self._nodes.get(node_id) or _Node()
+                if not known.is_datanode or known.intent == t.NODE_INTENT_MAINTENANCE:
+                    continue
+                if self._leading_since is not None and self._judge(node)[0] is Liveness.DEAD:
+                    found.add(node_id)
+                else:
+                    found.update(LostDisk(node_id, one) for one in self._lost_disk_ids(node_id, node))
+            return frozenset(found)
+
+    def _lost_disk_ids(self, node_id: str, node: _Node) -> frozenset[str]:
+        """Those that its last heartbeat did not tell of, or called failed; what is read-only or full can be read."""
+        known = self._known.get(node_id)
+        if known is None or not node.disks or known.intent == t.NODE_INTENT_MAINTENANCE:
+            return frozenset()
+        return known.disk_ids.difference(disk.disk_id for disk in node.disks if disk.state != "failed")
 
     def recently_heard(self, node_id: str) -> bool:
         """True when the node sent a heartbeat to this leader less than `suspect_seconds` ago."""
@@ -434,4 +458,4 @@ def node_table(tx: sqlite3.Connection) -> NodeTable:
 
 def known_nodes(tx: sqlite3.Connection) -> list[KnownNode]:
     """The node table as soft state wants it."""
-    return [KnownNode(row.info, row.intent) for row in queries.node_rows(tx)]
+    return [KnownNode(row.info, row.intent, row.disk_ids) for row in queries.node_rows(tx)]

@@ -9,7 +9,8 @@ Theory of operation
    them at once, as destination or as source.
 4. The destination comes from placement among nodes that are alive, away from every node that has a replica in
    any state, in a zone without a replica when there is one. Only when no other node is left, one that has a
-   corrupt or missing replica gets a good one in its place: three datanodes must heal a rotten block.
+   corrupt or missing replica, or one on a disk that failed, gets a good one in its place: three datanodes must heal
+   a rotten block and a lost disk.
 5. A chunk with no source left is named in `lost`, never dropped silently.
 """
 

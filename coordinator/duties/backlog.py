@@ -4,8 +4,8 @@ Theory of operation
 1. There may be a million chunks that lack replicas, and of some of them nothing can be done now: no node takes another
    copy. A round looks at few, always at those with the fewest copies, and at a page of the others that goes round: what
    cannot be repaired does not keep the rest waiting.
-2. What lacks replicas by the metadata is read from an index, page by page. What lacks them because nodes are gone is
-   read from all the replicas that these had: a *survey*, made when that set of nodes changes, and from then on only
+2. What lacks replicas by the metadata is read from an index, page by page. What lacks them because nodes or disks are
+   gone is read from all the replicas that these had: a *survey*, made when that set changes, and from then on only
    so often that it takes a small part of the time.
 3. A survey grows old: each chunk is looked at again before anything is done for it, and is dropped from the list when
    it lacks nothing.
@@ -18,7 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from coordinator.metadata import queries
-from coordinator.metadata.queries import DamagedChunk
+from coordinator.metadata.queries import DamagedChunk, Gone, LostDisk
 from quorumfs.clock import Clock
 
 WORST = 400
@@ -32,7 +32,7 @@ _BEGINNING = (0, b"")
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """How much lacks replicas. `lost`: one of the `missing`, which have none on any node that is there."""
+    """How much lacks replicas. `lost`: one of the `missing`, which have none on any node and disk that is there."""
 
     under_replicated: int = 0
     missing: int = 0
@@ -44,15 +44,15 @@ class Backlog:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._gone: frozenset[str] = frozenset()
+        self._gone: frozenset[str | LostDisk] = frozenset()
         self._due = clock.monotonic()
-        self._listed: list[bytes] = []  # endangered by the nodes that are gone, fewest copies first
+        self._listed: list[bytes] = []  # endangered by what is gone, fewest copies first
         self._place = 0
         self._cursor = _BEGINNING
         self.survey = Survey()
 
-    def page(self, tx: sqlite3.Connection, gone: Collection[str]) -> list[DamagedChunk]:
-        """Chunks that lack replicas now, when those on the nodes `gone` are lost."""
+    def page(self, tx: sqlite3.Connection, gone: Gone) -> list[DamagedChunk]:
+        """Chunks that lack replicas now, when those that are `gone` are lost."""
         self._survey(tx, frozenset(gone))
         wanting = [*queries.wanting_chunks(tx, _BEGINNING, WORST), *self._next_wanting(tx)]
         listed = self._next_listed()
@@ -61,7 +61,7 @@ class Backlog:
         self._drop({*listed} - {one.chunk for one in found})
         return found
 
-    def _survey(self, tx: sqlite3.Connection, gone: frozenset[str]) -> None:
+    def _survey(self, tx: sqlite3.Connection, gone: frozenset[str | LostDisk]) -> None:
         began = self._clock.monotonic()
         if gone == self._gone and began < self._due:
             return

@@ -1,4 +1,4 @@
-"""Judges the datanodes by their heartbeats and tells when one changes state."""
+"""Judges the datanodes by their heartbeats and tells when one changes state, or loses a disk."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from common import log
 from coordinator.decisions.liveness import Liveness
+from coordinator.metadata.queries import LostDisk
 from coordinator.soft_state import SoftState, Transition
 from quorumfs.v1 import types_pb2 as t
 
@@ -23,6 +24,7 @@ class LivenessDuty:
         self._soft = soft
         self._changed = changed
         self._alarmed: set[str] = set()
+        self._lost: set[LostDisk] = set()
 
     def work(self) -> str:
         changes = self._soft.judge()
@@ -30,6 +32,7 @@ class LivenessDuty:
             self._tell(change)
         for node_id in self._alarmed - self._soft.known().keys():  # forgotten since
             self._clear(node_id)
+        self._tell_disks()
         if not changes:
             return "nothing changed"
         return ", ".join(f"{one.node_id} is {one.after.value}" for one in changes)
@@ -56,9 +59,24 @@ class LivenessDuty:
         self._soft.raise_alarm(f"node_dead:{node_id}", f"{node_id} is dead; {follows}")
         self._alarmed.add(node_id)
 
+    def _tell_disks(self) -> None:
+        lost = {one for one in self._soft.gone() if isinstance(one, LostDisk)}
+        for one in sorted(lost - self._lost):
+            what = f"disk {one.disk_id} of {one.node_id} failed or was taken out; its replicas are being replaced"
+            self._soft.raise_alarm(_disk_alarm(one), what)
+            _log.warning("disk.lost", node=one.node_id, disk=one.disk_id)
+        for one in sorted(self._lost - lost):
+            self._soft.clear_alarm(_disk_alarm(one))
+            _log.info("disk.back", node=one.node_id, disk=one.disk_id)
+        self._lost = lost
+
     def _clear(self, node_id: str) -> None:
         self._soft.clear_alarm(f"node_dead:{node_id}")
         self._alarmed.discard(node_id)
 
     def wait(self) -> float:
         return LOOK_SECONDS
+
+
+def _disk_alarm(disk: LostDisk) -> str:
+    return f"disk_lost:{disk.node_id}/{disk.disk_id}"

@@ -5,6 +5,8 @@
 2. A copy that failed is planned anew after a pause that grows with every failure of that chunk. Its source may be
    what is wrong: it is told to verify its replica.
 3. A node in maintenance is expected back: nothing is copied because of its silence.
+4. A disk that failed, or was taken out, of a node that is alive is as good as dead: its replicas are made anew, also on
+   another disk of the same node when no other node is left.
 """
 
 from __future__ import annotations
@@ -13,8 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from common import log
-from coordinator.decisions.liveness import Liveness
-from coordinator.decisions.placement import IN_MAINTENANCE, Candidate, Chance
+from coordinator.decisions.placement import Candidate, Chance
 from coordinator.decisions.repair import Copy, Damaged, Plan, Running, plan
 from coordinator.duties.backlog import Backlog, Survey
 from coordinator.duties.desk import Desk
@@ -120,8 +121,7 @@ class Repair:
     def work(self) -> str:
         self._take_outcomes()
         self._write_made()
-        candidates = self._soft.candidates()
-        gone = {one.node_id for one in candidates.values() if is_gone(one)}
+        candidates, gone = self._soft.candidates(), self._soft.gone()
         rows = self._desk.look(lambda tx: self._backlog.page(tx, gone))
         damaged = [
             Damaged(row.chunk, row.length, row.checksum, row.want, row.live, row.others)
@@ -221,11 +221,6 @@ class Repair:
         if done.outcome is not None and done.outcome.code in SOURCE_IN_DOUBT:
             command = m.Command(verify=m.VerifyCommand(chunk=done.order.chunk))
             self._soft.order(done.order.source, "verify", command, done.order.chunk)
-
-
-def is_gone(node: Candidate) -> bool:
-    """Whether its replicas count as lost."""
-    return node.liveness is Liveness.DEAD and node.intent != IN_MAINTENANCE
 
 
 def _added(done: Done, outcome: m.CommandOutcome) -> e.ReplicaUpdate:

@@ -15,6 +15,8 @@ from coordinator.metadata.listings import info
 from coordinator.metadata.replicas import ChunkCounts as ChunkCounts
 from coordinator.metadata.replicas import ChunkRow as ChunkRow
 from coordinator.metadata.replicas import DamagedChunk as DamagedChunk
+from coordinator.metadata.replicas import Gone as Gone
+from coordinator.metadata.replicas import LostDisk as LostDisk
 from coordinator.metadata.replicas import NodeRow as NodeRow
 from coordinator.metadata.replicas import ReplicaRow as ReplicaRow
 from coordinator.metadata.replicas import a_lost_chunk as a_lost_chunk

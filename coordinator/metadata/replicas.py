@@ -4,6 +4,8 @@
    a node by the index over replicas by node. Orphans want no replica and so are in neither.
 2. A node that is gone may have held a million replicas. `endangered_chunks` and `chunk_counts` read all of them: for
    now and then. What is asked every second reads pages and single chunks.
+3. What is `gone` is the leader's soft state, not the metadata's: whole nodes, and disks of nodes that are there. Their
+   replicas stay in the table, and count again when they are back.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from coordinator.metadata.contents import CONDEMNED, SEALED
 from quorumfs.v1 import membership_pb2 as m
@@ -22,14 +25,28 @@ LIVE = t.REPLICA_STATE_LIVE
 _WANTING = "FROM chunk WHERE state = 1 AND home = 0 AND live < want"
 _CHUNK = "SELECT state, upload IS NOT NULL, length, checksum FROM chunk WHERE id = ?"
 _NODE = "SELECT key FROM node WHERE node_id = ?"
+_DISK = "SELECT node, disk.key FROM disk JOIN node ON node.key = disk.node WHERE node_id = ? AND disk_id = ?"
+
+
+class LostDisk(NamedTuple):
+    """A disk that failed, or was taken out, of a node that is there."""
+
+    node_id: str
+    disk_id: str
+
+
+Gone = Collection[str | LostDisk]
+"""Whose replicas count as lost: nodes by their id, and disks."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A row of the node table; of the disks in `info` only ids and paths are kept."""
+    """A row of the node table; of the disks in `info` only ids and paths are kept. `disk_ids`: of all that it ever
+    registered, for replicas may name them."""
 
     info: m.NodeInfo
     intent: t.NodeIntent.ValueType
+    disk_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +80,8 @@ class ChunkCounts:
 
 @dataclass(frozen=True, slots=True)
 class DamagedChunk:
-    """A sealed chunk with fewer replicas than it wants. `live`, `others`: node ids by the state of their replica."""
+    """A sealed chunk with fewer replicas than it wants. `live`, `others`: node ids by the state of their replica; one
+    on a lost disk is among the others."""
 
     chunk: bytes
     length: int
@@ -74,8 +92,14 @@ class DamagedChunk:
 
 
 def node_rows(tx: sqlite3.Connection) -> list[NodeRow]:
-    rows = tx.execute("SELECT info, intent FROM node ORDER BY node_id")
-    return [NodeRow(m.NodeInfo.FromString(info), t.NodeIntent.ValueType(intent)) for info, intent in rows]
+    disks: dict[int, set[str]] = {}
+    for key, disk_id in tx.execute("SELECT node, disk_id FROM disk"):
+        disks.setdefault(key, set()).add(disk_id)
+    rows = tx.execute("SELECT key, info, intent FROM node ORDER BY node_id")
+    return [
+        NodeRow(m.NodeInfo.FromString(info), t.NodeIntent.ValueType(intent), frozenset(disks.get(key, ())))
+        for key, info, intent in rows
+    ]
 
 
 def chunk_rows(tx: sqlite3.Connection, chunks: Iterable[bytes]) -> dict[bytes, ChunkRow]:
@@ -112,8 +136,8 @@ def chunks_on(tx: sqlite3.Connection, node_id: str, after: bytes, limit: int) ->
     return [row[0] for row in rows]
 
 
-def chunk_counts(tx: sqlite3.Connection, gone: Collection[str]) -> ChunkCounts:
-    """How many there are of everything; replicas on the nodes `gone` count as lost, and all of them are read."""
+def chunk_counts(tx: sqlite3.Connection, gone: Gone) -> ChunkCounts:
+    """How many there are of everything; replicas that are `gone` count as lost, and all of them are read."""
     files, directories, chunks = tx.execute(
         "SELECT files, directories, chunks FROM totals WHERE id = 1"
     ).fetchone()
@@ -123,11 +147,11 @@ def chunk_counts(tx: sqlite3.Connection, gone: Collection[str]) -> ChunkCounts:
         (t.REPLICA_STATE_CORRUPT,),
     ).fetchone()
     lacking, missing = tx.execute(f"SELECT count(*), coalesce(sum(live = 0), 0) {_WANTING}").fetchone()
-    keys = _keys(tx, gone)
-    if keys:
+    lying = _lying(tx, gone)
+    if lying:
         hurt, lost, counted_above = tx.execute(
             "SELECT count(*), coalesce(sum(live = lost), 0), coalesce(sum(live < want), 0)"
-            f" FROM ({_on_gone(keys)})"
+            f" FROM ({_on_gone(lying)})"
         ).fetchone()
         lacking, missing = lacking + hurt - counted_above, missing + lost
     return ChunkCounts(files, directories, chunks, lacking - missing, missing, corrupt)
@@ -135,54 +159,52 @@ def chunk_counts(tx: sqlite3.Connection, gone: Collection[str]) -> ChunkCounts:
 
 def needed_on(tx: sqlite3.Connection, node_id: str) -> int:
     """How many chunks would lack replicas without those of this node; all of them are read."""
-    keys = _keys(tx, (node_id,))
-    if not keys:
+    lying = _lying(tx, (node_id,))
+    if not lying:
         return 0
-    (number,) = tx.execute(f"SELECT count(*) FROM ({_on_gone(keys)})").fetchone()
+    (number,) = tx.execute(f"SELECT count(*) FROM ({_on_gone(lying)})").fetchone()
     return int(number)
 
 
 def wanting_chunks(tx: sqlite3.Connection, after: tuple[int, bytes], limit: int) -> list[tuple[int, bytes]]:
     """A page of the chunks that lack replicas and have some, as (how many LIVE ones, chunk), in that order: those after
-    `after`. LIVE replicas on nodes that are gone count here."""
+    `after`. LIVE replicas that are gone count here."""
     return tx.execute(
         f"SELECT live, id {_WANTING} AND live > 0 AND (live, id) > (?, ?) ORDER BY live, id LIMIT ?",
         (*after, limit),
     ).fetchall()
 
 
-def endangered_chunks(tx: sqlite3.Connection, gone: Collection[str], limit: int) -> list[bytes]:
-    """Chunks that have a replica, but too few without those on the nodes `gone`: up to `limit`, fewest copies first.
+def endangered_chunks(tx: sqlite3.Connection, gone: Gone, limit: int) -> list[bytes]:
+    """Chunks that have a replica, but too few without those that are `gone`: up to `limit`, fewest copies first.
 
-    All replicas on those nodes are read.
+    All replicas on those nodes and disks are read.
     """
-    keys = _keys(tx, gone)
-    if not keys:
+    lying = _lying(tx, gone)
+    if not lying:
         return []
     rows = tx.execute(
-        f"SELECT id FROM ({_on_gone(keys)}) WHERE live > lost ORDER BY live - lost, id LIMIT ?", (limit,)
+        f"SELECT id FROM ({_on_gone(lying)}) WHERE live > lost ORDER BY live - lost, id LIMIT ?", (limit,)
     )
     return [row[0] for row in rows]
 
 
-def a_lost_chunk(tx: sqlite3.Connection, gone: Collection[str]) -> bytes | None:
-    """One that wants replicas and has no LIVE one but on the nodes `gone`, if there is any."""
-    keys = _keys(tx, gone)
+def a_lost_chunk(tx: sqlite3.Connection, gone: Gone) -> bytes | None:
+    """One that wants replicas and has no LIVE one but those that are `gone`, if there is any."""
+    lying = _lying(tx, gone)
     row = tx.execute(f"SELECT id {_WANTING} AND live = 0 LIMIT 1").fetchone()
-    if row is None and keys:
-        row = tx.execute(f"SELECT id FROM ({_on_gone(keys)}) WHERE live = lost LIMIT 1").fetchone()
+    if row is None and lying:
+        row = tx.execute(f"SELECT id FROM ({_on_gone(lying)}) WHERE live = lost LIMIT 1").fetchone()
     return None if row is None else bytes(row[0])
 
 
-def damaged_chunks(
-    tx: sqlite3.Connection, chunks: Iterable[bytes], gone: Collection[str]
-) -> list[DamagedChunk]:
-    """Those of `chunks` that lack replicas now, when those on the nodes `gone` are lost."""
+def damaged_chunks(tx: sqlite3.Connection, chunks: Iterable[bytes], gone: Gone) -> list[DamagedChunk]:
+    """Those of `chunks` that lack replicas now, when those that are `gone` are lost."""
     found = (_damaged(tx, chunk, gone) for chunk in chunks)
     return [one for one in found if one is not None]
 
 
-def _damaged(tx: sqlite3.Connection, chunk: bytes, gone: Collection[str]) -> DamagedChunk | None:
+def _damaged(tx: sqlite3.Connection, chunk: bytes, gone: Gone) -> DamagedChunk | None:
     row = tx.execute(
         "SELECT length, checksum, want FROM chunk WHERE id = ? AND state = 1 AND home = 0", (chunk,)
     ).fetchone()
@@ -190,23 +212,38 @@ def _damaged(tx: sqlite3.Connection, chunk: bytes, gone: Collection[str]) -> Dam
         return None
     length, checksum, want = row
     replicas = replicas_of(tx, chunk)
-    live = tuple(one.node_id for one in replicas if one.state == LIVE)
+    live = tuple(one.node_id for one in replicas if one.state == LIVE and _disk(one) not in gone)
     if sum(node_id not in gone for node_id in live) >= want:
         return None
-    others = tuple(one.node_id for one in replicas if one.state != LIVE)
+    others = tuple(one.node_id for one in replicas if one.node_id not in live)
     return DamagedChunk(chunk, length, checksum, want, live, others)
 
 
-def _on_gone(keys: str) -> str:
-    """Chunks that the loss of the nodes `keys` leaves with fewer replicas than they want."""
+def _disk(replica: ReplicaRow) -> LostDisk:
+    return LostDisk(replica.node_id, replica.disk_id)
+
+
+def _on_gone(lying: str) -> str:
+    """Chunks that the loss of the replicas `lying` there leaves with fewer than they want."""
     return (
         "SELECT chunk.id AS id, live, want, lost FROM"
-        f" (SELECT chunk, count(*) AS lost FROM replica WHERE node IN ({keys}) AND state = {LIVE} GROUP BY chunk)"
+        f" (SELECT chunk, count(*) AS lost FROM replica WHERE ({lying}) AND state = {LIVE} GROUP BY chunk)"
         " JOIN chunk ON chunk.id = chunk WHERE live - lost < want AND state = 1 AND home = 0"
     )
 
 
-def _keys(tx: sqlite3.Connection, node_ids: Collection[str]) -> str:
-    """Their numbers, as SQL lists them; numbers only, so nothing can be smuggled in."""
-    found = [tx.execute(_NODE, (one,)).fetchone() for one in sorted(node_ids)]
-    return ", ".join(str(int(row[0])) for row in found if row is not None)
+def _lying(tx: sqlite3.Connection, gone: Gone) -> str:
+    """The condition that a replica lies there, empty when none can; of numbers only, so nothing can be smuggled in."""
+    nodes = [tx.execute(_NODE, (one,)).fetchone() for one in gone if not isinstance(one, LostDisk)]
+    disks = [tx.execute(_DISK, one).fetchone() for one in gone if isinstance(one, LostDisk)]
+    conditions = []
+    if any(nodes):
+        conditions.append(f"node IN ({_listed(row[0] for row in nodes if row)})")
+    if any(disks):
+        of = _listed(row[0] for row in disks if row)
+        conditions.append(f"node IN ({of}) AND disk IN ({_listed(row[1] for row in disks if row)})")
+    return " OR ".join(conditions)
+
+
+def _listed(keys: Iterable[int]) -> str:
+    return ", ".join(str(key) for key in sorted({int(key) for key in keys}))

@@ -73,8 +73,8 @@ def question(batch: n.ReadBatch, soft: SoftState, age_ms: int) -> Callable[[sqli
     return ask
 
 
-States = dict[str, t.NodeState.ValueType]
-"""How nodes are, each judged once for a batch of questions."""
+States = dict[str, tuple[t.NodeState.ValueType, frozenset[str]]]
+"""How nodes are, each judged once for a batch of questions, and their disks whose replicas count as lost."""
 
 
 def complete(result: n.ReadResult, soft: SoftState, states: States) -> None:
@@ -86,8 +86,11 @@ def complete(result: n.ReadResult, soft: SoftState, states: States) -> None:
         for chunk in result.layout.chunks:
             for replica in chunk.replicas:
                 if replica.node_id not in states:
-                    states[replica.node_id] = STATE_OF[soft.pulse(replica.node_id).liveness]
-                replica.node_state = states[replica.node_id]
+                    pulse = soft.pulse(replica.node_id)
+                    states[replica.node_id] = STATE_OF[pulse.liveness], pulse.lost_disk_ids
+                replica.node_state, lost_disk_ids = states[replica.node_id]
+                if replica.disk_id in lost_disk_ids and replica.state == t.REPLICA_STATE_LIVE:
+                    replica.state = t.REPLICA_STATE_MISSING
     elif kind == "fs":
         room = space(soft)
         result.fs.total_bytes, result.fs.used_bytes, result.fs.free_bytes = room.total, room.used, room.free

@@ -89,8 +89,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         )
         if not gateway.attached:
             return status
-        gone = frozenset(one.info.node_id for one in status.view.nodes if is_gone(one))
-        counts = await self._census.counts(gone)
+        counts = await self._census.counts(soft.gone())
         for name in ("files", "directories", "chunks", "under_replicated", "missing", "corrupt"):
             setattr(status, name, getattr(counts, name))
         room = space(soft)
@@ -267,11 +266,6 @@ class ControlService(admin_pb2_grpc.ControlServicer):
     async def ListEvents(self, request: a.ListEventsRequest, context: Any) -> Any:  # noqa: N802
         for event in _events():
             yield event
-
-
-def is_gone(node: m.NodeView) -> bool:
-    """Whether its replicas count as lost: a node in maintenance comes back."""
-    return node.state == t.NODE_STATE_DEAD and node.intent != t.NODE_INTENT_MAINTENANCE
 
 
 def _events() -> Sequence[a.Event]:

@@ -12,10 +12,12 @@ from quorumfs.v1 import types_pb2 as t
 
 @dataclass(frozen=True, slots=True)
 class KnownNode:
-    """A row of the node table: what is replicated about a node. `info.disks` has ids and paths only."""
+    """A row of the node table: what is replicated about a node. `info.disks` has ids and paths only; `disk_ids`: of
+    all disks that replicas may be said to lie on."""
 
     info: m.NodeInfo
     intent: t.NodeIntent.ValueType = t.NODE_INTENT_NORMAL
+    disk_ids: frozenset[str] = frozenset()
 
     @property
     def is_datanode(self) -> bool:
@@ -85,10 +87,12 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What the last heartbeat of a node said. `age_seconds`: since it, or since the leadership began."""
+    """What the last heartbeat of a node said. `age_seconds`: since it, or since the leadership began. `lost_disk_ids`:
+    what lies on these counts as lost."""
 
     liveness: Liveness
     age_seconds: float
     heard: bool
     load: m.NodeLoad
     disks: tuple[t.DiskInfo, ...]
+    lost_disk_ids: frozenset[str] = frozenset()

@@ -162,7 +162,7 @@ class ChunkStore:
 
     def _sealed_before(self, header: Header) -> ChunkInfo | None:
         """The replica that is here already, if it can be read; one that cannot makes way for the new one."""
-        if header.chunk not in self._index:
+        if header.chunk not in self._index or self.on_failed_disk(header.chunk):
             return None
         try:
             info = self.info(header.chunk)
@@ -227,6 +227,12 @@ class ChunkStore:
                 return self.disks[aside.disk].disk_id, str(self._aside_path(chunk, aside)), True
             disk = self._disk_of(chunk)
             return disk.disk_id, str(disk.chunk_path(chunk)), False
+
+    def on_failed_disk(self, chunk: ChunkId) -> bool:
+        """Whether what is here of it lies on a disk that failed: it can be read perhaps, but is no copy to count on."""
+        with self._lock:
+            number = self._index.disk_of(chunk)
+        return number is not None and self.disks[number].health()[0] == "failed"
 
     def ids(self, after: bytes, limit: int, quarantined: bool = False) -> list[ChunkId]:
         """Up to `limit` ids that come after `after` (empty: from the first), in order. From memory."""

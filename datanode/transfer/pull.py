@@ -40,7 +40,8 @@ class Puller:
         Raises what the disk raises (NoSpaceError, UnavailableError, ...), or UnavailableError that names each
         source and why it did not do.
         """
-        if chunk in self._store and (known := self._known(chunk, length, checksum)) is not None:
+        there = chunk in self._store and not self._store.on_failed_disk(chunk)
+        if there and (known := self._known(chunk, length, checksum)) is not None:
             return known
         reasons = []
         for source in sources:

@@ -140,3 +140,16 @@ def test_a_chunk_that_was_condemned_here_is_not_copied_back(tmp_path: Path) -> N
         puller = Puller(store, Sources(d2=Source(frames(DATA))))
         with pytest.raises(PreconditionFailedError, match="condemned"):
             puller.pull(CHUNK, [address("d2")], len(DATA), crc32c(DATA))
+
+
+def test_what_lies_on_a_disk_that_failed_is_copied_onto_another(tmp_path: Path) -> None:
+    with opened(tmp_path / "a", tmp_path / "b") as (store, _):
+        before = put(store, CHUNK, DATA)
+        failed = next(disk for disk in store.disks if disk.disk_id == before.disk_id)
+        failed.fail("its controller says so")
+        info = Puller(store, Sources(d2=Source(frames(DATA)))).pull(
+            CHUNK, [address("d2")], len(DATA), crc32c(DATA)
+        )
+        assert info.disk_id not in ("", before.disk_id)
+        assert store.where(CHUNK)[0] == info.disk_id
+        assert content(store, CHUNK) == DATA
