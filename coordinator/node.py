@@ -47,6 +47,7 @@ from coordinator.duties.repair import Budget, Repair
 from coordinator.duties.settings import Settings
 from coordinator.duties.tenure import Tenure
 from coordinator.duties.tick import Tick
+from coordinator.duties.trim import TrimDuty
 from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
 from coordinator.metrics import CoordinatorMetrics, Sample
@@ -256,6 +257,7 @@ class CoordinatorNode:
     def _duties(self, desk: Desk, identity: Identity, leadership: Leadership) -> Sequence[Worker]:
         """Fresh ones for every leadership."""
         config, soft = self._config, self._soft
+        epoch = t.Epoch(history=leadership.history, term=leadership.term)
         self._repair = Repair(
             desk,
             soft,
@@ -271,7 +273,7 @@ class CoordinatorNode:
             self._holders(),
             self._clock,
             Policy(config.gc.shrink_guard_percent),
-            t.Epoch(history=leadership.history, term=leadership.term),
+            epoch,
             config.gc.interval_seconds,
             self._figures.collected,
         )
@@ -294,6 +296,7 @@ class CoordinatorNode:
                 self._clock,
             ),
             self._collect,
+            TrimDuty(desk, soft, self._holders(), epoch),
         ]
 
     def _holders(self) -> RemoteHolders:

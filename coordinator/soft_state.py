@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from coordinator.decisions.liveness import Liveness, Timing, judge, silence_seconds
 from coordinator.decisions.liveness import Signs as NodeSigns
-from coordinator.decisions.placement import IN_MAINTENANCE, Candidate
+from coordinator.decisions.placement import DECOMMISSIONED, DECOMMISSIONING, IN_MAINTENANCE, Candidate
 from coordinator.metadata import queries
 from coordinator.metadata.queries import LostDisk
 from coordinator.soft.inventories import Inventories
@@ -63,8 +63,8 @@ FLAP_GAP_SECONDS_MIN = 1.0
 INTENT_NAMES: dict[int, str] = {
     t.NODE_INTENT_NORMAL: "normal",
     t.NODE_INTENT_DRAINING: "draining",
-    t.NODE_INTENT_DECOMMISSIONING: "decommissioning",
-    t.NODE_INTENT_DECOMMISSIONED: "decommissioned",
+    t.NODE_INTENT_DECOMMISSIONING: DECOMMISSIONING,
+    t.NODE_INTENT_DECOMMISSIONED: DECOMMISSIONED,
     t.NODE_INTENT_MAINTENANCE: IN_MAINTENANCE,
 }
 
@@ -80,6 +80,7 @@ class _Node:
     was: Liveness = Liveness.ALIVE
     load: m.NodeLoad = field(default_factory=m.NodeLoad)
     disks: tuple[t.DiskInfo, ...] = ()
+    trimmed_at: float | None = None
 
 
 class SoftState:
@@ -292,6 +293,7 @@ class SoftState:
             heard=node.last_heard is not None,
             heartbeat_age_seconds=silence,
             free_bytes=max(0, sum(disk.free_bytes for disk in usable) - promised),
+            used_bytes=sum(disk.used_bytes for disk in usable),
             largest_free_bytes=max((disk.free_bytes for disk in usable), default=0),
             disk_trouble=", ".join(broken) if node.disks and not usable else "",
             write_streams=node.load.write_streams,
@@ -394,6 +396,18 @@ class SoftState:
     def take_inventory(self) -> Inventory | None:
         with self._lock:
             return self._inventories.take()
+
+    def trimmed(self, node_id: str) -> None:
+        """Replicas of this node were deleted just now: an inventory under way may list them still."""
+        with self._lock:
+            if node_id in self._nodes:
+                self._nodes[node_id].trimmed_at = self._clock.monotonic()
+
+    def trimmed_since(self, node_id: str, since: float) -> bool:
+        """Whether replicas of this node were deleted at that time or later."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            return node is not None and node.trimmed_at is not None and node.trimmed_at >= since
 
     # Signs of life
 

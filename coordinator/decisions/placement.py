@@ -28,6 +28,8 @@ Chance = Callable[[], float]
 SLOW_STREAMS_MIN = 64
 IN_MAINTENANCE = "in maintenance"
 """What `Candidate.intent` says of a node that is away for a while."""
+DECOMMISSIONING, DECOMMISSIONED = "decommissioning", "decommissioned"
+"""And of one that is being emptied, or is empty."""
 
 
 class Tier(Enum):
@@ -48,11 +50,18 @@ class Candidate:
     heartbeat_age_seconds: float = 0.0
     free_bytes: int = 0
     largest_free_bytes: int = 0
+    used_bytes: int = 0
     disk_trouble: str = ""
     write_streams: int = 0
     zone: str = ""
     rack: str = ""
     host: str = ""
+
+    @property
+    def used_share(self) -> float:
+        """Of what it can hold, how much its chunks take; from 0 to 1. What lies in quarantine is on its way out."""
+        room = self.used_bytes + self.free_bytes
+        return self.used_bytes / room if room > 0 else 1.0
 
 
 @dataclass(frozen=True, slots=True)

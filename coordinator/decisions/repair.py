@@ -10,7 +10,7 @@ Theory of operation
 4. The destination comes from placement among nodes that are alive, away from every node that has a replica in
    any state, in a zone without a replica when there is one. Only when no other node is left, one that has a
    corrupt or missing replica, or one on a disk that failed, gets a good one in its place: three datanodes must heal
-   a rotten block and a lost disk.
+   a rotten block and a lost disk. Where a replica is being deleted none is put.
 5. A chunk with no source left is named in `lost`, never dropped silently.
 """
 
@@ -26,8 +26,8 @@ from coordinator.decisions.placement import IN_MAINTENANCE, Candidate, Chance, W
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A committed chunk that may lack replicas. `live`: nodes with a verified replica; `others`: nodes
-    with any other."""
+    """A committed chunk that may lack replicas. `live`: nodes with a verified replica; `leaving`: those whose replica
+    is being deleted; `others`: nodes with any other."""
 
     chunk: bytes
     length: int
@@ -35,6 +35,7 @@ class Damaged:
     replication: int
     live: tuple[str, ...]
     others: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def _destination(
     alive = [node for node in candidates.values() if node.liveness is Liveness.ALIVE]
     zones = {candidates[node].zone for node in there if node in candidates} - {""}
     elsewhere = [node for node in alive if node.zone not in zones]
-    taken = {*damaged.live, *under_way}
+    taken = {*damaged.live, *damaged.leaving, *under_way}
     holders = {*taken, *damaged.others}
     found = _choose(elsewhere, holders | {*full}, damaged.length, chance) or _choose(
         alive, holders | {*full}, damaged.length, chance

@@ -9,14 +9,16 @@ Theory of operation
    commits went on), one that was corrupt or missing and is listed again, a reader's complaint. The node is told to
    verify that chunk, and its finding is written. A replica sealed just now, with the right length and checksum, is
    believed at once.
-4. Every node is asked for a full inventory once per leadership and per start of its process; few at a time.
+4. A replica that is being deleted is the business of whoever deletes it: reports about it are passed over. What an
+   inventory lists beyond the metadata is doubted when the node deleted replicas since its gathering began.
+5. Every node is asked for a full inventory once per leadership and per start of its process; few at a time.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -96,7 +98,7 @@ class Reconcile:
         reports = list(islice(waiting, REPORTS_PER_ENTRY))
         if not reports:
             return 0
-        found = self._desk.look(lambda tx: differences(tx, reports, believe))
+        found = self._desk.look(lambda tx: differences(tx, reports, believe, self._soft.trimmed_since))
         if found.updates:
             self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=found.updates))])
             _log.info("replicas.updated", count=len(found.updates))
@@ -128,7 +130,13 @@ class Reconcile:
 
     def _take_listed(self, inventory: Inventory, chunks: Collection[bytes]) -> int:
         self._listed.extend(
-            Report(inventory.node_id, chunk, inventory.disks.get(chunk, ""), t.REPLICA_STATE_LIVE)
+            Report(
+                inventory.node_id,
+                chunk,
+                inventory.disks.get(chunk, ""),
+                t.REPLICA_STATE_LIVE,
+                listed_since=inventory.since,
+            )
             for chunk in sorted(chunks)
         )
         return len(chunks)
@@ -161,7 +169,12 @@ class Reconcile:
                 self._soft.want_inventory(done.order.node_id)
 
 
-def differences(tx: sqlite3.Connection, reports: Iterable[Report], believe: bool) -> Differences:
+def differences(
+    tx: sqlite3.Connection,
+    reports: Iterable[Report],
+    believe: bool,
+    trimmed_since: Callable[[str, float], bool],
+) -> Differences:
     """What the metadata has to learn from `reports`, what is doubtful, and what came too early."""
     found = Differences()
     chunks = queries.chunk_rows(tx, {one.chunk for one in reports if len(one.chunk) == ID_BYTES})
@@ -174,7 +187,11 @@ def differences(tx: sqlite3.Connection, reports: Iterable[Report], believe: bool
                 found.early.append(report)
             continue
         there = {row.node_id: row for row in queries.replicas_of(tx, report.chunk)}
-        _judge(found, report, chunk, there.get(report.node_id), believe)
+        mine, since = there.get(report.node_id), report.listed_since
+        if mine is None and since is not None and trimmed_since(report.node_id, since):
+            found.doubts.append(report)
+        elif mine is None or mine.state != t.REPLICA_STATE_DELETING:
+            _judge(found, report, chunk, mine, believe)
     return found
 
 

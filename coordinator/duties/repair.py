@@ -11,14 +11,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from common import log
-from coordinator.decisions.placement import Candidate, Chance
+from coordinator.decisions.placement import Chance
 from coordinator.decisions.repair import Copy, Damaged, Plan, Running, plan
 from coordinator.duties.backlog import Backlog, Survey
 from coordinator.duties.desk import Desk
+from coordinator.metadata import queries
 from coordinator.soft_state import Done, SoftState
 from quorumfs.backoff import Backoff
 from quorumfs.clock import Clock
@@ -122,9 +123,9 @@ class Repair:
         self._take_outcomes()
         self._write_made()
         candidates, gone = self._soft.candidates(), self._soft.gone()
-        rows = self._desk.look(lambda tx: self._backlog.page(tx, gone))
+        index, rows = self._desk.look(lambda tx: (queries.applied_index(tx), self._backlog.page(tx, gone)))
         damaged = [
-            Damaged(row.chunk, row.length, row.checksum, row.want, row.live, row.others)
+            Damaged(row.chunk, row.length, row.checksum, row.want, row.live, row.others, row.leaving)
             for row in rows
             if not self._rests.rests(row.chunk)
         ]
@@ -137,7 +138,7 @@ class Repair:
             at_once=AT_ONCE_MAX,
             chance=self._chance,
         )
-        ordered = self._order(decided, candidates)
+        ordered = self._order(decided, index)
         survey = self._backlog.survey
         self._tell_lost(survey)
         self.figures.running = len(running) + ordered
@@ -150,7 +151,8 @@ class Repair:
     def wait(self) -> float:
         return BUSY_SECONDS if self.figures.running else IDLE_SECONDS
 
-    def _order(self, decided: Plan, candidates: Mapping[str, Candidate]) -> int:
+    def _order(self, decided: Plan, index: int) -> int:
+        """`index`: of the state that wants the copies. What was deleted at a destination before that is void."""
         known = self._soft.known()
         ordered = 0
         for copy in decided.copies:
@@ -162,6 +164,7 @@ class Repair:
                     chunk=copy.chunk,
                     length=copy.length,
                     checksum=copy.checksum,
+                    void_below_index=index,
                     sources=[
                         t.NodeAddress(node_id=one.node_id, grpc=one.grpc, http=one.http) for one in sources
                     ],

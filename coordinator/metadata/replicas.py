@@ -55,6 +55,11 @@ class ReplicaRow:
     disk_id: str
     state: t.ReplicaState.ValueType
 
+    @property
+    def on(self) -> LostDisk:
+        """Its disk, as it is called when it is gone."""
+        return LostDisk(self.node_id, self.disk_id)
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkRow:
@@ -80,8 +85,8 @@ class ChunkCounts:
 
 @dataclass(frozen=True, slots=True)
 class DamagedChunk:
-    """A sealed chunk with fewer replicas than it wants. `live`, `others`: node ids by the state of their replica; one
-    on a lost disk is among the others."""
+    """A sealed chunk with fewer replicas than it wants. `live`, `leaving` (being deleted), `others`: node ids by the
+    state of their replica; one on a lost disk is among the others."""
 
     chunk: bytes
     length: int
@@ -89,6 +94,7 @@ class DamagedChunk:
     want: int
     live: tuple[str, ...]
     others: tuple[str, ...]
+    leaving: tuple[str, ...] = ()
 
 
 def node_rows(tx: sqlite3.Connection) -> list[NodeRow]:
@@ -212,15 +218,12 @@ def _damaged(tx: sqlite3.Connection, chunk: bytes, gone: Gone) -> DamagedChunk |
         return None
     length, checksum, want = row
     replicas = replicas_of(tx, chunk)
-    live = tuple(one.node_id for one in replicas if one.state == LIVE and _disk(one) not in gone)
+    live = tuple(one.node_id for one in replicas if one.state == LIVE and one.on not in gone)
     if sum(node_id not in gone for node_id in live) >= want:
         return None
-    others = tuple(one.node_id for one in replicas if one.node_id not in live)
-    return DamagedChunk(chunk, length, checksum, want, live, others)
-
-
-def _disk(replica: ReplicaRow) -> LostDisk:
-    return LostDisk(replica.node_id, replica.disk_id)
+    leaving = tuple(one.node_id for one in replicas if one.state == t.REPLICA_STATE_DELETING)
+    others = tuple(one.node_id for one in replicas if one.node_id not in {*live, *leaving})
+    return DamagedChunk(chunk, length, checksum, want, live, others, leaving)
 
 
 def _on_gone(lying: str) -> str:

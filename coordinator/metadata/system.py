@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, Command] = {
     "forget_node": nodes.forget,
     "set_node": nodes.set_node,
     "update_replicas": chunks.update_replicas,
+    "trim": chunks.trim,
     "expire_uploads": uploads.expire,
     "expire_sessions": sessions.expire,
     "reap_trash": trash.reap,

@@ -20,6 +20,7 @@ class _Gathering:
     gather_id: int
     incarnation: int
     until: float
+    since: float
     next_page: int = 0
     pages: list[bytes] = field(default_factory=list)  # ids, in order
     through: bytes = b""
@@ -54,7 +55,7 @@ class Inventories:
         return [node_id for node_id in heard if node_id not in self._told][:room]
 
     def begin(self, node_id: str, gather_id: int, incarnation: int, now: float) -> None:
-        self._running[node_id] = _Gathering(gather_id, incarnation, now + PAGE_SECONDS)
+        self._running[node_id] = _Gathering(gather_id, incarnation, now + PAGE_SECONDS, now)
         self._told.add(node_id)
 
     def page(self, page: m.InventoryPage, incarnation: int, now: float) -> bool:
@@ -125,4 +126,5 @@ def _inventory(node_id: str, gathering: _Gathering) -> Inventory:
     live = PackedIds(b"".join(gathering.pages))
     if gathering.live:
         live = PackedIds.of([*live, *gathering.live])
-    return Inventory(node_id, gathering.gather_id, live, gathering.disks, tuple(gathering.troubled))
+    troubled = tuple(gathering.troubled)
+    return Inventory(node_id, gathering.gather_id, live, gathering.disks, troubled, gathering.since)

@@ -36,7 +36,8 @@ class NodeTable:
 class Report:
     """One replica as its datanode reports it; not verified against the metadata yet.
 
-    `length` and `checksum` are told of one that was sealed just now; else they are 0.
+    `length` and `checksum` are told of one that was sealed just now; else they are 0. `listed_since`: when the
+    gathering of the inventory began that listed it; None: told by itself.
     """
 
     node_id: str
@@ -45,6 +46,7 @@ class Report:
     state: t.ReplicaState.ValueType
     length: int = 0
     checksum: int = 0
+    listed_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All replicas of one node as of one gathering: LIVE chunk ids, and what is not live."""
+    """All replicas of one node as of one gathering, which began at `since`: LIVE chunk ids, and what is not live."""
 
     node_id: str
     gather_id: int
     live: PackedIds
     disks: dict[bytes, str]
     troubled: tuple[Report, ...]
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,9 @@ class Hands:
                 raise InvalidArgumentError(f"this node does not know the command {other}")
 
     def _replicate(self, order: m.ReplicateCommand) -> t.ReplicaAck:
-        info = self.puller.pull(chunk_id(order.chunk), order.sources, order.length, order.checksum)
+        chunk = chunk_id(order.chunk)
+        self.store.unquarantine(chunk, order.void_below_index)
+        info = self.puller.pull(chunk, order.sources, order.length, order.checksum)
         return t.ReplicaAck(node_id=self.node_id, disk_id=info.disk_id, durable=True)
 
     def _verify(self, chunk: ChunkId) -> t.ReplicaAck:

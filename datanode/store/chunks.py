@@ -353,6 +353,13 @@ class ChunkStore:
             pass  # it is a suspect now; what verifying finds is reported
         return True
 
+    def unquarantine(self, chunk: ChunkId, void_below_index: int) -> None:
+        """Bring back what a condemnation at or below the index put aside, as the chunk is wanted here again; nothing
+        happens when there is no such. Its bytes are not verified. Raises UnavailableError."""
+        aside = self._index.aside(chunk)
+        if aside is not None and aside.condemn_index is not None and aside.condemn_index <= void_below_index:
+            self.restore(chunk, void_below_index)
+
     def condemned(self) -> list[tuple[ChunkId, int]]:
         """(chunk, condemn index) of all that lies in quarantine by order."""
         with self._lock:

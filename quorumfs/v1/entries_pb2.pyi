@@ -225,6 +225,7 @@ class SystemCommand(_message.Message):
     SET_TOKEN_FIELD_NUMBER: _builtins.int
     ADOPT_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    TRIM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def init(self) -> Global___InitCluster: ...
     @_builtins.property
@@ -267,6 +268,8 @@ class SystemCommand(_message.Message):
     def adopt(self) -> Global___AdoptChunks: ...
     @_builtins.property
     def release(self) -> Global___ReleaseChunks: ...
+    @_builtins.property
+    def trim(self) -> Global___TrimReplicas: ...
     def __init__(
         self,
         *,
@@ -291,12 +294,13 @@ class SystemCommand(_message.Message):
         set_token: Global___SetToken | None = ...,
         adopt: Global___AdoptChunks | None = ...,
         release: Global___ReleaseChunks | None = ...,
+        trim: Global___TrimReplicas | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "update_replicas", b"update_replicas"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "update_replicas", b"update_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["init", "tick", "register_node", "forget_node", "update_replicas", "expire_uploads", "expire_sessions", "set_node", "set_setting", "hash_at", "migrate", "raise_format", "reap_trash", "condemn", "forget_chunks", "restore", "rehome", "set_alarm", "set_token", "adopt", "release"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["init", "tick", "register_node", "forget_node", "update_replicas", "expire_uploads", "expire_sessions", "set_node", "set_setting", "hash_at", "migrate", "raise_format", "reap_trash", "condemn", "forget_chunks", "restore", "rehome", "set_alarm", "set_token", "adopt", "release", "trim"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -436,6 +440,48 @@ class UpdateReplicas(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateReplicas: _TypeAlias = UpdateReplicas  # noqa: Y015
+
+@_typing.final
+class TrimReplicas(_message.Message):
+    """LIVE replicas that are more than enough become DELETING; what is needed stays as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class One(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CHUNK_FIELD_NUMBER: _builtins.int
+        NODE_ID_FIELD_NUMBER: _builtins.int
+        chunk: _builtins.bytes
+        node_id: _builtins.str
+        def __init__(
+            self,
+            *,
+            chunk: _builtins.bytes = ...,
+            node_id: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "node_id", b"node_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrimReplicas.One]: ...
+    def __init__(
+        self,
+        *,
+        replicas: _abc.Iterable[Global___TrimReplicas.One] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrimReplicas: _TypeAlias = TrimReplicas  # noqa: Y015
 
 @_typing.final
 class ExpireUploads(_message.Message):

@@ -749,9 +749,12 @@ class ReplicateCommand(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
+    VOID_BELOW_INDEX_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     length: _builtins.int
     checksum: _builtins.int
+    void_below_index: _builtins.int
+    """what was deleted here by a condemnation up to this index comes back from quarantine"""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.NodeAddress]: ...
     def __init__(
@@ -761,10 +764,11 @@ class ReplicateCommand(_message.Message):
         sources: _abc.Iterable[_types_pb2.NodeAddress] | None = ...,
         length: _builtins.int = ...,
         checksum: _builtins.int = ...,
+        void_below_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "chunk", b"chunk", "length", b"length", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "chunk", b"chunk", "length", b"length", "sources", b"sources", "void_below_index", b"void_below_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -177,6 +177,8 @@ class _ReplicaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaS
     REPLICA_STATE_LIVE: _ReplicaState.ValueType  # 2
     REPLICA_STATE_CORRUPT: _ReplicaState.ValueType  # 3
     REPLICA_STATE_MISSING: _ReplicaState.ValueType  # 4
+    REPLICA_STATE_DELETING: _ReplicaState.ValueType  # 5
+    """more than enough: in no layout any more, its node may be told to delete it"""
 
 class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper): ...
 
@@ -186,6 +188,8 @@ REPLICA_STATE_PENDING: ReplicaState.ValueType  # 1
 REPLICA_STATE_LIVE: ReplicaState.ValueType  # 2
 REPLICA_STATE_CORRUPT: ReplicaState.ValueType  # 3
 REPLICA_STATE_MISSING: ReplicaState.ValueType  # 4
+REPLICA_STATE_DELETING: ReplicaState.ValueType  # 5
+"""more than enough: in no layout any more, its node may be told to delete it"""
 Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
 
 class _InodeType:

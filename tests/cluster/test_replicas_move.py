@@ -1,10 +1,11 @@
-"""Replicas come and go on real processes: a disk is lost."""
+"""Replicas come and go on real processes: a disk is lost, there are more than are wanted."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ cluster = cluster_fixture(
     settings={
         "data.chunk_size_bytes": CHUNK_BYTES,
         "data.inline_bytes_max": 0,
+        "membership.dead_seconds": 6.0,
         "storage.data_dirs": '["disk0", "disk1"]',
     },
 )
@@ -91,3 +93,45 @@ def test_a_disk_that_fails_while_its_node_lives_is_made_good_elsewhere(
     cluster.start_node(node_id)
     cluster.wait_ready()
     assert fs.read_bytes("/disk") == content
+
+
+def test_fewer_replicas_are_kept_when_fewer_are_wanted_and_made_again_when_more_are(
+    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl
+) -> None:
+    content = os.urandom(4 * CHUNK_BYTES)
+    fs.write_bytes("/fewer", content)
+    wait_for(lambda: all(len(nodes) == 3 for nodes in live(fs, "/fewer").values()), 30, "three of each")
+    for wanted in (1, 3, 2):
+        assert dfsctl("setrep", str(wanted), "/fewer").code == 0
+        wait_for(partial(settled, cluster, fs, "/fewer", wanted), PATIENCE_SECONDS, f"{wanted} of each")
+        assert fs.read_bytes("/fewer") == content
+
+
+def test_what_a_returning_node_brings_back_is_too_much_whoever_leads(
+    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl
+) -> None:
+    content = os.urandom(8 * CHUNK_BYTES)
+    fs.write_bytes("/back", content)
+    wait_for(lambda: settled(cluster, fs, "/back", 3), 30, "three of each")
+    node_id = next(iter(live(fs, "/back").values()))[0]
+    cluster.kill(node_id)
+    wait_for(lambda: repaired(fs, "/back", node_id), PATIENCE_SECONDS, "others have made three again")
+    cluster.start_node(node_id)
+    dead = cluster.kill_leader()
+    wait_for(lambda: settled(cluster, fs, "/back", 3), PATIENCE_SECONDS, "three again, no more")
+    assert fs.read_bytes("/back") == content
+    cluster.start_node(dead)
+    wait_for(lambda: under_replicated(dfsctl) == 0, PATIENCE_SECONDS, "nothing lacks a replica")
+
+
+def settled(cluster: LocalCluster, fs: Client, path: str, wanted: int) -> bool:
+    """Each chunk is live on so many nodes, and on no other disk."""
+    return all(
+        len(nodes) == wanted and len(files_of(cluster, chunk)) == wanted
+        for chunk, nodes in live(fs, path).items()
+    )
+
+
+def repaired(fs: Client, path: str, dead: str) -> bool:
+    """Each chunk is live on three nodes besides that one."""
+    return all(len(set(nodes) - {dead}) == 3 for nodes in live(fs, path).values())

@@ -109,7 +109,7 @@ FITTING: dict[int, dict[str, st.SearchStrategy[Any]]] = {
         "key": st.sampled_from(tuple(sorted(KNOWN))),
         "value": st.sampled_from(("1", "2", "3", "70000")),
     },
-    FieldDescriptor.TYPE_ENUM: {"role": st.just(2), "state": st.sampled_from((0, 2, 3, 4))},
+    FieldDescriptor.TYPE_ENUM: {"role": st.just(2), "state": st.sampled_from((0, 2, 3, 4, 5))},
     FieldDescriptor.TYPE_BOOL: {
         "if_absent": st.just(False),
         "durable": st.just(True),

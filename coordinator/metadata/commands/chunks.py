@@ -22,7 +22,8 @@ _UPSERT = "INSERT OR REPLACE INTO replica (chunk, node, disk, state) VALUES (?, 
 
 def update_replicas(context: Context, command: e.UpdateReplicas) -> int:
     """Note, change or remove locations of sealed chunks on datanodes. A LIVE one is removed only when as many as
-    wanted remain, one at least, or the chunk is condemned (decisions 20)."""
+    wanted remain, one at least, or the chunk is condemned (decisions 20). One that is being deleted is removed, or
+    taken back as MISSING; whatever else is told of it came too late."""
     nodes: dict[str, int | None] = {}
     done = 0
     for update in command.updates:
@@ -46,6 +47,10 @@ def _update(context: Context, update: e.ReplicaUpdate, node: int) -> bool:
         if row is None or needed:
             return False
         context.execute("DELETE FROM replica WHERE chunk = ? AND node = ?", (update.chunk, node))
+    elif update.state == t.REPLICA_STATE_DELETING or (
+        row is not None and row[0] == t.REPLICA_STATE_DELETING and update.state != t.REPLICA_STATE_MISSING
+    ):
+        return False
     elif update.state in t.ReplicaState.values():
         disk = disk_key(context, node, update.disk_id) or (row[1] if row is not None else 0)
         context.execute(_UPSERT, (update.chunk, node, disk, update.state))
@@ -55,6 +60,32 @@ def _update(context: Context, update: e.ReplicaUpdate, node: int) -> bool:
     if change:
         context.execute("UPDATE chunk SET live = live + ? WHERE id = ?", (change, update.chunk))
     return True
+
+
+def trim(context: Context, command: e.TrimReplicas) -> int:
+    """LIVE replicas of sealed chunks that are more than these want: they count no more and are in no layout, so that
+    their nodes may be told to delete them."""
+    return sum(_trim(context, one) for one in command.replicas)
+
+
+def _trim(context: Context, one: e.TrimReplicas.One) -> bool:
+    key = node_key(context, one.node_id)
+    done = context.execute(
+        "UPDATE replica SET state = ? WHERE chunk = ? AND node = ? AND state = ? AND EXISTS"
+        " (SELECT 1 FROM chunk WHERE id = replica.chunk AND state = ? AND home = ? AND upload IS NULL"
+        " AND want > 0 AND live > want)",
+        (
+            t.REPLICA_STATE_DELETING,
+            one.chunk,
+            key,
+            t.REPLICA_STATE_LIVE,
+            contents.SEALED,
+            contents.ON_DATANODES,
+        ),
+    ).rowcount
+    if done:
+        context.execute("UPDATE chunk SET live = live - 1 WHERE id = ?", (one.chunk,))
+    return bool(done)
 
 
 def node_key(context: Context, node_id: str) -> int | None:

@@ -181,3 +181,47 @@ def test_a_chunk_under_way_is_known_and_not_sealed(cluster: Cluster) -> None:
     assert queries.chunk_rows(db, [made.chunk]) == {made.chunk: queries.ChunkRow(False, True, 0, 0)}
     cluster.one(n.Op(abort_upload=n.AbortUploadRequest(upload=opened.upload.upload)))
     assert queries.chunk_rows(db, [made.chunk]) == {made.chunk: queries.ChunkRow(False, False, 0, 0)}
+
+
+def trim(cluster: Cluster, chunk: bytes, *nodes: str) -> int:
+    replicas = [e.TrimReplicas.One(chunk=chunk, node_id=node) for node in nodes]
+    return int(cluster.system(e.SystemCommand(trim=e.TrimReplicas(replicas=replicas))).number)
+
+
+def test_only_what_is_beyond_the_wish_is_trimmed(cluster: Cluster) -> None:
+    chunk = store(cluster, b"/x", ("d1", "d2", "d3"), replication=2)
+    assert trim(cluster, chunk, "nobody") == 0
+    assert trim(cluster, chunk, "d1", "d1", "d2", "d3") == 1
+    assert trim(cluster, chunk, "d2") == 0
+    db = cluster.replica.db
+    asked = n.ReadOp(layout=n.LayoutRequest(ref=ref(b"/x"), no_body=True))
+    layout = queries.answer(db, asked).layout
+    assert [one.node_id for one in layout.chunks[0].replicas] == ["d2", "d3"]
+    assert queries.chunk_counts(db, ()).under_replicated == 0
+    become(cluster, chunk, "d3", CORRUPT)
+    (found,) = queries.damaged_chunks(db, [chunk], ())
+    assert (found.live, found.others, found.leaving) == (("d2",), ("d3",), ("d1",))
+
+
+def test_what_is_being_deleted_goes_or_is_in_doubt_and_nothing_else(cluster: Cluster) -> None:
+    chunk = store(cluster, b"/x", ("d1", "d2", "d3"), replication=1)
+    assert trim(cluster, chunk, "d1", "d2") == 2
+    db = cluster.replica.db
+
+    def states() -> list[int]:
+        return [one.state for one in queries.replicas_of(db, chunk)]
+
+    for state in (LIVE, CORRUPT, t.REPLICA_STATE_PENDING, t.REPLICA_STATE_DELETING):
+        become(cluster, chunk, "d1", state)
+        become(cluster, chunk, "d3", t.REPLICA_STATE_DELETING)
+    assert states() == [t.REPLICA_STATE_DELETING, t.REPLICA_STATE_DELETING, LIVE]
+    become(cluster, chunk, "d1", MISSING)
+    become(cluster, chunk, "d2", t.REPLICA_STATE_UNSPECIFIED)
+    assert states() == [MISSING, LIVE]
+
+
+def test_neither_garbage_nor_what_is_under_way_is_trimmed(cluster: Cluster) -> None:
+    chunk = store(cluster, b"/x", ("d1", "d2", "d3"), replication=1)
+    cluster.one(delete(b"/x", purge=True))
+    cluster.system(e.SystemCommand(reap_trash=e.ReapTrash(limit=100)))
+    assert trim(cluster, chunk, "d1") == 0

@@ -11,7 +11,7 @@ import pytest
 
 from datanode.transfer.pull import Puller
 from quorumfs.checksum import crc32c
-from quorumfs.errors import NoSpaceError, PreconditionFailedError, UnavailableError
+from quorumfs.errors import NoSpaceError, PreconditionFailedError, SafetyGuardError, UnavailableError
 from quorumfs.ids import ChunkId
 from quorumfs.limits import MIB
 from quorumfs.v1 import chunks_pb2
@@ -152,4 +152,26 @@ def test_what_lies_on_a_disk_that_failed_is_copied_onto_another(tmp_path: Path) 
         )
         assert info.disk_id not in ("", before.disk_id)
         assert store.where(CHUNK)[0] == info.disk_id
+        assert content(store, CHUNK) == DATA
+
+
+def test_what_was_deleted_here_and_is_wanted_again_comes_back_from_quarantine(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        store.quarantine(CHUNK, 50, 1)
+        store.unquarantine(CHUNK, 49)  # who says so does not know of the deletion
+        assert CHUNK not in store
+        store.unquarantine(CHUNK, 60)
+        info = Puller(store, Sources()).pull(CHUNK, [], len(DATA), crc32c(DATA))
+        assert (info.header.length, content(store, CHUNK)) == (len(DATA), DATA)
+        with pytest.raises(SafetyGuardError):
+            store.quarantine(CHUNK, 60, 1)  # an order to delete it from before
+        assert store.quarantine(CHUNK, 61, 1)
+
+
+def test_what_was_never_deleted_here_is_left_as_it_is(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        store.unquarantine(CHUNK, 60)
+        put(store, CHUNK, DATA)
+        store.unquarantine(CHUNK, 60)
         assert content(store, CHUNK) == DATA
