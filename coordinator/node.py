@@ -34,6 +34,7 @@ from coordinator.decisions.liveness import Timing
 from coordinator.decisions.packing import Rules
 from coordinator.duties.collect import Collect
 from coordinator.duties.cycle import Policy
+from coordinator.duties.departures import Departures
 from coordinator.duties.desk import Desk
 from coordinator.duties.enrol import Enrol
 from coordinator.duties.expiry import Expiry
@@ -62,6 +63,7 @@ from coordinator.services.hashes import Hashes
 from coordinator.services.members import Members
 from coordinator.services.membership import MembershipService
 from coordinator.services.namespace import NamespaceService
+from coordinator.services.nodes import NodeDesk
 from coordinator.services.placing import Placer, open_uploads
 from coordinator.soft_state import SoftState
 from quorumfs import __version__, limits
@@ -117,6 +119,7 @@ class CoordinatorNode:
         self._tenure: Tenure | None = None
         self._repair: Repair | None = None
         self._collect: Collect | None = None
+        self._departures: Departures | None = None
         self._workers = Workers()
         self._agent = ClusterNode.for_coordinator(self._describe, self._read_view, clock=self._clock)
         self._starting = threading.Lock()
@@ -277,6 +280,7 @@ class CoordinatorNode:
             config.gc.interval_seconds,
             self._figures.collected,
         )
+        self._departures = Departures(desk, soft, self._clock)
         return [
             Genesis(desk, identity.cluster_id, leadership.history, identity.members),
             Settings(desk, replicated_settings(config)),
@@ -286,6 +290,7 @@ class CoordinatorNode:
             LivenessDuty(soft, lambda change: self._figures.transition(change.after.value)),
             Reconcile(desk, soft, self._clock),
             self._repair,
+            self._departures,
             Packing(
                 desk,
                 soft,
@@ -338,6 +343,10 @@ class CoordinatorNode:
             bytes_per_second=self._config.repair.bytes_per_second,
         )
 
+    def _departure_rate(self, node_id: str) -> float | None:
+        departures = self._departures
+        return departures.rate(node_id) if departures is not None and self._soft.leading else None
+
     def _describe(self) -> m.NodeInfo:
         info = m.NodeInfo()
         info.CopyFrom(self._own.info)
@@ -372,6 +381,7 @@ class CoordinatorNode:
             Members(gateway, own, self._trusted, system_random),
             self._clock,
             collection=collection,
+            nodes=NodeDesk(gateway, soft, self._departure_rate),
             repair_status=self.repair_status,
             alarms=self._face.alarms,
         )

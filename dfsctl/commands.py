@@ -52,6 +52,8 @@ dfsctl = Group(
                 "label": Entry("dfsctl.node:label", "Set (key=value) and remove (key-) labels."),
                 "drain": Entry("dfsctl.node:drain", "Give a node nothing new."),
                 "undrain": Entry("dfsctl.node:undrain", "Use a drained node again."),
+                "decommission": Entry("dfsctl.leaving:decommission", "Move everything off a node, for good."),
+                "maintenance": Entry("dfsctl.leaving:maintenance", "Let a node be away for a while."),
                 "forget": Entry("dfsctl.node:forget", "Strike a node that is gone for good."),
             },
         ),

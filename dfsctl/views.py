@@ -189,6 +189,33 @@ def repair(answer: admin_pb2.RepairStatus) -> dict[str, Any]:
     }
 
 
+def decommission(one: admin_pb2.Decommission) -> dict[str, Any]:
+    """How far a node is that leaves, and what keeps it."""
+    return {
+        "node_id": one.node_id,
+        "intent": _word(types_pb2.NodeIntent.Name(one.intent), "NODE_INTENT_"),
+        "remaining_chunks": one.remaining_chunks,
+        "remaining_bytes": one.remaining_bytes,
+        "total_chunks": one.total_chunks,
+        "total_bytes": one.total_bytes,
+        "last_copies": one.last_copies,
+        "unreadable": one.unreadable,
+        "writing": one.uploads,
+        "bytes_per_second": round(one.bytes_per_second, 1) if one.HasField("bytes_per_second") else None,
+        "eta_seconds": round(one.eta_seconds, 1) if one.HasField("eta_seconds") else None,
+        "blockers": [
+            {
+                "chunk": blocker.chunk.hex(),
+                "size_bytes": blocker.length,
+                "paths": list(blocker.paths),
+                "reason": blocker.reason,
+                "refusals": list(blocker.refusals),
+            }
+            for blocker in one.blockers
+        ],
+    }
+
+
 def raft(answer: admin_pb2.RaftStatus) -> dict[str, Any]:
     """`raft status` of one coordinator."""
     return {

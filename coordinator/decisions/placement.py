@@ -30,6 +30,8 @@ IN_MAINTENANCE = "in maintenance"
 """What `Candidate.intent` says of a node that is away for a while."""
 DECOMMISSIONING, DECOMMISSIONED = "decommissioning", "decommissioned"
 """And of one that is being emptied, or is empty."""
+LEAVING = frozenset({DECOMMISSIONING, DECOMMISSIONED})
+"""Of a node whose replicas are to be elsewhere as well."""
 
 
 class Tier(Enum):

@@ -4,7 +4,8 @@ Theory of operation
 1. A source is a verified LIVE replica on a node that answers (alive, or suspect when nothing better is
    left). A corrupt, missing, pending or unverified replica is never a source.
 2. A chunk needs copies when fewer LIVE replicas than wanted lie on nodes that are not dead. Chunks with
-   one copy come before chunks with two. A node in maintenance comes back: its replicas count as there.
+   one copy come before chunks with two. A node in maintenance comes back: its replicas count as there, unless nobody
+   else has one. What lies on a node that leaves is a source like any other, and does not count.
 3. Copies that are on their way count, so that nothing is copied twice; a node takes at most `per_node` of
    them at once, as destination or as source.
 4. The destination comes from placement among nodes that are alive, away from every node that has a replica in
@@ -12,6 +13,8 @@ Theory of operation
    corrupt or missing replica, or one on a disk that failed, gets a good one in its place: three datanodes must heal
    a rotten block and a lost disk. Where a replica is being deleted none is put.
 5. A chunk with no source left is named in `lost`, never dropped silently.
+6. A young leader orders nothing while a node counts as alive that it has not heard: the node may be making the very
+   copy, or have made it. After `suspect_seconds` such a node counts as suspect.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.decisions.liveness import Liveness
-from coordinator.decisions.placement import IN_MAINTENANCE, Candidate, Chance, Wanted, place
+from coordinator.decisions.placement import IN_MAINTENANCE, LEAVING, Candidate, Chance, Wanted, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,7 @@ def plan(
         if not sources:
             lost.append(one.chunk)
             continue
-        lacking = one.replication - len(sources) - _resting(one.live, candidates) - under_way[one.chunk]
-        if lacking <= 0:
+        if _lacking(one, sources, candidates) <= under_way[one.chunk]:
             continue
         copy = None if room <= 0 else _copy(one, sources, candidates, busy, heading, per_node, chance)
         if copy is None:
@@ -99,6 +101,13 @@ def plan(
     return Plan(tuple(copies), tuple(lost), waiting)
 
 
+def unheard(candidates: Mapping[str, Candidate]) -> list[str]:
+    """The nodes that a young leader waits for before it orders anything."""
+    return sorted(
+        one.node_id for one in candidates.values() if one.liveness is Liveness.ALIVE and not one.heard
+    )
+
+
 def _reachable(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> list[str]:
     """The nodes that can serve as a source, the healthiest first."""
     known = [candidates[node] for node in nodes if node in candidates]
@@ -107,10 +116,21 @@ def _reachable(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> lis
     return [one.node_id for one in sorted(usable, key=lambda one: (rank[one.liveness], one.node_id))]
 
 
-def _resting(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> int:
-    """How many of the nodes are away for maintenance."""
-    known = [candidates[node] for node in nodes if node in candidates]
-    return sum(one.liveness is Liveness.DEAD and one.intent == IN_MAINTENANCE for one in known)
+def _lacking(one: Damaged, sources: Collection[str], candidates: Mapping[str, Candidate]) -> int:
+    """How many copies the chunk needs; copies under way are among them."""
+    staying = _staying(sources, candidates)
+    resting = sum(candidates[node].intent == IN_MAINTENANCE for node in one.live if node in candidates)
+    lacking = one.replication - len(staying) - resting
+    return lacking if staying else max(lacking, 1)
+
+
+def _staying(nodes: Iterable[str], candidates: Mapping[str, Candidate]) -> list[str]:
+    """Those of the nodes that neither leave nor are in maintenance."""
+    return [
+        node
+        for node in nodes
+        if candidates[node].intent not in LEAVING and candidates[node].intent != IN_MAINTENANCE
+    ]
 
 
 def _copy(
@@ -128,7 +148,8 @@ def _copy(
         return None
     under_way = {node for chunk, node in heading if chunk == one.chunk}
     full = {node for node, number in busy.items() if number >= per_node}
-    destination = _destination(one, {*sources, *under_way}, under_way, full, candidates, chance)
+    there = {*_staying(sources, candidates), *under_way}
+    destination = _destination(one, there, under_way, full, candidates, chance)
     if not destination:
         return None
     order = [*idle, *(source for source in sources if source not in idle)]

@@ -6,7 +6,7 @@ Theory of operation
    cannot be repaired does not keep the rest waiting.
 2. What lacks replicas by the metadata is read from an index, page by page. What lacks them because nodes or disks are
    gone is read from all the replicas that these had: a *survey*, made when that set changes, and from then on only
-   so often that it takes a small part of the time.
+   so often that it takes a small part of the time. What is to be moved off nodes that leave comes after what is hurt.
 3. A survey grows old: each chunk is looked at again before anything is done for it, and is dropped from the list when
    it lacks nothing.
 """
@@ -18,7 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from coordinator.metadata import queries
-from coordinator.metadata.queries import DamagedChunk, Gone, LostDisk
+from coordinator.metadata.queries import Apart, DamagedChunk, Gone, LostDisk
 from quorumfs.clock import Clock
 
 WORST = 400
@@ -28,15 +28,18 @@ SURVEY_SECONDS_MIN = 1.0
 SURVEY_SHARE = 50  # a survey that took a second is made again after so many
 
 _BEGINNING = (0, b"")
+NOBODY = Apart()
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """How much lacks replicas. `lost`: one of the `missing`, which have none on any node and disk that is there."""
+    """How much lacks replicas. `lost`: one of the `missing`, which have none on any node and disk that is there.
+    `moving`: lacks none yet, but would without nodes that leave."""
 
     under_replicated: int = 0
     missing: int = 0
     lost: bytes | None = None
+    moving: int = 0
 
 
 class Backlog:
@@ -45,32 +48,35 @@ class Backlog:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._gone: frozenset[str | LostDisk] = frozenset()
+        self._apart = Apart()
         self._due = clock.monotonic()
         self._listed: list[bytes] = []  # endangered by what is gone, fewest copies first
         self._place = 0
         self._cursor = _BEGINNING
         self.survey = Survey()
 
-    def page(self, tx: sqlite3.Connection, gone: Gone) -> list[DamagedChunk]:
-        """Chunks that lack replicas now, when those that are `gone` are lost."""
-        self._survey(tx, frozenset(gone))
+    def page(self, tx: sqlite3.Connection, gone: Gone, apart: Apart = NOBODY) -> list[DamagedChunk]:
+        """Chunks that lack replicas now, when those that are `gone` are lost, and those `apart` count for less."""
+        self._survey(tx, frozenset(gone), apart)
         wanting = [*queries.wanting_chunks(tx, _BEGINNING, WORST), *self._next_wanting(tx)]
         listed = self._next_listed()
         chunks = dict.fromkeys([chunk for _, chunk in wanting] + listed)
-        found = queries.damaged_chunks(tx, chunks, gone)
+        found = queries.damaged_chunks(tx, chunks, gone, apart)
         self._drop({*listed} - {one.chunk for one in found})
         return found
 
-    def _survey(self, tx: sqlite3.Connection, gone: frozenset[str | LostDisk]) -> None:
+    def _survey(self, tx: sqlite3.Connection, gone: frozenset[str | LostDisk], apart: Apart) -> None:
         began = self._clock.monotonic()
-        if gone == self._gone and began < self._due:
+        unchanged = (gone, apart) == (self._gone, self._apart)
+        if unchanged and began < self._due:
             return
         counts = queries.chunk_counts(tx, gone)
         lost = queries.a_lost_chunk(tx, gone) if counts.missing else None
-        self.survey = Survey(counts.under_replicated, counts.missing, lost)
-        self._listed = queries.endangered_chunks(tx, gone, LISTED_MAX)
-        self._place = min(self._place, len(self._listed)) if gone == self._gone else 0
-        self._gone = gone
+        moving, first = queries.moving(tx, gone, apart, LISTED_MAX)
+        self.survey = Survey(counts.under_replicated, counts.missing, lost, moving)
+        self._listed = [*queries.endangered_chunks(tx, gone, LISTED_MAX), *first]
+        self._place = min(self._place, len(self._listed)) if unchanged else 0
+        self._gone, self._apart = gone, apart
         ended = self._clock.monotonic()
         self._due = ended + max(SURVEY_SECONDS_MIN, SURVEY_SHARE * (ended - began))
 

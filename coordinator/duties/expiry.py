@@ -8,7 +8,6 @@ from coordinator.duties.desk import Desk
 from coordinator.metadata import queries
 from coordinator.soft_state import SoftState, node_table
 from quorumfs.v1 import entries_pb2 as e
-from quorumfs.v1 import types_pb2 as t
 
 PER_ENTRY = 1000
 EXAMINED_MAX = 200_000
@@ -45,10 +44,8 @@ class Expiry:
             commands.append(e.SystemCommand(expire_uploads=e.ExpireUploads(uploads=uploads)))
         if sessions:
             commands.append(e.SystemCommand(expire_sessions=e.ExpireSessions(sessions=sessions)))
-        commands += [
-            e.SystemCommand(set_node=e.SetNode(node_id=one, set_intent=True, intent=t.NODE_INTENT_NORMAL))
-            for one in nodes
-        ]
+        if nodes:
+            commands.append(e.SystemCommand(end_maintenance=e.EndMaintenance(node_ids=nodes)))
         if not commands:
             return "nothing to expire"
         self._desk.propose(commands)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from common import log
 from coordinator.decisions.liveness import Liveness
@@ -11,6 +11,11 @@ from coordinator.soft_state import SoftState, Transition
 from quorumfs.v1 import types_pb2 as t
 
 LOOK_SECONDS = 0.25
+FOLLOWS: Mapping[int, str] = {
+    t.NODE_INTENT_MAINTENANCE: "it is in maintenance",
+    t.NODE_INTENT_DECOMMISSIONED: "nothing on it is needed: dfsctl node forget strikes it",
+}
+"""What follows from the death of a node of which an operator has said something."""
 
 _log = log.get(__name__)
 
@@ -54,8 +59,7 @@ class LivenessDuty:
 
     def _raise(self, node_id: str) -> None:
         node = self._soft.known().get(node_id)
-        away = node is not None and node.intent == t.NODE_INTENT_MAINTENANCE
-        follows = "it is in maintenance" if away else "its replicas are being replaced"
+        follows = FOLLOWS.get(node.intent if node is not None else 0, "its replicas are being replaced")
         self._soft.raise_alarm(f"node_dead:{node_id}", f"{node_id} is dead; {follows}")
         self._alarmed.add(node_id)
 

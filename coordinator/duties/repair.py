@@ -4,9 +4,10 @@
    replica, and is proposed until it is in the log.
 2. A copy that failed is planned anew after a pause that grows with every failure of that chunk. Its source may be
    what is wrong: it is told to verify its replica.
-3. A node in maintenance is expected back: nothing is copied because of its silence.
+3. A node in maintenance is expected back: nothing is copied because of its silence, unless nobody else has a chunk.
 4. A disk that failed, or was taken out, of a node that is alive is as good as dead: its replicas are made anew, also on
    another disk of the same node when no other node is left.
+5. What lies on nodes that leave is copied like what lacks replicas, after it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from dataclasses import dataclass
 
 from common import log
 from coordinator.decisions.placement import Chance
-from coordinator.decisions.repair import Copy, Damaged, Plan, Running, plan
+from coordinator.decisions.repair import Copy, Damaged, Plan, Running, plan, unheard
 from coordinator.duties.backlog import Backlog, Survey
 from coordinator.duties.desk import Desk
 from coordinator.metadata import queries
+from coordinator.soft.apart import apart
 from coordinator.soft_state import Done, SoftState
 from quorumfs.backoff import Backoff
 from quorumfs.clock import Clock
@@ -123,7 +125,12 @@ class Repair:
         self._take_outcomes()
         self._write_made()
         candidates, gone = self._soft.candidates(), self._soft.gone()
-        index, rows = self._desk.look(lambda tx: (queries.applied_index(tx), self._backlog.page(tx, gone)))
+        young = unheard(candidates)
+        if young:
+            return f"waits to hear of {', '.join(young)}"
+        index, rows = self._desk.look(
+            lambda tx: (queries.applied_index(tx), self._backlog.page(tx, gone, apart(candidates)))
+        )
         damaged = [
             Damaged(row.chunk, row.length, row.checksum, row.want, row.live, row.others, row.leaving)
             for row in rows
@@ -142,11 +149,14 @@ class Repair:
         survey = self._backlog.survey
         self._tell_lost(survey)
         self.figures.running = len(running) + ordered
-        self.figures.pending = max(0, survey.under_replicated - self.figures.running)
+        self.figures.pending = max(0, survey.under_replicated + survey.moving - self.figures.running)
         self.figures.missing = survey.missing
         if not rows:
             return "every chunk has its replicas"
-        return f"{survey.under_replicated} chunks lack replicas: ordered {ordered}, running {len(running)}"
+        return (
+            f"{survey.under_replicated} chunks lack replicas, {survey.moving} are to be moved: "
+            f"ordered {ordered}, running {len(running)}"
+        )
 
     def wait(self) -> float:
         return BUSY_SECONDS if self.figures.running else IDLE_SECONDS

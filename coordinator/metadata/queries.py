@@ -11,7 +11,11 @@ from typing import Any
 
 from coordinator.metadata import layouts, listings, lookup, settings
 from coordinator.metadata.context import detail_of
+from coordinator.metadata.departures import Held as Held
+from coordinator.metadata.departures import held as held
+from coordinator.metadata.departures import moving as moving
 from coordinator.metadata.listings import info
+from coordinator.metadata.replicas import Apart as Apart
 from coordinator.metadata.replicas import ChunkCounts as ChunkCounts
 from coordinator.metadata.replicas import ChunkRow as ChunkRow
 from coordinator.metadata.replicas import DamagedChunk as DamagedChunk
@@ -25,7 +29,6 @@ from coordinator.metadata.replicas import chunk_rows as chunk_rows
 from coordinator.metadata.replicas import chunks_on as chunks_on
 from coordinator.metadata.replicas import damaged_chunks as damaged_chunks
 from coordinator.metadata.replicas import endangered_chunks as endangered_chunks
-from coordinator.metadata.replicas import needed_on as needed_on
 from coordinator.metadata.replicas import node_rows as node_rows
 from coordinator.metadata.replicas import replicas_of as replicas_of
 from coordinator.metadata.replicas import valid_chunk_ids as valid_chunk_ids

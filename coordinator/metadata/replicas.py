@@ -40,6 +40,26 @@ Gone = Collection[str | LostDisk]
 
 
 @dataclass(frozen=True, slots=True)
+class Apart:
+    """Nodes whose replicas can be read and count for less. What those that are `leaving` have is to be elsewhere as
+    well; those that are `resting` come back: it counts, unless nobody else that stays has any."""
+
+    leaving: frozenset[str] = frozenset()
+    resting: frozenset[str] = frozenset()
+
+    def suffice(self, live: Collection[str], want: int) -> bool:
+        """Whether LIVE replicas on these nodes, none of which is gone, are what a chunk wants."""
+        leaving = sum(node_id in self.leaving for node_id in live)
+        resting = sum(node_id in self.resting for node_id in live) if self.resting else 0
+        staying = len(live) - leaving - resting
+        alone = want > 0 and not staying and len(live) > 0
+        return staying + resting >= want and not alone
+
+
+NOBODY = Apart()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRow:
     """A row of the node table; of the disks in `info` only ids and paths are kept. `disk_ids`: of all that it ever
     registered, for replicas may name them."""
@@ -163,15 +183,6 @@ def chunk_counts(tx: sqlite3.Connection, gone: Gone) -> ChunkCounts:
     return ChunkCounts(files, directories, chunks, lacking - missing, missing, corrupt)
 
 
-def needed_on(tx: sqlite3.Connection, node_id: str) -> int:
-    """How many chunks would lack replicas without those of this node; all of them are read."""
-    lying = _lying(tx, (node_id,))
-    if not lying:
-        return 0
-    (number,) = tx.execute(f"SELECT count(*) FROM ({_on_gone(lying)})").fetchone()
-    return int(number)
-
-
 def wanting_chunks(tx: sqlite3.Connection, after: tuple[int, bytes], limit: int) -> list[tuple[int, bytes]]:
     """A page of the chunks that lack replicas and have some, as (how many LIVE ones, chunk), in that order: those after
     `after`. LIVE replicas that are gone count here."""
@@ -204,13 +215,16 @@ def a_lost_chunk(tx: sqlite3.Connection, gone: Gone) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
-def damaged_chunks(tx: sqlite3.Connection, chunks: Iterable[bytes], gone: Gone) -> list[DamagedChunk]:
-    """Those of `chunks` that lack replicas now, when those that are `gone` are lost."""
-    found = (_damaged(tx, chunk, gone) for chunk in chunks)
+def damaged_chunks(
+    tx: sqlite3.Connection, chunks: Iterable[bytes], gone: Gone, apart: Apart = NOBODY
+) -> list[DamagedChunk]:
+    """Those of `chunks` that lack replicas now, when those that are `gone` are lost and those on nodes that are `apart`
+    count for less."""
+    found = (_damaged(tx, chunk, gone, apart) for chunk in chunks)
     return [one for one in found if one is not None]
 
 
-def _damaged(tx: sqlite3.Connection, chunk: bytes, gone: Gone) -> DamagedChunk | None:
+def _damaged(tx: sqlite3.Connection, chunk: bytes, gone: Gone, apart: Apart) -> DamagedChunk | None:
     row = tx.execute(
         "SELECT length, checksum, want FROM chunk WHERE id = ? AND state = 1 AND home = 0", (chunk,)
     ).fetchone()
@@ -219,7 +233,7 @@ def _damaged(tx: sqlite3.Connection, chunk: bytes, gone: Gone) -> DamagedChunk |
     length, checksum, want = row
     replicas = replicas_of(tx, chunk)
     live = tuple(one.node_id for one in replicas if one.state == LIVE and one.on not in gone)
-    if sum(node_id not in gone for node_id in live) >= want:
+    if apart.suffice([node_id for node_id in live if node_id not in gone], want):
         return None
     leaving = tuple(one.node_id for one in replicas if one.state == t.REPLICA_STATE_DELETING)
     others = tuple(one.node_id for one in replicas if one.node_id not in {*live, *leaving})

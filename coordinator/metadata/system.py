@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, Command] = {
     "register_node": nodes.register,
     "forget_node": nodes.forget,
     "set_node": nodes.set_node,
+    "end_maintenance": nodes.end_maintenance,
     "update_replicas": chunks.update_replicas,
     "trim": chunks.trim,
     "expire_uploads": uploads.expire,

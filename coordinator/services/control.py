@@ -12,7 +12,6 @@ from typing import Any
 
 from common import log
 from common.admin import Authorize, allow_all
-from coordinator.metadata import queries
 from coordinator.services import view
 from coordinator.services.answers import space
 from coordinator.services.census import Census
@@ -20,31 +19,22 @@ from coordinator.services.collection import CollectionDesk
 from coordinator.services.gateway import Gateway
 from coordinator.services.hashes import Hashes
 from coordinator.services.members import Members
-from coordinator.soft_state import SoftState, node_table
+from coordinator.services.nodes import NodeDesk
+from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
 from quorumfs.errors import (
     InvalidArgumentError,
     NotFoundError,
     QuorumFSError,
-    SafetyGuardError,
     UnavailableError,
-    make,
 )
 from quorumfs.rpc.status import to_detail
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import admin_pb2_grpc
-from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 TRANSFER_SECONDS = 5.0
-MAINTENANCE_SECONDS_MAX = 30 * 86_400.0
-
-INTENT_OF = {
-    "drain": t.NODE_INTENT_DRAINING,
-    "undrain": t.NODE_INTENT_NORMAL,
-    "maintenance": t.NODE_INTENT_MAINTENANCE,
-}
 
 _log = log.get(__name__)
 
@@ -62,6 +52,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         clock: Clock,
         *,
         collection: CollectionDesk,
+        nodes: NodeDesk,
         repair_status: Callable[[], a.RepairStatus],
         alarms: Callable[[], Sequence[a.Alarm]],
         authorize: Authorize = allow_all,
@@ -73,6 +64,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._members = members
         self._census = Census(gateway, clock)
         self._collection = collection
+        self._nodes = nodes
         self._repair_status = repair_status
         self._alarms = alarms
         self._authorize = authorize
@@ -132,6 +124,12 @@ class ControlService(admin_pb2_grpc.ControlServicer):
             return a.RepairStatus(error=to_detail(error))
         return self._repair_status()
 
+    async def GetDecommission(self, request: a.GetDecommissionRequest, context: Any) -> a.Decommissions:  # noqa: N802
+        try:
+            return await self._nodes.decommissions(request)
+        except QuorumFSError as error:
+            return a.Decommissions(error=to_detail(error))
+
     # Orders
 
     async def TransferLeadership(  # noqa: N802
@@ -157,68 +155,11 @@ class ControlService(admin_pb2_grpc.ControlServicer):
 
     async def SetNode(self, request: a.SetNodeRequest, context: Any) -> a.ActionResponse:  # noqa: N802
         self._authorize(context, f"set node {request.node_id}")
-        return await self._act(self._set_node(request))
-
-    async def _set_node(self, request: a.SetNodeRequest) -> str:
-        self._gateway.require_leadership()
-        command = e.SetNode(node_id=request.node_id)
-        match request.action:
-            case "drain" | "undrain" | "maintenance":
-                command.set_intent = True
-                command.intent = INTENT_OF[request.action]
-                if request.action == "maintenance":
-                    if not 0 < request.seconds <= MAINTENANCE_SECONDS_MAX:
-                        raise InvalidArgumentError(
-                            f"no maintenance lasts {request.seconds:g} s",
-                            cause=f"at most {MAINTENANCE_SECONDS_MAX:g} s",
-                        )
-                    until = self._gateway.consensus.cluster_ms() + int(request.seconds * 1000)
-                    command.maintenance_until_cluster_ms = until
-            case "labels":
-                command.labels.update(request.labels)
-                command.remove_labels.extend(request.remove_labels)
-            case "decommission":
-                raise not_built("decommissioning moves data off a node")
-            case other:
-                raise InvalidArgumentError(
-                    f"a node cannot be told to {other!r}", next="use drain, undrain, maintenance or labels"
-                )
-        await self._settle(e.SystemCommand(set_node=command))
-        return f"{request.node_id}: {request.action} is set"
+        return await self._act(self._nodes.set_node(request))
 
     async def ForgetNode(self, request: a.ForgetNodeRequest, context: Any) -> a.ActionResponse:  # noqa: N802
         self._authorize(context, f"forget node {request.node_id}")
-        return await self._act(self._forget(request))
-
-    async def _forget(self, request: a.ForgetNodeRequest) -> str:
-        self._gateway.require_leadership()
-        node_id = request.node_id
-        if any(one.node_id == node_id for one in self._gateway.members()):
-            raise SafetyGuardError(f"{node_id} is a member of the Raft group", next="dfsctl raft remove")
-        if self._soft.recently_heard(node_id):
-            raise SafetyGuardError(f"{node_id} is alive", cause="it sends heartbeats", next="stop it first")
-        if not request.force:
-            needed = await self._gateway.ask(lambda tx: queries.needed_on(tx, node_id))
-            if needed:
-                raise SafetyGuardError(
-                    f"without {node_id} {needed} chunks have fewer replicas than they want",
-                    cause="they have not been copied to other nodes yet",
-                    next="wait for repair (dfsctl repair status), or --force if the node is gone for good",
-                )
-        forget = e.SystemCommand(forget_node=e.ForgetNode(node_id=node_id))
-        while (await self._settle(forget)).number:
-            _log.info(
-                "node.forgetting", node=node_id
-            )  # an entry takes some of its replicas, the last the node
-        return f"{node_id} is forgotten"
-
-    async def _settle(self, command: e.SystemCommand) -> e.SystemResult.One:
-        """Propose and read the node table anew; what the command left. Raises what it was refused with."""
-        done = await self._gateway.system(command)
-        if done.code != t.ERROR_CODE_OK:
-            raise make(done.code, done.error.message, cause=done.error.cause, next=done.error.next)
-        self._soft.set_known(await self._gateway.ask(node_table))
-        return done
+        return await self._act(self._nodes.forget(request))
 
     async def _act(self, action: Any) -> a.ActionResponse:
         try:

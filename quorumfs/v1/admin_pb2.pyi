@@ -1016,7 +1016,7 @@ class SetNodeRequest(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     action: _builtins.str
-    """drain | undrain | decommission | maintenance | labels"""
+    """drain | undrain | decommission | recommission | maintenance | end_maintenance | labels"""
     seconds: _builtins.float
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -1060,6 +1060,159 @@ class ForgetNodeRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForgetNodeRequest: _TypeAlias = ForgetNodeRequest  # noqa: Y015
+
+@_typing.final
+class GetDecommissionRequest(_message.Message):
+    """How far the nodes are that leave. node_id empty: all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDecommissionRequest: _TypeAlias = GetDecommissionRequest  # noqa: Y015
+
+@_typing.final
+class Decommissions(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decommission]: ...
+    @_builtins.property
+    def error(self) -> _types_pb2.ErrorDetail: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___Decommission] | None = ...,
+        error: _types_pb2.ErrorDetail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decommissions: _TypeAlias = Decommissions  # noqa: Y015
+
+@_typing.final
+class Decommission(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    REMAINING_CHUNKS_FIELD_NUMBER: _builtins.int
+    REMAINING_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_CHUNKS_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_COPIES_FIELD_NUMBER: _builtins.int
+    UNREADABLE_FIELD_NUMBER: _builtins.int
+    UPLOADS_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ETA_SECONDS_FIELD_NUMBER: _builtins.int
+    BLOCKERS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    intent: _types_pb2.NodeIntent.ValueType
+    remaining_chunks: _builtins.int
+    """not yet in enough places elsewhere"""
+    remaining_bytes: _builtins.int
+    total_chunks: _builtins.int
+    """that it holds"""
+    total_bytes: _builtins.int
+    last_copies: _builtins.int
+    """of the remaining: on no node that stays"""
+    unreadable: _builtins.int
+    """only damaged replicas are left, one of them there"""
+    uploads: _builtins.int
+    """chunks that clients are writing there now"""
+    bytes_per_second: _builtins.float
+    """unset: not measured yet"""
+    eta_seconds: _builtins.float
+    @_builtins.property
+    def blockers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Blocker]:
+        """of the first chunks that remain"""
+
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        intent: _types_pb2.NodeIntent.ValueType = ...,
+        remaining_chunks: _builtins.int = ...,
+        remaining_bytes: _builtins.int = ...,
+        total_chunks: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        last_copies: _builtins.int = ...,
+        unreadable: _builtins.int = ...,
+        uploads: _builtins.int = ...,
+        bytes_per_second: _builtins.float | None = ...,
+        eta_seconds: _builtins.float | None = ...,
+        blockers: _abc.Iterable[Global___Blocker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_eta_seconds", b"_eta_seconds", "bytes_per_second", b"bytes_per_second", "eta_seconds", b"eta_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second", "_eta_seconds", b"_eta_seconds", "blockers", b"blockers", "bytes_per_second", b"bytes_per_second", "eta_seconds", b"eta_seconds", "intent", b"intent", "last_copies", b"last_copies", "node_id", b"node_id", "remaining_bytes", b"remaining_bytes", "remaining_chunks", b"remaining_chunks", "total_bytes", b"total_bytes", "total_chunks", b"total_chunks", "unreadable", b"unreadable", "uploads", b"uploads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bytes_per_second: _TypeAlias = _typing.Literal["bytes_per_second"]  # noqa: Y015
+    _WhichOneofArgType__bytes_per_second: _TypeAlias = _typing.Literal["_bytes_per_second", b"_bytes_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__eta_seconds: _TypeAlias = _typing.Literal["eta_seconds"]  # noqa: Y015
+    _WhichOneofArgType__eta_seconds: _TypeAlias = _typing.Literal["_eta_seconds", b"_eta_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_per_second) -> _WhichOneofReturnType__bytes_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__eta_seconds) -> _WhichOneofReturnType__eta_seconds | None: ...
+
+Global___Decommission: _TypeAlias = Decommission  # noqa: Y015
+
+@_typing.final
+class Blocker(_message.Message):
+    """Why one chunk does not move now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    length: _builtins.int
+    reason: _builtins.str
+    """in a word: no_place | unreadable | writing"""
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of files that refer to it"""
+
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"node: rule" """
+
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        length: _builtins.int = ...,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        refusals: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "length", b"length", "paths", b"paths", "reason", b"reason", "refusals", b"refusals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Blocker: _TypeAlias = Blocker  # noqa: Y015
 
 @_typing.final
 class ActionResponse(_message.Message):

@@ -618,6 +618,11 @@ class ControlStub:
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.ForgetNodeRequest.SerializeToString,
                 response_deserializer=quorumfs_dot_v1_dot_admin__pb2.ActionResponse.FromString,
                 _registered_method=True)
+        self.GetDecommission = channel.unary_unary(
+                '/quorumfs.v1.Control/GetDecommission',
+                request_serializer=quorumfs_dot_v1_dot_admin__pb2.GetDecommissionRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_admin__pb2.Decommissions.FromString,
+                _registered_method=True)
         self.GetGc = channel.unary_unary(
                 '/quorumfs.v1.Control/GetGc',
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.GetGcRequest.SerializeToString,
@@ -706,6 +711,12 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForgetNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDecommission(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -802,6 +813,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ForgetNode,
                     request_deserializer=quorumfs_dot_v1_dot_admin__pb2.ForgetNodeRequest.FromString,
                     response_serializer=quorumfs_dot_v1_dot_admin__pb2.ActionResponse.SerializeToString,
+            ),
+            'GetDecommission': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDecommission,
+                    request_deserializer=quorumfs_dot_v1_dot_admin__pb2.GetDecommissionRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_admin__pb2.Decommissions.SerializeToString,
             ),
             'GetGc': grpc.unary_unary_rpc_method_handler(
                     servicer.GetGc,
@@ -1039,6 +1055,33 @@ class Control:
             '/quorumfs.v1.Control/ForgetNode',
             quorumfs_dot_v1_dot_admin__pb2.ForgetNodeRequest.SerializeToString,
             quorumfs_dot_v1_dot_admin__pb2.ActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDecommission(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorumfs.v1.Control/GetDecommission',
+            quorumfs_dot_v1_dot_admin__pb2.GetDecommissionRequest.SerializeToString,
+            quorumfs_dot_v1_dot_admin__pb2.Decommissions.FromString,
             options,
             channel_credentials,
             insecure,

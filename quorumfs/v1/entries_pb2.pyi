@@ -226,6 +226,7 @@ class SystemCommand(_message.Message):
     ADOPT_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     TRIM_FIELD_NUMBER: _builtins.int
+    END_MAINTENANCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def init(self) -> Global___InitCluster: ...
     @_builtins.property
@@ -270,6 +271,8 @@ class SystemCommand(_message.Message):
     def release(self) -> Global___ReleaseChunks: ...
     @_builtins.property
     def trim(self) -> Global___TrimReplicas: ...
+    @_builtins.property
+    def end_maintenance(self) -> Global___EndMaintenance: ...
     def __init__(
         self,
         *,
@@ -295,12 +298,13 @@ class SystemCommand(_message.Message):
         adopt: Global___AdoptChunks | None = ...,
         release: Global___ReleaseChunks | None = ...,
         trim: Global___TrimReplicas | None = ...,
+        end_maintenance: Global___EndMaintenance | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "end_maintenance", b"end_maintenance", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "end_maintenance", b"end_maintenance", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["init", "tick", "register_node", "forget_node", "update_replicas", "expire_uploads", "expire_sessions", "set_node", "set_setting", "hash_at", "migrate", "raise_format", "reap_trash", "condemn", "forget_chunks", "restore", "rehome", "set_alarm", "set_token", "adopt", "release", "trim"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["init", "tick", "register_node", "forget_node", "update_replicas", "expire_uploads", "expire_sessions", "set_node", "set_setting", "hash_at", "migrate", "raise_format", "reap_trash", "condemn", "forget_chunks", "restore", "rehome", "set_alarm", "set_token", "adopt", "release", "trim", "end_maintenance"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -553,6 +557,7 @@ class SetNode(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     REMOVE_LABELS_FIELD_NUMBER: _builtins.int
     MAINTENANCE_UNTIL_CLUSTER_MS_FIELD_NUMBER: _builtins.int
+    ONLY_FROM_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     intent: _types_pb2.NodeIntent.ValueType
     set_intent: _builtins.bool
@@ -561,6 +566,10 @@ class SetNode(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def remove_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def only_from(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.NodeIntent.ValueType]:
+        """refused unless its intent is one of these; empty: any"""
+
     def __init__(
         self,
         *,
@@ -570,14 +579,37 @@ class SetNode(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         remove_labels: _abc.Iterable[_builtins.str] | None = ...,
         maintenance_until_cluster_ms: _builtins.int = ...,
+        only_from: _abc.Iterable[_types_pb2.NodeIntent.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "labels", b"labels", "maintenance_until_cluster_ms", b"maintenance_until_cluster_ms", "node_id", b"node_id", "remove_labels", b"remove_labels", "set_intent", b"set_intent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "labels", b"labels", "maintenance_until_cluster_ms", b"maintenance_until_cluster_ms", "node_id", b"node_id", "only_from", b"only_from", "remove_labels", b"remove_labels", "set_intent", b"set_intent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetNode: _TypeAlias = SetNode  # noqa: Y015
+
+@_typing.final
+class EndMaintenance(_message.Message):
+    """End the maintenance of those nodes whose time is over as of this entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        node_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_ids", b"node_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndMaintenance: _TypeAlias = EndMaintenance  # noqa: Y015
 
 @_typing.final
 class SetSetting(_message.Message):

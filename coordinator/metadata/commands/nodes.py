@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from coordinator.metadata.context import Context
-from quorumfs.errors import DuplicateNodeError, InvalidArgumentError, NotFoundError
+from quorumfs.errors import DuplicateNodeError, InvalidArgumentError, NotFoundError, PreconditionFailedError
 from quorumfs.limits import LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -22,6 +22,14 @@ DISKS_MAX = 64
 TEXT_CHARACTERS_MAX = 1024
 NUMBER_MAX = 2**63 - 1
 REPLICAS_PER_ENTRY = 5000
+
+INTENT_WORDS: Mapping[int, str] = {
+    t.NODE_INTENT_NORMAL: "in normal use",
+    t.NODE_INTENT_DRAINING: "draining",
+    t.NODE_INTENT_DECOMMISSIONING: "decommissioning",
+    t.NODE_INTENT_DECOMMISSIONED: "decommissioned",
+    t.NODE_INTENT_MAINTENANCE: "in maintenance",
+}
 
 _ROLE = {t.NODE_ROLE_COORDINATOR: "coordinator", t.NODE_ROLE_DATANODE: "datanode"}
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -82,14 +90,19 @@ def forget(context: Context, command: e.ForgetNode) -> int:
 
 
 def set_node(context: Context, command: e.SetNode) -> int:
-    """Note what an operator says of a node: its intent, its labels. Raises NotFoundError,
-    InvalidArgumentError."""
+    """Note what an operator says of a node: its intent, its labels. Raises NotFoundError, InvalidArgumentError, and
+    PreconditionFailedError when its intent is not among those that the command wants to end."""
     row = context.execute(
         "SELECT key, info, intent, maintenance_until_ms FROM node WHERE node_id = ?", (command.node_id,)
     ).fetchone()
     if row is None:
         raise _unknown(command.node_id)
     key, info, intent, until_ms = int(row[0]), m.NodeInfo.FromString(row[1]), int(row[2]), int(row[3])
+    if command.only_from and intent not in command.only_from:
+        raise PreconditionFailedError(
+            f"{command.node_id} is {INTENT_WORDS.get(intent, intent)}",
+            next=f"dfsctl node undrain {command.node_id} ends that",
+        )
     labels = dict(info.labels)
     labels.update(command.labels)
     for label in command.remove_labels:
@@ -105,6 +118,19 @@ def set_node(context: Context, command: e.SetNode) -> int:
         (_lasting(info, labels), intent, until_ms, key),
     )
     return key
+
+
+def end_maintenance(context: Context, command: e.EndMaintenance) -> int:
+    """Nodes whose maintenance is over as of this entry are used again; how many. The others were told something else
+    meanwhile, and are passed over."""
+    ended = 0
+    for node_id in command.node_ids:
+        ended += context.execute(
+            "UPDATE node SET intent = ?, maintenance_until_ms = 0"
+            " WHERE node_id = ? AND intent = ? AND maintenance_until_ms <= ?",
+            (t.NODE_INTENT_NORMAL, node_id, t.NODE_INTENT_MAINTENANCE, context.now_ms),
+        ).rowcount
+    return ended
 
 
 def key_of(context: Context, node_id: str) -> int:

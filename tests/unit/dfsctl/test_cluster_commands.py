@@ -265,6 +265,94 @@ def test_forgetting_a_node_that_lives_is_refused_by_a_guard(dfsctl: Dfsctl, coor
     assert coordinator.asked[-1][1].force
 
 
+def test_a_node_is_decommissioned_and_that_is_called_off(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.SetNode"] = admin_pb2.ActionResponse(detail="said")
+    assert dfsctl("node", "decommission", "d1", "-o", "json").json == {
+        "node_id": "d1",
+        "action": "decommission",
+        "detail": "said",
+    }
+    assert dfsctl("node", "decommission", "--cancel", "d1", "-o", "json").json["action"] == "recommission"
+    assert [request.action for _, request, _ in coordinator.asked] == ["decommission", "recommission"]
+    for argv in ((), ("d1", "--cancel", "--status"), ("d1", "--cancel", "--wait")):
+        assert dfsctl("node", "decommission", *argv).code == 2
+
+
+DEPARTURE = admin_pb2.Decommission(
+    node_id="d1",
+    intent=types_pb2.NODE_INTENT_DECOMMISSIONING,
+    remaining_chunks=2,
+    remaining_bytes=10,
+    total_chunks=3,
+    total_bytes=30,
+    bytes_per_second=5.0,
+    eta_seconds=2.0,
+    blockers=[
+        admin_pb2.Blocker(
+            chunk=bytes(16), length=4, paths=["/x"], reason="no_place", refusals=["d2: full", "d3: dead"]
+        )
+    ],
+)
+
+
+def test_how_far_a_node_is_that_leaves_has_the_documented_shape(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.GetDecommission"] = admin_pb2.Decommissions(nodes=[DEPARTURE])
+    data = dfsctl("node", "decommission", "d1", "--status", "-o", "json").json
+    assert data == {
+        "node_id": "d1",
+        "intent": "decommissioning",
+        "remaining_chunks": 2,
+        "remaining_bytes": 10,
+        "total_chunks": 3,
+        "total_bytes": 30,
+        "last_copies": 0,
+        "unreadable": 0,
+        "writing": 0,
+        "bytes_per_second": 5.0,
+        "eta_seconds": 2.0,
+        "blockers": [
+            {
+                "chunk": "00" * 16,
+                "size_bytes": 4,
+                "paths": ["/x"],
+                "reason": "no_place",
+                "refusals": ["d2: full", "d3: dead"],
+            }
+        ],
+    }
+    assert dfsctl("node", "decommission", "--status", "-o", "json").json == [data]
+    text = dfsctl("node", "decommission", "d1", "--status").text
+    assert f"chunk {'00' * 16} of /x: no_place (d2: full; d3: dead)" in text
+    coordinator.answers["Control.GetDecommission"] = admin_pb2.Decommissions()
+    assert dfsctl("node", "decommission", "d1", "--status").code == 3
+    assert dfsctl("node", "decommission", "--status", "-o", "json").json == []
+
+
+def test_a_decommission_is_waited_for(
+    dfsctl: Dfsctl, coordinator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfsctl.leaving.LOOK_SECONDS", 0.0)
+    coordinator.answers["Control.SetNode"] = admin_pb2.ActionResponse()
+    over = admin_pb2.Decommission(node_id="d1", intent=types_pb2.NODE_INTENT_DECOMMISSIONED)
+    answers = [admin_pb2.Decommissions(nodes=[one]) for one in (DEPARTURE, DEPARTURE, over)]
+    coordinator.answers["Control.GetDecommission"] = iter(answers)
+    said = dfsctl("node", "decommission", "d1", "--wait", "-o", "json")
+    assert said.json["intent"] == "decommissioned"
+    coordinator.answers["Control.GetDecommission"] = admin_pb2.Decommissions(nodes=[DEPARTURE])
+    assert dfsctl("--timeout", "0.01", "node", "decommission", "d1", "--wait").code == 7
+
+
+def test_a_maintenance_has_an_end_or_is_ended(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.SetNode"] = admin_pb2.ActionResponse()
+    for text, seconds in (("30m", 1800.0), ("1.5h", 5400.0), ("45", 45.0), ("2d", 172_800.0), ("1s", 1.0)):
+        assert dfsctl("node", "maintenance", "d1", "--for", text).code == 0
+        request = coordinator.asked[-1][1]
+        assert (request.action, request.seconds) == ("maintenance", seconds)
+    assert dfsctl("node", "maintenance", "d1", "--end", "-o", "json").json["action"] == "end_maintenance"
+    for argv in ((), ("--for", "soon"), ("--for", "-5"), ("--for", "1m", "--end")):
+        assert dfsctl("node", "maintenance", "d1", *argv).code == 2
+
+
 def test_repair_and_gc_tell_where_they_stand(dfsctl: Dfsctl, coordinator: Any) -> None:
     coordinator.answers["Control.GetRepair"] = admin_pb2.RepairStatus(pending=3, bytes_per_second=5.0)
     assert dfsctl("repair", "status", "-o", "json").json == {

@@ -67,7 +67,7 @@ def test_a_dead_nodes_replica_is_made_anew_on_another_node(leader: Coordinator, 
     leader.pass_time(2, "d2", "d3", "d4")
     assert duty.work() == "every chunk has its replicas"
     assert (duty.figures.done, duty.figures.bytes_copied, duty.figures.pending) == (1, 5, 0)
-    assert queries.needed_on(leader.db, "d1") == 0
+    assert queries.held(leader.db, "d1", (), queries.Apart()).remaining_chunks == 0
 
 
 @pytest.mark.parametrize("state", [CORRUPT, MISSING])

@@ -111,6 +111,41 @@ def test_an_intent_of_newer_software_is_refused(cluster: Cluster) -> None:
     assert answer.code == Code.INVALID_ARGUMENT
 
 
+def test_a_change_may_say_from_which_intents_it_may_be_made(cluster: Cluster) -> None:
+    register(cluster, described())
+    normal, draining = t.NODE_INTENT_NORMAL, t.NODE_INTENT_DRAINING
+    assert set_node(cluster, "d9", set_intent=True, intent=draining, only_from=[normal]).code == Code.OK
+    refused = set_node(
+        cluster, "d9", set_intent=True, intent=normal, only_from=[normal], labels={"zone": "a"}
+    )
+    assert refused.code == Code.PRECONDITION_FAILED
+    assert "d9 is draining" in refused.error.message
+    assert (row(cluster).intent, dict(row(cluster).info.labels)) == (draining, {})
+
+
+def test_only_a_maintenance_that_is_over_is_ended(cluster: Cluster) -> None:
+    register(cluster, described())
+    end = e.SystemCommand(end_maintenance=e.EndMaintenance(node_ids=["d9", "nobody"]))
+    assert cluster.system(end).number == 0
+    until = cluster.now_ms + 100
+    set_node(
+        cluster,
+        "d9",
+        set_intent=True,
+        intent=t.NODE_INTENT_MAINTENANCE,
+        maintenance_until_cluster_ms=until,
+    )
+    cluster.now_ms = until - 1
+    assert cluster.system(end).number == 0  # as when it was made longer meanwhile
+    cluster.now_ms = until
+    assert cluster.system(end).number == 1
+    assert row(cluster).intent == t.NODE_INTENT_NORMAL
+    assert queries.pending_deadline(cluster.replica.db) is None
+    set_node(cluster, "d9", set_intent=True, intent=t.NODE_INTENT_DECOMMISSIONING)
+    assert cluster.system(end).number == 0
+    assert row(cluster).intent == t.NODE_INTENT_DECOMMISSIONING
+
+
 def test_nobody_is_set_or_forgotten_who_is_not_registered(cluster: Cluster) -> None:
     assert set_node(cluster, "d9").code == Code.NOT_FOUND
     forget = e.SystemCommand(forget_node=e.ForgetNode(node_id="d9"))

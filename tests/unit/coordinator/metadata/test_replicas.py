@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.metadata import queries
+from coordinator.metadata.queries import Apart
 from quorumfs.errors import Code
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
@@ -122,15 +123,15 @@ def test_a_chunk_that_was_copied_meanwhile_is_damaged_no_more(cluster: Cluster) 
     )
     become(cluster, chunk, "d4", LIVE)
     assert queries.damaged_chunks(db, [chunk], ("d1",)) == []
-    assert queries.needed_on(db, "d1") == 0
-    assert queries.needed_on(db, "d2") == 0
+    assert queries.held(db, "d1", (), Apart()).remaining_chunks == 0
+    assert queries.held(db, "d2", (), Apart()).remaining_chunks == 0
 
 
 def test_a_node_is_needed_while_chunks_would_lack_replicas_without_it(cluster: Cluster) -> None:
     store(cluster, b"/x", ("d1", "d2", "d3"))
     store(cluster, b"/y", ("d1", "d2", "d3"), replication=2)
-    assert queries.needed_on(cluster.replica.db, "d1") == 1
-    assert queries.needed_on(cluster.replica.db, "nobody") == 0
+    assert queries.held(cluster.replica.db, "d1", (), Apart()).remaining_chunks == 1
+    assert queries.held(cluster.replica.db, "nobody", (), Apart()).remaining_chunks == 0
 
 
 def test_garbage_and_inline_bodies_want_no_replicas(cluster: Cluster) -> None:

@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 
 from coordinator.services.collection import CollectionDesk
-from coordinator.services.control import MAINTENANCE_SECONDS_MAX, ControlService
+from coordinator.services.control import ControlService
+from coordinator.services.nodes import MAINTENANCE_SECONDS_MAX, NodeDesk
+from coordinator.soft_state import node_table
 from quorumfs.errors import Code
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
-from tests.support.coordinator import DEAD_SECONDS, Coordinator
+from tests.support.coordinator import DEAD_SECONDS, Coordinator, node_info
+from tests.support.ops import ref
 
 CALL: Any = None
 
@@ -37,6 +41,7 @@ class Served:
                 grace_seconds=5,
                 interval_seconds=60,
             ),
+            nodes=NodeDesk(leader.gateway, leader.soft),
             repair_status=a.RepairStatus,
             alarms=list,
         )
@@ -48,6 +53,10 @@ class Served:
     def forget(self, node_id: str, force: bool = False) -> a.ActionResponse:
         request = a.ForgetNodeRequest(node_id=node_id, force=force)
         return self.leader.run(lambda: self.service.ForgetNode(request, CALL))
+
+    def decommissions(self, node_id: str) -> a.Decommissions:
+        request = a.GetDecommissionRequest(node_id=node_id)
+        return self.leader.run(lambda: self.service.GetDecommission(request, CALL))
 
     def status(self) -> a.ClusterStatus:
         return self.leader.run(lambda: self.service.GetClusterStatus(a.GetClusterStatusRequest(), CALL))
@@ -95,7 +104,7 @@ def test_labels_are_set_and_removed(leader: Coordinator, served: Served) -> None
 def test_what_is_not_known_is_refused(served: Served) -> None:
     assert served.set_node("d9", "drain").code == Code.NOT_FOUND
     assert served.set_node("d1", "explode").code == Code.INVALID_ARGUMENT
-    assert served.set_node("d1", "decommission").code == Code.INVALID_ARGUMENT
+    assert served.set_node("d9", "decommission").code == Code.NOT_FOUND
 
 
 def test_a_follower_does_nothing_and_names_the_leader(leader: Coordinator, served: Served) -> None:
@@ -129,6 +138,84 @@ def test_a_node_that_is_gone_for_good_may_be_forgotten_by_force(leader: Coordina
     leader.store(b"/x", "d1", "d2", "d3")
     silence(leader, "d1")
     assert served.forget("d1", force=True).code == Code.OK
+
+
+def test_the_last_copies_on_a_node_are_named(leader: Coordinator, served: Served) -> None:
+    chunk = leader.store(b"/x", "d1", "d2")
+    leader.become(chunk, "d2", t.REPLICA_STATE_CORRUPT)
+    silence(leader, "d1")
+    refused = served.forget("d1")
+    assert refused.code == Code.SAFETY_GUARD
+    assert f"of 1 no other node that stays has a replica: chunk {chunk.hex()} of /x" in refused.error.cause
+
+
+def test_replicas_on_nodes_that_are_dead_too_are_no_reason_to_forget(
+    leader: Coordinator, served: Served
+) -> None:
+    leader.store(b"/x", "d1", "d2")
+    served.leader.batch(n.Op(set_attributes=n.SetAttributesRequest(ref=ref(b"/x"), replication=1)))
+    silence(leader, "d1", "d2")
+    assert served.forget("d1").code == Code.SAFETY_GUARD
+    leader.pass_time(2 * DEAD_SECONDS, "d2", "d3", "d4")
+    assert served.forget("d1").code == Code.OK
+
+
+# Leaving
+
+
+def test_an_intent_is_not_ended_by_another_by_accident(leader: Coordinator, served: Served) -> None:
+    assert served.set_node("d1", "decommission").code == Code.OK
+    for action in ("drain", "maintenance", "end_maintenance"):
+        refused = served.set_node("d1", action, seconds=60.0)
+        assert refused.code == Code.PRECONDITION_FAILED
+        assert "d1 is decommissioning" in refused.error.message
+    assert served.set_node("d1", "decommission").code == Code.OK
+    assert served.set_node("d1", "recommission").code == Code.OK
+    assert intent(leader, "d1") == t.NODE_INTENT_NORMAL
+    assert served.set_node("d1", "drain").code == Code.OK
+    assert served.set_node("d1", "maintenance", seconds=60.0).code == Code.PRECONDITION_FAILED
+    assert served.set_node("d1", "recommission").code == Code.PRECONDITION_FAILED
+    assert served.set_node("d1", "decommission").code == Code.OK
+    assert served.set_node("d1", "undrain").code == Code.OK
+    assert served.set_node("d1", "maintenance", seconds=60.0).code == Code.OK
+    assert served.set_node("d1", "end_maintenance").code == Code.OK
+    assert served.set_node("d1", "end_maintenance").code == Code.OK
+    assert intent(leader, "d1") == t.NODE_INTENT_NORMAL
+
+
+def test_a_coordinator_holds_nothing_that_could_be_moved(leader: Coordinator, served: Served) -> None:
+    info = node_info("c9", role=t.NODE_ROLE_COORDINATOR)
+    leader.system(e.SystemCommand(register_node=e.RegisterNode(node=info)))
+    leader.soft.set_known(node_table(leader.db))
+    assert served.set_node("c9", "decommission").code == Code.INVALID_ARGUMENT
+
+
+def test_a_leaving_node_tells_what_remains_and_what_keeps_it(leader: Coordinator, served: Served) -> None:
+    stuck = leader.store(b"/stuck", "d1", "d2", "d3", length=7)
+    leader.become(stuck, "d4", t.REPLICA_STATE_LIVE)
+    leader.store(b"/moves", "d1", "d2", "d3")
+    served.set_node("d1", "decommission")
+    (told,) = served.decommissions("d1").nodes
+    assert (told.remaining_chunks, told.remaining_bytes, told.total_chunks) == (1, 5, 2)
+    assert list(told.blockers) == []
+    assert not told.HasField("eta_seconds")
+    assert [one.node_id for one in served.decommissions("").nodes] == ["d1"]
+    served.set_node("d4", "drain")
+    leader.become(stuck, "d4", t.REPLICA_STATE_MISSING)
+    leader.store(b"/also", "d1", "d2", "d3")
+    (told,) = served.decommissions("d1").nodes
+    assert told.remaining_chunks == 3
+    blocker = next(one for one in told.blockers if one.chunk == stuck)
+    assert (list(blocker.paths), blocker.reason, blocker.length) == (["/stuck"], "no_place", 7)
+    assert "d4: draining: takes no new data" in blocker.refusals
+    assert "d2: it has a good replica already" in blocker.refusals
+
+
+def test_only_leaving_nodes_are_told_of(leader: Coordinator, served: Served) -> None:
+    assert list(served.decommissions("d1").nodes) == []
+    assert served.decommissions("d9").error.code == Code.NOT_FOUND
+    leader.consensus.depose("c2")
+    assert served.decommissions("").error.code == Code.NOT_LEADER
 
 
 # The status
