@@ -1,7 +1,7 @@
 """The Admin face of every node: status, health, leader, metrics, logs, labels, duties, shutdown.
 
 The node behind it is a `NodeFace`. What is answered is decided once, in `_Answers`; the threaded and the
-asyncio service only call it. Mutations pass `authorize` first: the one place where tokens will be checked.
+asyncio service only call it. Who may call is decided before (`door.py`).
 """
 
 from __future__ import annotations
@@ -59,21 +59,12 @@ class NodeFace(Protocol):
         ...
 
 
-Authorize = Callable[[Any, str], None]
-"""(context, what is tried): raises UnauthenticatedError or PermissionDeniedError."""
-
-
-def allow_all(context: Any, what: str) -> None:
-    """While no tokens are configured: the listener is on loopback, or the operator wrote `insecure`."""
-
-
 class _Answers:
     """Every answer but the log stream's."""
 
-    def __init__(self, face: NodeFace, metrics: Metrics, authorize: Authorize) -> None:
+    def __init__(self, face: NodeFace, metrics: Metrics) -> None:
         self.face = face
         self.metrics = metrics
-        self.authorize = authorize
 
     def status(self) -> pb.NodeStatus:
         return self.face.status()
@@ -170,10 +161,8 @@ def _to_proto(record: Record, dropped: int) -> pb.LogRecord:
 class AdminService(admin_pb2_grpc.AdminServicer):
     """Admin for a ThreadedServer."""
 
-    def __init__(
-        self, face: NodeFace, metrics: Metrics, buffer: LogBuffer, authorize: Authorize = allow_all
-    ) -> None:
-        self._answers = _Answers(face, metrics, authorize)
+    def __init__(self, face: NodeFace, metrics: Metrics, buffer: LogBuffer) -> None:
+        self._answers = _Answers(face, metrics)
         self._readers = _LogReaders(buffer)
 
     def as_service(self) -> Service:
@@ -201,25 +190,21 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         return self._answers.log_level()
 
     def SetLogLevel(self, request: pb.LogLevel, context: Any) -> pb.LogLevel:  # noqa: N802
-        self._answers.authorize(context, "set the log level")
         return self._answers.set_log_level(request)
 
     def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownResponse:  # noqa: N802
-        self._answers.authorize(context, "shut the node down")
         return self._answers.shutdown(request)
 
     def GetLabels(self, request: pb.GetLabelsRequest, context: Any) -> pb.Labels:  # noqa: N802
         return self._answers.labels()
 
     def SetLabels(self, request: pb.SetLabelsRequest, context: Any) -> pb.Labels:  # noqa: N802
-        self._answers.authorize(context, "change labels")
         return self._answers.set_labels(request)
 
     def ListDuties(self, request: pb.ListDutiesRequest, context: Any) -> pb.Duties:  # noqa: N802
         return self._answers.duties()
 
     def ControlDuty(self, request: pb.ControlDutyRequest, context: Any) -> pb.Duty:  # noqa: N802
-        self._answers.authorize(context, "control a duty")
         return self._answers.control_duty(request)
 
     def StreamLogs(self, request: pb.StreamLogsRequest, context: Any) -> Iterator[pb.LogRecord]:  # noqa: N802
@@ -244,10 +229,8 @@ def _present(reader: Reader) -> Iterator[tuple[Record, int]]:
 class AsyncAdminService(admin_pb2_grpc.AdminServicer):
     """Admin for an AsyncServer. The node is asked on other threads, so that it never holds up the loop."""
 
-    def __init__(
-        self, face: NodeFace, metrics: Metrics, buffer: LogBuffer, authorize: Authorize = allow_all
-    ) -> None:
-        self._answers = _Answers(face, metrics, authorize)
+    def __init__(self, face: NodeFace, metrics: Metrics, buffer: LogBuffer) -> None:
+        self._answers = _Answers(face, metrics)
         self._readers = _LogReaders(buffer)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="admin")
 
@@ -274,25 +257,21 @@ class AsyncAdminService(admin_pb2_grpc.AdminServicer):
         return self._answers.log_level()
 
     async def SetLogLevel(self, request: pb.LogLevel, context: Any) -> pb.LogLevel:  # noqa: N802
-        self._answers.authorize(context, "set the log level")
         return self._answers.set_log_level(request)
 
     async def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownResponse:  # noqa: N802
-        self._answers.authorize(context, "shut the node down")
         return await self._ask(self._answers.shutdown, request)
 
     async def GetLabels(self, request: pb.GetLabelsRequest, context: Any) -> pb.Labels:  # noqa: N802
         return await self._ask(self._answers.labels)
 
     async def SetLabels(self, request: pb.SetLabelsRequest, context: Any) -> pb.Labels:  # noqa: N802
-        self._answers.authorize(context, "change labels")
         return await self._ask(self._answers.set_labels, request)
 
     async def ListDuties(self, request: pb.ListDutiesRequest, context: Any) -> pb.Duties:  # noqa: N802
         return await self._ask(self._answers.duties)
 
     async def ControlDuty(self, request: pb.ControlDutyRequest, context: Any) -> pb.Duty:  # noqa: N802
-        self._answers.authorize(context, "control a duty")
         return await self._ask(self._answers.control_duty, request)
 
     async def StreamLogs(  # noqa: N802

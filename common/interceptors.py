@@ -3,15 +3,17 @@
 1. The caller's request id (metadata `x-request-id`) or a new one goes into every event of the call.
 2. The server's token registry is at hand for `require_node`.
 3. Calls are counted and timed.
-4. QuorumFSError becomes a gRPC status with the trailer `quorumfs-error-bin`; anything else becomes INTERNAL:
+4. Calls of operators pass the door (`door.py`); who changed something, from where, and what came of it is logged.
+5. QuorumFSError becomes a gRPC status with the trailer `quorumfs-error-bin`; anything else becomes INTERNAL:
    the traceback goes to our log, never to the peer.
-5. (threaded) Each method runs in its own kind of pool, and what a full pool cannot take is refused at once.
+6. (threaded) Each method runs in its own kind of pool, and what a full pool cannot take is refused at once.
 
 Only `quorumfs.` services are wrapped; the standard health and reflection services only get their pool.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 import secrets
@@ -24,20 +26,26 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.text_format import MessageToString
 
 from common import log
+from common.access import Principal, Role, is_change, role_of_rpc
+from common.door import Door, address_of
 from common.metrics import RpcMetrics
+from common.token_book import TokenBook
 from common.trust import TokenRegistry, serving_tokens
-from quorumfs.errors import BusyError, InternalError, QuorumFSError, make
+from quorumfs.errors import BusyError, Code, InternalError, QuorumFSError, make
 from quorumfs.rpc.status import error_metadata, grpc_status
 
 PoolName = Literal["data", "control", "streams"]
 REQUEST_ID_METADATA = "x-request-id"
 DETAILS_CHARACTERS_MAX = 512
+WHAT_CHARACTERS_MAX = 300
 CAUSE_CHARACTERS_MAX = 3000  # trailers share gRPC's 8 KiB of metadata
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _OURS = "/quorumfs."
+_CODE_NAMES = {int(code): code.name.lower() for code in Code}
 _log = log.get(__name__)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -108,10 +116,27 @@ class _Call:
     request_id: str
     metrics: RpcMetrics | None
     began: float
+    address: str | None  # of calls that change something; None: it is not one
+    principal: Principal | None = None
 
-    def end(self, code: str) -> None:
+    def end(self, code: str, request: Any, answer: Any = None) -> None:
         if self.metrics is not None:
             self.metrics.ended(self.service, self.method, code, time.monotonic() - self.began)
+        if self.address is not None:
+            self._audit(code, request, answer)
+
+    def _audit(self, code: str, request: Any, answer: Any) -> None:
+        """One line for every attempt to change something: who, what, from where, with what result."""
+        result = told_result(answer) if code == "OK" else code.lower()
+        _log.info(
+            "rpc.changed" if result == "ok" else "rpc.change_refused",
+            service=self.service,
+            method=self.method,
+            what=_fit(MessageToString(request, as_one_line=True), WHAT_CHARACTERS_MAX),
+            principal="" if self.principal is None else self.principal.name,
+            address=self.address,
+            result=result,
+        )
 
     def failed(self, error: Exception) -> Refusal:
         """What the peer is told of `error`. What is not ours is logged with its traceback: INTERNAL."""
@@ -131,12 +156,20 @@ class _Call:
         )
 
 
+def told_result(answer: Any) -> str:
+    """What an answer says came of the call: many carry a refusal in their fields."""
+    error = getattr(answer, "error", None)
+    code = int(getattr(answer, "code", 0) or getattr(error, "code", 0) or Code.OK)
+    return _CODE_NAMES.get(code, f"code_{code}")
+
+
 class _Observer:
     """What both forms share: begins calls."""
 
-    def __init__(self, tokens: TokenRegistry, metrics: RpcMetrics | None) -> None:
+    def __init__(self, tokens: TokenRegistry, metrics: RpcMetrics | None, book: TokenBook | None) -> None:
         self._tokens = tokens
         self._metrics = metrics
+        self.door = Door(book, tokens)
 
     def begin(self, path: str, context: Any) -> _Call:
         _, service, method = path.split("/", 2)
@@ -147,7 +180,9 @@ class _Observer:
         serving_tokens.set(self._tokens)
         if self._metrics is not None:
             self._metrics.begun(service)
-        return _Call(service, method, request_id, self._metrics, time.monotonic())
+        changes = is_change(role_of_rpc(path) or Role.ANON)
+        address = address_of(context.peer()) if changes else None
+        return _Call(service, method, request_id, self._metrics, time.monotonic(), address)
 
 
 def _handler_like(
@@ -191,8 +226,9 @@ class ThreadedInterceptor(grpc.ServerInterceptor):
         pools: Mapping[PoolName, BoundedPool],
         pool_of: Mapping[str, PoolName],
         refusing: ThreadPoolExecutor,
+        book: TokenBook | None = None,
     ) -> None:
-        self._observer = _Observer(tokens, metrics)
+        self._observer = _Observer(tokens, metrics, book)
         self._pools = pools
         self._pool_of = pool_of
         self._refusing = refusing
@@ -225,8 +261,9 @@ class ThreadedInterceptor(grpc.ServerInterceptor):
     def _unary(self, path: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         def serve(request: Any, context: grpc.ServicerContext) -> Any:
             call = self._observer.begin(path, context)
-            code = "CANCELLED"
+            code, answer = "CANCELLED", None
             try:
+                self._admit(call, path, context)
                 answer = inner(request, context)
                 code = "OK"
                 return answer
@@ -236,7 +273,7 @@ class ThreadedInterceptor(grpc.ServerInterceptor):
                 refused = call.failed(error)
                 code = refused.status.name
             finally:
-                call.end(code)
+                call.end(code, request, answer)
             return _abort(context, refused)
 
         return serve
@@ -246,6 +283,7 @@ class ThreadedInterceptor(grpc.ServerInterceptor):
             call = self._observer.begin(path, context)
             code = "CANCELLED"
             try:
+                self._admit(call, path, context)
                 yield from inner(request, context)
                 code = "OK"
                 return
@@ -255,10 +293,16 @@ class ThreadedInterceptor(grpc.ServerInterceptor):
                 refused = call.failed(error)
                 code = refused.status.name
             finally:
-                call.end(code)
+                call.end(code, request)
             _abort(context, refused)
 
         return serve
+
+    def _admit(self, call: _Call, path: str, context: Any) -> None:
+        door = self._observer.door
+        if door.wants_refresh(path, context):
+            door.refresh()
+        call.principal = door.admit(path, context)
 
     def _refuse(self, path: str, pool: str) -> Callable[..., Any]:
         def serve(request: Any, context: grpc.ServicerContext) -> Any:
@@ -267,7 +311,7 @@ class ThreadedInterceptor(grpc.ServerInterceptor):
                 f"{call.method} was refused: the node is busy", cause=f"its {pool} pool is full"
             )
             refused = call.failed(error)
-            call.end(refused.status.name)
+            call.end(refused.status.name, request)
             return _abort(context, refused)
 
         return serve
@@ -281,8 +325,10 @@ def _abort(context: grpc.ServicerContext, refused: Refusal) -> Any:
 class AsyncInterceptor(grpc.aio.ServerInterceptor):
     """For `grpc.aio.server`: handlers are coroutines or asynchronous generators."""
 
-    def __init__(self, tokens: TokenRegistry, metrics: RpcMetrics | None) -> None:
-        self._observer = _Observer(tokens, metrics)
+    def __init__(
+        self, tokens: TokenRegistry, metrics: RpcMetrics | None, book: TokenBook | None = None
+    ) -> None:
+        self._observer = _Observer(tokens, metrics, book)
 
     async def intercept_service(
         self,
@@ -297,11 +343,18 @@ class AsyncInterceptor(grpc.aio.ServerInterceptor):
         wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
         return _handler_like(handler, wrap(path, inner))
 
+    async def _admit(self, call: _Call, path: str, context: Any) -> None:
+        door = self._observer.door
+        if door.wants_refresh(path, context):
+            await asyncio.to_thread(door.refresh)
+        call.principal = door.admit(path, context)
+
     def _coroutine(self, path: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             call = self._observer.begin(path, context)
-            code = "CANCELLED"
+            code, answer = "CANCELLED", None
             try:
+                await self._admit(call, path, context)
                 answer = await inner(request, context)
                 code = "OK"
                 return answer
@@ -311,7 +364,7 @@ class AsyncInterceptor(grpc.aio.ServerInterceptor):
                 refused = call.failed(error)
                 code = refused.status.name
             finally:
-                call.end(code)
+                call.end(code, request, answer)
             return await context.abort(refused.status, refused.details, refused.trailer)
 
         return serve
@@ -321,6 +374,7 @@ class AsyncInterceptor(grpc.aio.ServerInterceptor):
             call = self._observer.begin(path, context)
             code = "CANCELLED"
             try:
+                await self._admit(call, path, context)
                 async for answer in inner(request, context):
                     yield answer
                 code = "OK"
@@ -331,7 +385,7 @@ class AsyncInterceptor(grpc.aio.ServerInterceptor):
                 refused = call.failed(error)
                 code = refused.status.name
             finally:
-                call.end(code)
+                call.end(code, request)
             await context.abort(refused.status, refused.details, refused.trailer)
 
         return serve

@@ -24,6 +24,7 @@ from common.credentials import check_listener
 from common.interceptors import AsyncInterceptor, BoundedPool, PoolName, ThreadedInterceptor
 from common.lifecycle import fatal
 from common.metrics import Metrics
+from common.token_book import TokenBook
 from common.trust import AsyncTrustService, Handshakes, TokenRegistry, TrustService, require_node
 from quorumfs.errors import InternalError, UnavailableError
 from quorumfs.rpc.channels import SERVER_OPTIONS
@@ -85,6 +86,7 @@ class _Listener:
         metrics: Metrics | None,
         security_mode: str,
         credentials: grpc.ServerCredentials | None,
+        book: TokenBook | None,
     ) -> None:
         check_listener(host, security_mode)
         self.host = host
@@ -94,6 +96,7 @@ class _Listener:
         self._handshakes = Handshakes(node_id, secret, self.tokens)
         self._rpc_metrics = metrics.rpc if metrics is not None else None
         self._credentials = credentials
+        self._book = book
         self._names = (*(one.name for one in self._services), TRUST, health.SERVICE_NAME)
 
     @property
@@ -144,6 +147,7 @@ class ThreadedServer(_Listener):
         metrics: Metrics | None = None,
         security_mode: str = "loopback",
         credentials: grpc.ServerCredentials | None = None,
+        book: TokenBook | None = None,
         data_threads: int = 64,
         control_threads: int = 16,
         stream_threads: int = 64,
@@ -157,6 +161,7 @@ class ThreadedServer(_Listener):
             metrics=metrics,
             security_mode=security_mode,
             credentials=credentials,
+            book=book,
         )
         self._pools: dict[PoolName, BoundedPool] = {
             "data": BoundedPool("data", data_threads, backlog=data_threads),
@@ -172,7 +177,7 @@ class ThreadedServer(_Listener):
             f"/{one.name}/{method}": pool for one in self._services for method, pool in one.pools.items()
         }
         interceptor = ThreadedInterceptor(
-            self.tokens, self._rpc_metrics, self._pools, pool_of, self._refusing
+            self.tokens, self._rpc_metrics, self._pools, pool_of, self._refusing, self._book
         )
         server = grpc.server(self._pools["control"], interceptors=[interceptor], options=server_options())
         for one in self._services:
@@ -225,6 +230,7 @@ class AsyncServer(_Listener):
         metrics: Metrics | None = None,
         security_mode: str = "loopback",
         credentials: grpc.ServerCredentials | None = None,
+        book: TokenBook | None = None,
         calls_max: int = CALLS_MAX,
     ) -> None:
         super().__init__(
@@ -236,6 +242,7 @@ class AsyncServer(_Listener):
             metrics=metrics,
             security_mode=security_mode,
             credentials=credentials,
+            book=book,
         )
         self._calls_max = calls_max
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -300,7 +307,7 @@ class AsyncServer(_Listener):
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._ending = asyncio.Event()
-        interceptor = AsyncInterceptor(self.tokens, self._rpc_metrics)
+        interceptor = AsyncInterceptor(self.tokens, self._rpc_metrics, self._book)
         self._server = server = grpc.aio.server(
             interceptors=(interceptor,), options=server_options(), maximum_concurrent_rpcs=self._calls_max
         )

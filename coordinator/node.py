@@ -27,6 +27,7 @@ from common.lifecycle import Lifecycle, fatal
 from common.log_buffer import LogBuffer
 from common.metrics import Metrics
 from common.server import AsyncServer, Service
+from common.token_book import KeepTokens, TokenBook
 from common.workers import Worker, Workers
 from coordinator.consensus import Consensus, ConsensusSettings, Identity, Leadership, SnapshotFile
 from coordinator.consensus.database import Database
@@ -65,9 +66,11 @@ from coordinator.services.membership import MembershipService
 from coordinator.services.namespace import NamespaceService
 from coordinator.services.nodes import NodeDesk
 from coordinator.services.placing import Placer, open_uploads
+from coordinator.services.tokens import TokenDesk
 from coordinator.soft_state import SoftState
 from quorumfs import __version__, limits
 from quorumfs.clock import Clock, SystemClock
+from quorumfs.errors import UnavailableError
 from quorumfs.mint import system_random
 from quorumfs.rpc.channels import Channels
 from quorumfs.rpc.trust import TrustedChannels, read_secret
@@ -135,6 +138,8 @@ class CoordinatorNode:
             self._clock,
             security_mode=config.security.mode,
         )
+        self._tokens = TokenDesk(self._gateway, system_random, lambda: self._book.refresh())
+        self._book = TokenBook(self._read_tokens, self._clock)
         self._server = AsyncServer(
             config.grpc.host,
             config.grpc.port,
@@ -143,6 +148,7 @@ class CoordinatorNode:
             secret=self._secret,
             metrics=self._metrics,
             security_mode=config.security.mode,
+            book=self._book,
         )
         add_gauges(self._figures, self._gateway, self._soft)
         add_repair_gauges(self._figures, self._soft, lambda: self._repair)
@@ -244,6 +250,7 @@ class CoordinatorNode:
         self._tenure.start()
         enrol = Enrol(desk, self._describe, self._gateway.leader, self._trusted(), identity.cluster_id)
         self._workers.add(enrol)
+        self._workers.add(KeepTokens(self._book))
         self._workers.start()
         self._identity = identity
         self._agent.joined(identity.cluster_id)
@@ -360,6 +367,13 @@ class CoordinatorNode:
         )
         return asked.result(VIEW_SECONDS)
 
+    def _read_tokens(self) -> Sequence[t.TokenInfo]:
+        asked: Future[Sequence[t.TokenInfo]] = self._server.submit(self._tokens.table())
+        try:
+            return asked.result(VIEW_SECONDS)
+        except TimeoutError:
+            raise UnavailableError("the tokens are not told", cause="the database does not answer") from None
+
     def _services(self, buffer: LogBuffer) -> list[Service]:
         gateway, soft, own, config = self._gateway, self._soft, self._own, self._config
         placer = Placer(soft, lambda ids: open_uploads(gateway, ids), self._chance, config.data.min_replicas)
@@ -382,10 +396,11 @@ class CoordinatorNode:
             self._clock,
             collection=collection,
             nodes=NodeDesk(gateway, soft, self._departure_rate),
+            tokens=self._tokens,
             repair_status=self.repair_status,
             alarms=self._face.alarms,
         )
-        members = MembershipService(gateway, soft, own, config.membership.heartbeat_seconds)
+        members = MembershipService(gateway, soft, own, config.membership.heartbeat_seconds, self._tokens)
         founding = ConsensusService(
             gateway, own.info.node_id, self._directory, lambda: self._identity, self.accept
         )

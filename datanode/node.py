@@ -5,15 +5,14 @@ it does by itself, how it ends. Everything is made here and handed on; nothing b
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import grpc
 
 import quorumfs
 from common import credentials, log
+from common.access import TOKENS_FILE_NAME
 from common.admin import AdminService
 from common.cluster import Agenda, ClusterNode, GrpcTransport
 from common.config import NodeConfig
@@ -21,6 +20,7 @@ from common.lifecycle import Lifecycle
 from common.log_buffer import LogBuffer
 from common.metrics import Metrics
 from common.server import ThreadedServer
+from common.token_book import KeepTokens, TokenBook, ask_in_turn
 from common.workers import Worker, Workers
 from datanode.duties.commands import Commands, Hands, LaneDuty, Outcomes
 from datanode.duties.content import Content
@@ -43,14 +43,15 @@ from datanode.transfer.receive import Receiver
 from datanode.transfer.send import Sender
 from datanode.transfer.watch import StreamWatch
 from quorumfs.clock import SystemClock
-from quorumfs.errors import UnavailableError
 from quorumfs.rpc.channels import Channels
-from quorumfs.rpc.trust import TrustedChannels, read_secret
-from quorumfs.v1 import membership_pb2
-from quorumfs.v1.types_pb2 import NODE_ROLE_DATANODE
+from quorumfs.rpc.status import from_rpc
+from quorumfs.rpc.trust import read_secret
+from quorumfs.v1 import membership_pb2, membership_pb2_grpc
+from quorumfs.v1.types_pb2 import NODE_ROLE_DATANODE, TokenInfo
 
 STOP_SECONDS = 2.0
 ALIVE_SECONDS = 5.0
+TOKENS_SECONDS = 0.8
 _log = log.get(__name__)
 
 
@@ -74,7 +75,7 @@ class Datanode:
 
         # Whom it calls: other datanodes for bytes, coordinators with a proof of the secret.
         self._channels = PeerChannels(Channels(credentials.channel_credentials(config)))
-        self._trusted = SecretChannels(
+        self._trusted = credentials.SecretChannels(
             config.cluster.secret_file, config.node.id, credentials.channel_credentials(config)
         )
 
@@ -135,6 +136,8 @@ class Datanode:
             self._disks.cluster_id,
         )
         commands.tell = self._cluster.hurry
+        self._book = TokenBook(self._read_tokens, SystemClock(), config.node.data_dir / TOKENS_FILE_NAME)
+        self._workers.add(KeepTokens(self._book))
         self._drain = Drain([self._writes, self._reads], self._cluster, lifecycle)
 
         # What it serves.
@@ -175,8 +178,23 @@ class Datanode:
             metrics=metrics,
             security_mode=config.security.mode,
             credentials=credentials.server_credentials(config),
+            book=self._book,
             data_threads=DATA_THREADS,
         )
+
+    def _read_tokens(self) -> Sequence[TokenInfo]:
+        """From the leader, or any other coordinator."""
+        leader = self._cluster.leader
+        known = [*self._cluster.nodes.coordinators(), *self._config.cluster.coordinators]
+
+        def ask(address: str) -> membership_pb2.TokenTable:
+            stub = membership_pb2_grpc.MembershipStub(self._trusted.get(address))
+            try:
+                return stub.GetTokens(membership_pb2.GetTokensRequest(), timeout=TOKENS_SECONDS)
+            except grpc.RpcError as error:
+                raise from_rpc(error, f"question about tokens to {address}", sent=False) from error
+
+        return ask_in_turn(list(dict.fromkeys([*([leader.grpc] if leader else []), *known])), ask)
 
     def _is_registered(self) -> bool:
         """Whether a leader acknowledges this node now."""
@@ -270,46 +288,3 @@ class Datanode:
             read_secret(self._config.cluster.secret_file)
         else:
             _log.warning("secret.missing", file=str(self._config.cluster.secret_file))
-
-
-class SecretChannels:
-    """TrustedChannels whose secret may come after the process has started (genesis writes it)."""
-
-    def __init__(
-        self,
-        path: Path,
-        node_id: str,
-        channel_credentials: grpc.ChannelCredentials | None,
-        read: Callable[[Path], bytes] = read_secret,
-    ) -> None:
-        self._path = path
-        self._node_id = node_id
-        self._credentials = channel_credentials
-        self._read = read
-        self._channels: TrustedChannels | None = None
-        self._lock = threading.Lock()
-
-    def get(self, address: str) -> grpc.Channel:
-        """Raises UnavailableError while there is no secret, PermissionDeniedError if others can read it."""
-        with self._lock:
-            if self._channels is None:
-                self._channels = self._open()
-            channels = self._channels
-        return channels.get(address)
-
-    def _open(self) -> TrustedChannels:
-        if not self._path.exists():
-            raise UnavailableError(
-                "this node cannot prove itself",
-                cause=f"the cluster's secret {self._path} is missing",
-                next="dfsctl cluster init makes it; copy it to every node with mode 0600",
-            )
-        return TrustedChannels(self._read(self._path), self._node_id, credentials=self._credentials)
-
-    def drop(self, address: str) -> None:
-        if self._channels is not None:
-            self._channels.drop(address)
-
-    def close(self) -> None:
-        if self._channels is not None:
-            self._channels.close()

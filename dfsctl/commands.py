@@ -99,6 +99,21 @@ dfsctl = Group(
                 ),
             },
         ),
+        "auth": Group(
+            "auth",
+            help="Access tokens: who may look at, operate and administer the cluster.",
+            table={
+                "token": Group(
+                    "token",
+                    help="Bearer tokens with a role; QUORUMFS_TOKEN carries one.",
+                    table={
+                        "create": Entry("dfsctl.auth:create", "Make a token; its secret is shown once."),
+                        "ls": Entry("dfsctl.auth:ls", "The tokens there are, without their secrets."),
+                        "revoke": Entry("dfsctl.auth:revoke", "End a token."),
+                    },
+                ),
+            },
+        ),
         "config": Group(
             "config",
             help="A node's configuration file, judged by its own daemon.",

@@ -20,6 +20,7 @@ import click
 if TYPE_CHECKING:
     from quorumfs import Client
     from quorumfs.rpc.coordinator import Coordinator
+    from quorumfs.rpc.trust import TrustedChannels
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Settings:
     coordinators: str | None = None
     timeout_seconds: float | None = None
     directory: Path | None = None
+    prove: Path | None = None  # the cluster's secret, to be proven instead of sending a token
     connect: Callable[[Settings], Client] = field(default_factory=lambda: _connect)
     follow: Callable[[Settings], Coordinator] = field(default_factory=lambda: _follow)
 
@@ -86,9 +88,16 @@ def _follow(given: Settings) -> Coordinator:
 
     return Coordinator(
         find_coordinators(given.coordinators),
+        _proven(given.prove) if given.prove is not None else None,
         timeout=given.timeout_seconds or CLIENT_DEADLINE_SECONDS,
         token=os.environ.get(TOKEN_VARIABLE),
     )
+
+
+def _proven(secret_file: Path) -> TrustedChannels:
+    from quorumfs.rpc.trust import TrustedChannels, read_secret
+
+    return TrustedChannels(read_secret(secret_file), "operator")
 
 
 def _keeper(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 
 from flask import current_app
 
+from common.token_book import KeepTokens, TokenBook, ask_in_turn
+from common.workers import Workers
 from quorumfs.clock import Clock
+from quorumfs.v1 import membership_pb2
+from sidecar import limits
 from sidecar.fleet import Fleet
 from sidecar.leader_tracking import LeaderTracker
 from sidecar.logs import LogHub
+from sidecar.methods import GET_TOKENS
 from sidecar.metrics import SidecarMetrics
 from sidecar.node_link import NodeLink
 from sidecar.settings import Settings
-from sidecar.transport import Transport
+from sidecar.transport import Transport, call
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +31,39 @@ class Agent:
     logs: LogHub
     metrics: SidecarMetrics
     transport: Transport
+    book: TokenBook
+    keeper: Workers
+    trusted: Transport
 
     def start(self) -> None:
         """Starts the threads that keep findings young."""
         self.link.start()
         self.tracker.start()
+        self.keeper.start()
 
     def stop(self) -> None:
         """Ends streams and threads. Safe to call twice."""
         self.logs.stop()
         self.tracker.stop()
+        self.keeper.stop(limits.NODE_DEADLINE_SECONDS)
         self.link.stop()
         self.transport.close()
+        self.trusted.close()
 
 
-def build(settings: Settings, transport: Transport, clock: Clock) -> Agent:
-    """An agent that has not been started: every question is asked when somebody wants to know."""
+def build(settings: Settings, transport: Transport, trusted: Transport, clock: Clock) -> Agent:
+    """An agent that has not been started: every question is asked when somebody wants to know.
+
+    `trusted` proves the cluster's secret: with it coordinators are asked for the tokens, and nothing else.
+    """
     link = NodeLink(settings.node_id, settings.grpc, transport, clock)
     own = (settings.grpc, settings.grpc_advertised)
     tracker = LeaderTracker(link, settings.coordinators, own, transport, clock)
+    book = TokenBook(
+        lambda: ask_in_turn(_who_knows_tokens(settings, tracker), lambda one: _tokens(trusted, one)),
+        clock,
+        settings.tokens_file,
+    )
     logs = LogHub(link, transport, clock, settings.log_streams_max)
     return Agent(
         settings=settings,
@@ -55,7 +74,20 @@ def build(settings: Settings, transport: Transport, clock: Clock) -> Agent:
         logs=logs,
         metrics=SidecarMetrics(settings, link, tracker, logs),
         transport=transport,
+        book=book,
+        keeper=Workers([KeepTokens(book)]),
+        trusted=trusted,
     )
+
+
+def _who_knows_tokens(settings: Settings, tracker: LeaderTracker) -> list[str]:
+    own = [settings.grpc] if settings.is_coordinator else []
+    return [*own, *tracker.candidates()]
+
+
+def _tokens(trusted: Transport, address: str) -> membership_pb2.TokenTable:
+    request = membership_pb2.GetTokensRequest()
+    return call(trusted, address, GET_TOKENS, request, limits.PEER_DEADLINE_SECONDS)
 
 
 def agent() -> Agent:

@@ -19,6 +19,7 @@ from sidecar.auth import Guard
 from sidecar.views import cluster, gc, health, labels, leader, lifecycle, logs, metrics, raft, status
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+WHAT_CHARACTERS_MAX = 300
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 METHODS = READ_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
 VIEWS = (health, leader, status, metrics, logs, lifecycle, labels, cluster, raft, gc)
@@ -31,7 +32,7 @@ def create_app(served: Agent) -> Flask:
     app.config["MAX_FORM_MEMORY_SIZE"] = limits.BODY_BYTES_MAX
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of the default provider
     app.extensions["quorumfs.agent"] = served
-    app.extensions["quorumfs.guard"] = Guard(served.settings)
+    app.extensions["quorumfs.guard"] = Guard(served.settings, served.book)
     errors.register(app)
     for view in VIEWS:
         app.register_blueprint(view.views)
@@ -58,18 +59,21 @@ def _end(response: Response) -> Response:
     method = request.method if request.method in METHODS else "(other)"
     agent().metrics.answered(route, method, response.status_code, time.monotonic() - g.began)
     if method not in READ_METHODS:
-        _audit(route, response.status_code)
+        _audit(route, response)
     return response
 
 
-def _audit(route: str, status: int) -> None:
+def _audit(route: str, response: Response) -> None:
     """One line for every attempt to change something: who, what, from where, with what result."""
     principal = g.get("principal")
+    body = request.get_data(cache=True) if response.status_code != 413 else b""
     log.get("sidecar").info(
-        "http.changed" if status < 400 else "http.refused",
+        "http.changed" if response.status_code < 400 else "http.refused",
         method=request.method[:16],
         route=route,
-        status=status,
+        path=request.path[:WHAT_CHARACTERS_MAX],
+        what=body[:WHAT_CHARACTERS_MAX].decode("utf-8", "backslashreplace"),
+        status=response.status_code,
         principal="" if principal is None else principal.name,
         address=request.remote_addr,
     )

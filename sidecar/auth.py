@@ -1,10 +1,14 @@
 """Who may do what. Every view that changes something carries `@require(role)`; a test enumerates the routes.
 
+With tokens, a bearer token of a sufficient role is asked for: for every change, and for questions (METRICS,
+VIEWER) that come from another machine. The tokens are those of the cluster, as this agent last heard
+(`common/token_book.py`).
+
 Until tokens are configured there is nobody to tell apart, so the place must speak for the caller: changes are
 taken from this machine only, as JSON, and never from a web page that somebody visits:
 - a page's form or image cannot send `application/json`, its script cannot without the permission (CORS) that
   is never given;
-- a browser says `Origin` with every change: with it, refused;
+- a browser says `Origin` with every change: with it, refused, also with a token: this agent has no such page;
 - a name that an attacker's DNS points at this machine shows in `Host`: refused for reads too (`check_host`);
 - a proxy in front hides who calls: with its headers, refused.
 """
@@ -15,45 +19,32 @@ import functools
 import ipaddress
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flask import Request, current_app, g, request
 
+from common.access import Principal, Role, bearer_of, is_change, require_role
 from quorumfs.errors import InvalidArgumentError, PermissionDeniedError
 from sidecar.settings import Settings, is_loopback
+
+if TYPE_CHECKING:
+    from common.token_book import TokenBook  # it loads gRPC, and the parent process must not
+
+__all__ = ["Guard", "Principal", "Role", "require", "token_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 PROXY_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
-
-
-class Role(IntEnum):
-    """Each may do what those before it may."""
-
-    ANON = 0
-    METRICS = 1
-    VIEWER = 2
-    OPERATOR = 3
-    ADMIN = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who asks, for the audit line."""
-
-    name: str
-    role: Role
-    address: str
+TOKEN_CHARACTERS_MAX = 200
 
 
 class Guard:
-    """Judges one request. Tokens will be a second way to become a Principal here; views do not change."""
+    """Judges one request."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, book: TokenBook) -> None:
         self._insecure = settings.insecure
+        self._book = book
         advertised, _, _ = settings.http_advertised.rpartition(":")
         self._names = {
             "localhost",
@@ -74,10 +65,23 @@ class Guard:
         )
 
     def authorize(self, asked: Request, role: Role) -> Principal:
-        """The caller, if it may act as `role`. Raises PermissionDeniedError or InvalidArgumentError."""
-        _refuse_browser(asked)
-        _refuse_stranger(asked)
-        return Principal(name="local", role=role, address=asked.remote_addr or "")
+        """The caller, if it may act as `role`. Raises PermissionDeniedError, UnauthenticatedError,
+        InvalidArgumentError, and UnavailableError when it is not known which tokens there are."""
+        address = asked.remote_addr or ""
+        token = token_of(asked)
+        if is_change(role):
+            _refuse_browser(asked)
+        elif not token and _is_this_machine(asked) and not _proxied(asked):
+            return Principal("local", role, address)
+        if self._book.wants_refresh():
+            self._book.refresh()
+        found = self._book.judge(token, address)
+        if found is None:
+            if is_change(role):
+                _refuse_stranger(asked)
+            return Principal("local" if _is_this_machine(asked) else "anybody", role, address)
+        require_role(found, role, f"{asked.method} {asked.path[:100]}")
+        return found
 
 
 class NotJsonError(InvalidArgumentError):
@@ -123,8 +127,17 @@ def _refuse_browser(asked: Request) -> None:
         )
 
 
+def token_of(asked: Request) -> str:
+    """The bearer token that came with the request; empty without one."""
+    return bearer_of(asked.headers.get("Authorization", ""))[:TOKEN_CHARACTERS_MAX]
+
+
+def _proxied(asked: Request) -> list[str]:
+    return [name for name in PROXY_HEADERS if name in asked.headers]
+
+
 def _refuse_stranger(asked: Request) -> None:
-    proxied = [name for name in PROXY_HEADERS if name in asked.headers]
+    proxied = _proxied(asked)
     if proxied:
         raise PermissionDeniedError(
             "changes are not taken through a proxy",

@@ -31,7 +31,7 @@ def refuse(field: str, value: object, wanted: str) -> NoReturn:
 
 def json_object(allowed: Collection[str]) -> dict[str, Any]:
     """The body as an object with no other fields than `allowed`; an empty body is an empty object."""
-    raw = request.get_data(cache=False)
+    raw = request.get_data(cache=True)
     if not raw:
         return {}
     try:

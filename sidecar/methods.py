@@ -22,3 +22,4 @@ GET_CLUSTER_STATUS = Method("Control", "GetClusterStatus", admin.GetClusterStatu
 GET_RAFT = Method("Control", "GetRaft", admin.GetRaftRequest, admin.RaftStatus)
 GET_GC = Method("Control", "GetGc", admin.GetGcRequest, admin.GcStatus)
 GET_CLUSTER = Method("Membership", "GetCluster", membership.GetClusterRequest, membership.ClusterView)
+GET_TOKENS = Method("Membership", "GetTokens", membership.GetTokensRequest, membership.TokenTable)

@@ -106,11 +106,14 @@ class NodeLink:
         self.refuse_unless_answering(str(method))
         return call(self._transport, self.address, method, request, limits.NODE_DEADLINE_SECONDS)
 
-    def change(self, method: Method[Request, Response], request: Request) -> Response:
-        """A request that changes something. OutcomeUnknownError when no answer came to what was sent."""
+    def change(self, method: Method[Request, Response], request: Request, token: str) -> Response:
+        """A request that changes something, with the caller's token: the node judges it too.
+        OutcomeUnknownError when no answer came to what was sent."""
         self.refuse_unless_answering(str(method))
         try:
-            return call(self._transport, self.address, method, request, limits.MUTATION_DEADLINE_SECONDS)
+            return call(
+                self._transport, self.address, method, request, limits.MUTATION_DEADLINE_SECONDS, token
+            )
         except (SilentError, RefusedError) as error:
             if not error.was_sent:
                 raise

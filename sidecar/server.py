@@ -91,13 +91,16 @@ class SidecarApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has
 
     def load(self) -> Flask:
         """In the worker: makes what talks to the node."""
+        from common.credentials import SecretChannels, channel_credentials
         from quorumfs.clock import SystemClock
         from quorumfs.rpc.channels import Channels
         from sidecar.agent import build
         from sidecar.app import create_app
         from sidecar.transport import GrpcTransport
 
-        agent = build(self._settings, GrpcTransport(Channels()), SystemClock())
+        config = self._config
+        proven = SecretChannels(config.cluster.secret_file, config.node.id, channel_credentials(config))
+        agent = build(self._settings, GrpcTransport(Channels()), GrpcTransport(proven), SystemClock())
         self._end, self._close = agent.logs.stop, agent.stop
         agent.start()
         return create_app(agent)

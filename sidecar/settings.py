@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common import config_schema
+from common.access import TOKENS_FILE_NAME
 from common.config_schema import NodeConfig
 from sidecar import limits
 
@@ -25,6 +27,7 @@ class Settings:
     threads: int = limits.THREADS_MIN
     insecure: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    tokens_file: Path | None = None  # where the hashes are kept; None: nowhere
 
     @property
     def is_coordinator(self) -> bool:
@@ -49,6 +52,7 @@ def from_config(config: NodeConfig) -> Settings:
         threads=max(limits.THREADS_MIN, config.http.threads),
         insecure=config.insecure,
         labels=dict(config.node.labels),
+        tokens_file=config.node.data_dir / TOKENS_FILE_NAME,
     )
 
 

@@ -19,6 +19,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from common import log
+from common.access import BEARER_METADATA
 from quorumfs.errors import QuorumFSError, TimedOutError, UnavailableError
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.rpc.status import ERROR_TRAILER, from_rpc, status_of, was_never_sent
@@ -28,6 +30,7 @@ Response = TypeVar("Response", bound=Message)
 Answer = TypeVar("Answer", bound=Message, covariant=True)
 
 CONNECT_PROBE_SECONDS = 0.3
+REQUEST_ID_METADATA = "x-request-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,15 @@ class Transport(Protocol):
     """Any thread may call any method."""
 
     def start(
-        self, address: str, method: Method[Request, Response], request: Request, deadline_seconds: float
-    ) -> Pending[Response]: ...
+        self,
+        address: str,
+        method: Method[Request, Response],
+        request: Request,
+        deadline_seconds: float,
+        token: str = "",
+    ) -> Pending[Response]:
+        """`token`: the caller's, which goes with what changes something."""
+        ...
 
     def tail(
         self,
@@ -98,8 +108,14 @@ class GrpcTransport:
         self._channels = channels
 
     def start(
-        self, address: str, method: Method[Request, Response], request: Request, deadline_seconds: float
+        self,
+        address: str,
+        method: Method[Request, Response],
+        request: Request,
+        deadline_seconds: float,
+        token: str = "",
     ) -> Pending[Response]:
+        metadata = _metadata(token)
         callable_ = self._channels.get(address).unary_unary(
             method.path,
             request_serializer=_serialize,
@@ -110,9 +126,10 @@ class GrpcTransport:
         def again() -> Response:
             # Waits for a connection instead of failing as long as the last attempt's back-off lasts.
             remaining = max(0.05, until - time.monotonic())
-            return callable_(request, timeout=remaining, wait_for_ready=True)
+            return callable_(request, timeout=remaining, wait_for_ready=True, metadata=metadata)
 
-        return _GrpcPending(address, str(method), callable_.future(request, timeout=deadline_seconds), again)
+        future = callable_.future(request, timeout=deadline_seconds, metadata=metadata)
+        return _GrpcPending(address, str(method), future, again)
 
     def tail(
         self,
@@ -177,9 +194,17 @@ def call(
     method: Method[Request, Response],
     request: Request,
     deadline_seconds: float,
+    token: str = "",
 ) -> Response:
     """`start` and wait. Raises QuorumFSError."""
-    return transport.start(address, method, request, deadline_seconds).result()
+    return transport.start(address, method, request, deadline_seconds, token).result()
+
+
+def _metadata(token: str) -> tuple[tuple[str, str], ...]:
+    """The id of the request that is being served goes along, so that the node's log has it too."""
+    request_id = log.request_id.get()
+    sent = ((REQUEST_ID_METADATA, request_id),) if request_id else ()
+    return (*sent, (BEARER_METADATA, f"Bearer {token}")) if token else sent
 
 
 _NO_ANSWER = (

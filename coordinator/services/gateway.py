@@ -71,10 +71,12 @@ class Gateway:
         self._consensus: Consensus | None = None
         self._completions: Completions | None = None
         self.waits = "waits for genesis: dfsctl cluster init makes the cluster"
+        self.founding = True
 
     def returning(self) -> None:
         """This node is a member from before; there is just nothing to ask yet."""
         self.waits = "starts: it reads its log and its database"
+        self.founding = False
 
     def attach(self, consensus: Consensus, loop: asyncio.AbstractEventLoop) -> None:
         """From now on there is a replica to ask."""

@@ -16,6 +16,7 @@ from coordinator.consensus import Leadership
 from coordinator.metadata import queries
 from coordinator.services import view
 from coordinator.services.gateway import Gateway
+from coordinator.services.tokens import TokenDesk
 from coordinator.soft_state import KnownNode, SoftState, node_table
 from quorumfs.errors import (
     BusyError,
@@ -42,8 +43,11 @@ _log = log.get(__name__)
 class MembershipService(membership_pb2_grpc.MembershipServicer):
     """All handlers run on the gRPC loop. `heartbeat_seconds` is what datanodes are told to keep to."""
 
-    def __init__(self, gateway: Gateway, soft: SoftState, own: m.NodeView, heartbeat_seconds: float) -> None:
+    def __init__(
+        self, gateway: Gateway, soft: SoftState, own: m.NodeView, heartbeat_seconds: float, tokens: TokenDesk
+    ) -> None:
         self._gateway = gateway
+        self._tokens = tokens
         self._soft = soft
         self._own = own
         self._interval_ms = int(heartbeat_seconds * 1000)
@@ -200,6 +204,13 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
 
     async def GetCluster(self, request: m.GetClusterRequest, context: Any) -> m.ClusterView:  # noqa: N802
         return await view.cluster_view(self._gateway, self._soft, self._own, request.selector)
+
+    async def GetTokens(self, request: m.GetTokensRequest, context: Any) -> m.TokenTable:  # noqa: N802
+        require_node(context)
+        try:
+            return m.TokenTable(tokens=await self._tokens.table(), observed_by=self._own.info.node_id)
+        except QuorumFSError as error:
+            return m.TokenTable(error=to_detail(error))
 
     def _hint(self) -> t.LeaderHint | None:
         leader = self._gateway.leader() if self._gateway.attached else None

@@ -1743,40 +1743,6 @@ class ControlTokenRequest(_message.Message):
 Global___ControlTokenRequest: _TypeAlias = ControlTokenRequest  # noqa: Y015
 
 @_typing.final
-class TokenInfo(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TOKEN_ID_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
-    ROLE_FIELD_NUMBER: _builtins.int
-    CREATED_WALL_MS_FIELD_NUMBER: _builtins.int
-    EXPIRES_IN_SECONDS_FIELD_NUMBER: _builtins.int
-    HASH_FIELD_NUMBER: _builtins.int
-    token_id: _builtins.str
-    name: _builtins.str
-    role: _builtins.str
-    created_wall_ms: _builtins.int
-    expires_in_seconds: _builtins.float
-    hash: _builtins.bytes
-    def __init__(
-        self,
-        *,
-        token_id: _builtins.str = ...,
-        name: _builtins.str = ...,
-        role: _builtins.str = ...,
-        created_wall_ms: _builtins.int = ...,
-        expires_in_seconds: _builtins.float = ...,
-        hash: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_wall_ms", b"created_wall_ms", "expires_in_seconds", b"expires_in_seconds", "hash", b"hash", "name", b"name", "role", b"role", "token_id", b"token_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TokenInfo: _TypeAlias = TokenInfo  # noqa: Y015
-
-@_typing.final
 class ControlTokenResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1789,14 +1755,14 @@ class ControlTokenResponse(_message.Message):
     @_builtins.property
     def error(self) -> _types_pb2.ErrorDetail: ...
     @_builtins.property
-    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenInfo]: ...
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenInfo]: ...
     def __init__(
         self,
         *,
         code: _types_pb2.ErrorCode.ValueType = ...,
         error: _types_pb2.ErrorDetail | None = ...,
         token: _builtins.str = ...,
-        tokens: _abc.Iterable[Global___TokenInfo] | None = ...,
+        tokens: _abc.Iterable[_types_pb2.TokenInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -172,6 +172,11 @@ class MembershipStub:
                 request_serializer=quorumfs_dot_v1_dot_membership__pb2.GetClusterRequest.SerializeToString,
                 response_deserializer=quorumfs_dot_v1_dot_membership__pb2.ClusterView.FromString,
                 _registered_method=True)
+        self.GetTokens = channel.unary_unary(
+                '/quorumfs.v1.Membership/GetTokens',
+                request_serializer=quorumfs_dot_v1_dot_membership__pb2.GetTokensRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_membership__pb2.TokenTable.FromString,
+                _registered_method=True)
 
 
 class MembershipServicer:
@@ -203,6 +208,12 @@ class MembershipServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTokens(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MembershipServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -225,6 +236,11 @@ def add_MembershipServicer_to_server(servicer, server):
                     servicer.GetCluster,
                     request_deserializer=quorumfs_dot_v1_dot_membership__pb2.GetClusterRequest.FromString,
                     response_serializer=quorumfs_dot_v1_dot_membership__pb2.ClusterView.SerializeToString,
+            ),
+            'GetTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTokens,
+                    request_deserializer=quorumfs_dot_v1_dot_membership__pb2.GetTokensRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_membership__pb2.TokenTable.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -335,6 +351,33 @@ class Membership:
             '/quorumfs.v1.Membership/GetCluster',
             quorumfs_dot_v1_dot_membership__pb2.GetClusterRequest.SerializeToString,
             quorumfs_dot_v1_dot_membership__pb2.ClusterView.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorumfs.v1.Membership/GetTokens',
+            quorumfs_dot_v1_dot_membership__pb2.GetTokensRequest.SerializeToString,
+            quorumfs_dot_v1_dot_membership__pb2.TokenTable.FromString,
             options,
             channel_credentials,
             insecure,

@@ -74,6 +74,7 @@ class MembershipStub:
     """A full inventory, in pages; the answer to the command of the same name."""
     GetCluster: _grpc.UnaryUnaryMultiCallable[_membership_pb2.GetClusterRequest, _membership_pb2.ClusterView]
     """What this coordinator knows of the members and nodes. Open to every client."""
+    GetTokens: _grpc.UnaryUnaryMultiCallable[_membership_pb2.GetTokensRequest, _membership_pb2.TokenTable]
 
 @_typing.type_check_only
 class MembershipAsyncStub(MembershipStub):
@@ -84,6 +85,7 @@ class MembershipAsyncStub(MembershipStub):
     """A full inventory, in pages; the answer to the command of the same name."""
     GetCluster: _aio.UnaryUnaryMultiCallable[_membership_pb2.GetClusterRequest, _membership_pb2.ClusterView]  # type: ignore[assignment]
     """What this coordinator knows of the members and nodes. Open to every client."""
+    GetTokens: _aio.UnaryUnaryMultiCallable[_membership_pb2.GetTokensRequest, _membership_pb2.TokenTable]  # type: ignore[assignment]
 
 class MembershipServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -115,6 +117,13 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_membership_pb2.ClusterView, _abc.Awaitable[_membership_pb2.ClusterView]]:
         """What this coordinator knows of the members and nodes. Open to every client."""
+
+    @_abc_1.abstractmethod
+    def GetTokens(
+        self,
+        request: _membership_pb2.GetTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_membership_pb2.TokenTable, _abc.Awaitable[_membership_pb2.TokenTable]]: ...
 
 def add_MembershipServicer_to_server(servicer: MembershipServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

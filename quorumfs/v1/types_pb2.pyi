@@ -485,3 +485,44 @@ class ReplicaAck(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaAck: _TypeAlias = ReplicaAck  # noqa: Y015
+
+@_typing.final
+class TokenInfo(_message.Message):
+    """An access token as it is kept: its secret is not. `expires_in_seconds` 0: never; below 0: it has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CREATED_WALL_MS_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_SECONDS_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.str
+    name: _builtins.str
+    role: _builtins.str
+    """metrics | viewer | operator | admin"""
+    created_wall_ms: _builtins.int
+    expires_in_seconds: _builtins.float
+    hash: _builtins.bytes
+    """nodes only: SHA-256 of the token"""
+    revoked: _builtins.bool
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        role: _builtins.str = ...,
+        created_wall_ms: _builtins.int = ...,
+        expires_in_seconds: _builtins.float = ...,
+        hash: _builtins.bytes = ...,
+        revoked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_wall_ms", b"created_wall_ms", "expires_in_seconds", b"expires_in_seconds", "hash", b"hash", "name", b"name", "revoked", b"revoked", "role", b"role", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenInfo: _TypeAlias = TokenInfo  # noqa: Y015

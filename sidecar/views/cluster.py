@@ -9,6 +9,7 @@ from quorumfs.selectors import parse
 from quorumfs.v1 import admin_pb2
 from sidecar import bodies, shapes
 from sidecar.agent import agent
+from sidecar.auth import Role, require
 from sidecar.node_link import Told
 from sidecar.views.freshness import as_of
 
@@ -16,6 +17,7 @@ views = Blueprint("cluster", __name__)
 
 
 @views.get("/v1/cluster")
+@require(Role.VIEWER)
 def cluster() -> Response:
     bodies.query(())
     told, error = _ask()
@@ -23,6 +25,7 @@ def cluster() -> Response:
 
 
 @views.get("/v1/cluster/nodes")
+@require(Role.VIEWER)
 def nodes() -> Response:
     """`?selector=zone=a,!canary`; without one, or with an empty one, all nodes."""
     text = bodies.query(("selector",)).get("selector", "")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
 from quorumfs.errors import QuorumFSError, make
 from quorumfs.v1 import admin_pb2
 from sidecar import bodies, shapes
 from sidecar.agent import agent
-from sidecar.auth import Role, require
+from sidecar.auth import Role, require, token_of
 from sidecar.methods import GET_LABELS, SET_LABELS
 
 views = Blueprint("labels", __name__)
 
 
 @views.get("/v1/labels")
+@require(Role.VIEWER)
 def read_labels() -> Response:
     """The node's labels; the last ones it told, with their age, while it does not answer."""
     bodies.query(())
@@ -37,7 +38,9 @@ def change_labels() -> Response:
     bodies.query(())
     wanted, removed = bodies.labels_field(bodies.json_object(("labels",)))
     served = agent()
-    answer = served.link.change(SET_LABELS, admin_pb2.SetLabelsRequest(set=wanted, remove=removed))
+    answer = served.link.change(
+        SET_LABELS, admin_pb2.SetLabelsRequest(set=wanted, remove=removed), token_of(request)
+    )
     _raise_told(answer)
     return _labels(dict(answer.labels), served.clock.wall_ms(), 0.0)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, g, jsonify
+from flask import Blueprint, Response, g, jsonify, request
 
 from quorumfs.errors import make
 from quorumfs.v1 import admin_pb2
 from sidecar import bodies, limits
 from sidecar.agent import agent
-from sidecar.auth import Role, require
+from sidecar.auth import Role, require, token_of
 from sidecar.methods import SHUTDOWN
 
 views = Blueprint("lifecycle", __name__)
@@ -41,9 +41,9 @@ def cancel_shutdown() -> Response:
     return _told(admin_pb2.ShutdownRequest(cancel=True), 200)
 
 
-def _told(request: admin_pb2.ShutdownRequest, status: int) -> Response:
+def _told(asked: admin_pb2.ShutdownRequest, status: int) -> Response:
     served = agent()
-    answer = served.link.change(SHUTDOWN, request)
+    answer = served.link.change(SHUTDOWN, asked, token_of(request))
     if answer.error.code:
         raise make(answer.error.code, answer.error.message, cause=answer.error.cause, next=answer.error.next)
     response = jsonify({"node_id": served.settings.node_id, "state": answer.state, "detail": answer.detail})

@@ -13,7 +13,7 @@ from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import admin_pb2
 from sidecar import bodies, limits, shapes
 from sidecar.agent import Agent, agent
-from sidecar.auth import Role, require
+from sidecar.auth import Role, require, token_of
 from sidecar.logs import LEVELS, Entry, Filter, Follower
 from sidecar.methods import GET_LOG_LEVEL, SET_LOG_LEVEL
 
@@ -23,6 +23,7 @@ SSE, NDJSON = "text/event-stream", "application/x-ndjson"
 
 
 @views.get("/logs/stream")
+@require(Role.VIEWER)
 def stream() -> Response:
     """`?level=&since=&follow=&grep=`, header Last-Event-ID. Server-sent events by Accept, else NDJSON.
 
@@ -55,6 +56,7 @@ def stream() -> Response:
 
 
 @views.get("/logs/level")
+@require(Role.VIEWER)
 def read_level() -> Response:
     logger = bodies.query(("logger",)).get("logger", "")
     bodies.text_field({"logger": logger}, "logger", "", 200)
@@ -75,6 +77,7 @@ def change_level() -> Response:
                 ttl_seconds=bodies.seconds_field(body, "ttl_seconds", 0.0, limits.LEVEL_TTL_SECONDS_MAX),
                 logger=bodies.text_field(body, "logger", "", 200),
             ),
+            token_of(request),
         )
     )
 

@@ -7,6 +7,7 @@ from flask import Blueprint, Response
 from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import admin_pb2
 from sidecar.agent import agent
+from sidecar.auth import Role, require
 from sidecar.methods import GET_METRICS
 from sidecar.metrics import CONTENT_TYPE
 
@@ -16,6 +17,7 @@ OPENMETRICS_END = b"# EOF"
 
 
 @views.get("/metrics")
+@require(Role.METRICS)
 def metrics() -> Response:
     served = agent()
     return Response(_of_node() + served.metrics.text(), content_type=CONTENT_TYPE)

@@ -6,12 +6,14 @@ from flask import Blueprint, Response, jsonify
 
 from sidecar import bodies, shapes
 from sidecar.agent import agent
+from sidecar.auth import Role, require
 from sidecar.views.freshness import as_of
 
 views = Blueprint("raft", __name__)
 
 
 @views.get("/v1/raft")
+@require(Role.VIEWER)
 def raft() -> Response:
     bodies.query(())
     told, error = agent().fleet.raft.answer()

@@ -6,11 +6,13 @@ from flask import Blueprint, Response, jsonify
 
 from sidecar import shapes
 from sidecar.agent import agent
+from sidecar.auth import Role, require
 
 views = Blueprint("status", __name__)
 
 
 @views.get("/status")
+@require(Role.VIEWER)
 def status() -> Response:
     served = agent()
     seen = served.link.observe()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,10 +63,12 @@ class FakeTail:
 class FakeTransport:
     def __init__(self, nodes: dict[str, FakeNode]) -> None:
         self.nodes = nodes
+        self.tokens: list[str] = []
 
     def start(
-        self, address: str, method: Method[Any, Any], request: Any, deadline_seconds: float
+        self, address: str, method: Method[Any, Any], request: Any, deadline_seconds: float, token: str = ""
     ) -> FakePending:
+        self.tokens.append(token)
         node = self.nodes.get(address, FakeNode(state="down"))
         return FakePending(lambda: node.answer(address, method, request))
 
@@ -160,6 +162,18 @@ def cluster_status() -> admin_pb2.ClusterStatus:
 
 
 def agent(
-    nodes: dict[str, FakeNode], role: str = "datanode", clock: ManualClock | None = None, **changed: Any
+    nodes: dict[str, FakeNode],
+    role: str = "datanode",
+    clock: ManualClock | None = None,
+    tokens: Callable[[], Sequence[types_pb2.TokenInfo]] = list,
+    **changed: Any,
 ) -> Agent:
-    return build(settings(role, **changed), FakeTransport(nodes), clock or ManualClock())
+    """`tokens`: those that every coordinator tells of, on channels of its own; what it raises is its refusal."""
+
+    def told(_: Any) -> membership_pb2.TokenTable:
+        return membership_pb2.TokenTable(tokens=tokens())
+
+    knowing = {address: FakeNode({"GetTokens": told}) for address in (C1, C2, C3)}
+    return build(
+        settings(role, **changed), FakeTransport(nodes), FakeTransport(knowing), clock or ManualClock()
+    )

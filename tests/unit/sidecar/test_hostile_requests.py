@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -12,6 +13,9 @@ from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.access import GIVEN_ROLES, hash_of, mint_token
+from quorumfs.errors import NoLeaderError
+from quorumfs.v1 import types_pb2
 from sidecar import limits
 from sidecar.app import create_app
 from sidecar.auth import Role
@@ -47,6 +51,105 @@ def test_every_route_that_changes_something_requires_a_role() -> None:
         role = getattr(view, "required_role", None)
         assert role is not None, f"{method} {rule} has no @require"
         assert role >= Role.OPERATOR
+
+
+OPEN = {"/health", "/health/live", "/health/ready", "/leader"}
+
+
+def test_every_other_question_wants_a_role_from_elsewhere() -> None:
+    app = application()
+    for rule in app.url_map.iter_rules():
+        if "GET" in (rule.methods or set()) and rule.rule not in OPEN:
+            assert getattr(app.view_functions[rule.endpoint], "required_role", Role.ANON) >= Role.METRICS, (
+                rule
+            )
+
+
+TOKENS = {role: mint_token(lambda n, k=k: bytes([k]) * n)[1] for k, role in enumerate(GIVEN_ROLES)}  # type: ignore[misc]
+
+
+def held() -> list[types_pb2.TokenInfo]:
+    return [
+        types_pb2.TokenInfo(token_id=text.split("_")[1], name=role, role=role, hash=hash_of(text))
+        for role, text in TOKENS.items()
+    ]
+
+
+def sample(rule: str) -> str:
+    """A path of this rule."""
+    return re.sub(r"<[^>]+>", "d1", rule)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3"])
+def test_no_route_is_changed_without_a_sufficient_token(address: str) -> None:
+    node = well(SetLogLevel=lambda request: request)
+    app = create_app(agent({OWN: node}, tokens=held))
+    tested = app.test_client()
+    for rule in app.url_map.iter_rules():
+        for method in (rule.methods or set()) - {"GET", "HEAD", "OPTIONS"}:
+            role = app.view_functions[rule.endpoint].required_role  # type: ignore[attr-defined]
+            tries = {"": 401, "Bearer nonsense": 401, f"Basic {TOKENS['admin']}": 401}
+            tries |= {f"Bearer {text}": 403 for name, text in TOKENS.items() if Role[name.upper()] < role}
+            for header, status in tries.items():
+                answer = tested.open(
+                    sample(rule.rule),
+                    method=method,
+                    data="{}",
+                    headers={**JSON, **({"Authorization": header} if header else {})},
+                    environ_base={"REMOTE_ADDR": address},
+                )
+                assert answer.status_code == status, (method, rule.rule, header)
+                assert answer.json is not None
+                assert answer.json["error"]["next"]
+    assert {name for name, _ in node.asked} <= {"Admin.GetHealth", "Admin.GetStatus"}
+
+
+def test_a_change_with_a_token_comes_from_anywhere_and_goes_on_with_it() -> None:
+    served = agent({OWN: well(SetLogLevel=lambda request: request)}, tokens=held)
+    headers = {**JSON, "Authorization": f"Bearer {TOKENS['operator']}", "X-Forwarded-For": "1.2.3.4"}
+    answer = (
+        create_app(served)
+        .test_client()
+        .put(
+            "/logs/level", data='{"level": "info"}', headers=headers, environ_base={"REMOTE_ADDR": "10.1.2.3"}
+        )
+    )
+    assert answer.status_code == 200
+    transport: Any = served.transport
+    assert TOKENS["operator"] in transport.tokens
+    origin = {**headers, "Origin": "http://evil.example"}
+    refused = create_app(served).test_client().put("/logs/level", data='{"level": "info"}', headers=origin)
+    assert refused.status_code == 403, "a browser is refused with a token too"
+
+
+@pytest.mark.parametrize(
+    ("path", "role"), [("/metrics", "metrics"), ("/status", "viewer"), ("/logs/stream", "viewer")]
+)
+def test_questions_are_open_here_and_want_a_token_from_elsewhere(path: str, role: str) -> None:
+    tested = create_app(agent({OWN: well()}, tokens=held)).test_client()
+    there = {"REMOTE_ADDR": "10.1.2.3"}
+    assert tested.get(path).status_code == 200
+    assert tested.get(path, headers={"X-Forwarded-For": "10.1.2.3"}).status_code == 401
+    assert tested.get(path, environ_base=there).status_code == 401
+    allowed = tested.get(path, environ_base=there, headers={"Authorization": f"Bearer {TOKENS[role]}"})
+    assert allowed.status_code == 200
+    if role != "metrics":
+        low = {"Authorization": f"Bearer {TOKENS['metrics']}"}
+        assert tested.get(path, environ_base=there, headers=low).status_code == 403
+    for open_path in OPEN:
+        assert tested.get(open_path, environ_base=there).status_code == 200
+
+
+def test_while_it_is_not_known_which_tokens_there_are_nothing_is_changed() -> None:
+    def nobody() -> list[types_pb2.TokenInfo]:
+        raise NoLeaderError("nobody answers")
+
+    tested = create_app(agent({OWN: well()}, tokens=nobody)).test_client()
+    answer = tested.post("/shutdown", headers=JSON)
+    assert answer.status_code == 503
+    assert answer.json is not None
+    assert "cannot be checked" in answer.json["error"]["message"]
+    assert tested.get("/status").status_code == 200
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)

@@ -9,8 +9,10 @@ import pytest
 from coordinator.services.collection import CollectionDesk
 from coordinator.services.control import ControlService
 from coordinator.services.nodes import MAINTENANCE_SECONDS_MAX, NodeDesk
+from coordinator.services.tokens import TokenDesk
 from coordinator.soft_state import node_table
-from quorumfs.errors import Code
+from quorumfs.errors import Code, InvalidArgumentError
+from quorumfs.mint import system_random
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
@@ -42,6 +44,7 @@ class Served:
                 interval_seconds=60,
             ),
             nodes=NodeDesk(leader.gateway, leader.soft),
+            tokens=TokenDesk(leader.gateway, system_random),
             repair_status=a.RepairStatus,
             alarms=list,
         )
@@ -241,9 +244,12 @@ def test_what_is_away_for_maintenance_is_not_hurt(leader: Coordinator, served: S
 
 
 def test_what_is_not_built_says_so(leader: Coordinator, served: Served) -> None:
-    answer = leader.run(lambda: served.service.ControlToken(a.ControlTokenRequest(), CALL))
-    assert answer.error.code == Code.INVALID_ARGUMENT
-    assert "not built" in answer.error.message
+    async def events() -> None:
+        async for _ in served.service.ListEvents(a.ListEventsRequest(), CALL):
+            pass
+
+    with pytest.raises(InvalidArgumentError, match="not built"):
+        leader.run(events)
 
 
 def test_repair_is_the_leaders_to_tell(leader: Coordinator, served: Served) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from coordinator.services.membership import MembershipService
+from coordinator.services.tokens import TokenDesk
 from quorumfs.errors import Code, NotLeaderError
+from quorumfs.mint import system_random
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
@@ -21,7 +23,9 @@ class Served:
 
     def __init__(self, leader: Coordinator) -> None:
         self.leader = leader
-        self.service = MembershipService(leader.gateway, leader.soft, leader.own, 1.0)
+        self.service = MembershipService(
+            leader.gateway, leader.soft, leader.own, 1.0, TokenDesk(leader.gateway, system_random)
+        )
 
     def register(self, info: m.NodeInfo, caller: str = "", **fields: Any) -> m.RegisterResponse:
         request = m.RegisterRequest(node=info, **fields)

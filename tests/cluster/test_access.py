@@ -1,0 +1,149 @@
+"""Access tokens on real processes: every door asks for them, also while nobody leads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quorumfs.discovery import TOKEN_VARIABLE
+from quorumfs.errors import PermissionDeniedError, UnauthenticatedError
+from quorumfs.rpc.coordinator import Coordinator
+from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
+from quorumfs.v1 import admin_pb2
+from tests.support.agents import Answer, ask
+from tests.support.commands import Dfsctl
+from tests.support.surprises import surprises
+
+pytestmark = pytest.mark.cluster
+
+cluster = cluster_fixture(labels={"zone": ("a", "b", "c")})
+
+
+class WithToken(Dfsctl):
+    """`dfsctl` with a token in its environment."""
+
+    token = ""
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), **({TOKEN_VARIABLE: self.token} if self.token else {})}
+
+
+class Tokens:
+    def __init__(self, home: Path, cluster: LocalCluster) -> None:
+        self._dfsctl = WithToken(home, cluster.coordinators)
+        self.admin = self.make("admin", "", "root")
+        self.operator = self.make("operator", self.admin, "op")
+        self.viewer = self.make("viewer", self.admin, "eye")
+
+    def run(self, token: str, *words: str) -> tuple[int, Any]:
+        """(exit code, what was printed) of a `dfsctl` command with this token."""
+        self._dfsctl.token = token
+        said = self._dfsctl(*words, "-o", "json")
+        return said.code, said.json
+
+    def make(self, role: str, token: str, name: str) -> str:
+        code, made = self.run(token, "auth", "token", "create", "--role", role, "--name", name)
+        assert code == 0, made
+        return str(made["token"])
+
+
+@pytest.fixture(scope="module")
+def tokens(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Tokens:
+    return Tokens(tmp_path_factory.mktemp("home"), cluster)
+
+
+@pytest.fixture(autouse=True)
+def well(cluster: LocalCluster) -> Iterator[None]:
+    yield
+    cluster.start_all()
+
+
+def change(cluster: LocalCluster, node_id: str, token: str = "") -> Answer:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return ask(cluster.layout.node(node_id), "/logs/level", "PUT", {"level": "info"}, headers)
+
+
+def test_every_agent_asks_for_a_token_as_soon_as_there_is_one(cluster: LocalCluster, tokens: Tokens) -> None:
+    for one in cluster.nodes:
+        assert change(cluster, one.node_id).status == 401
+        assert change(cluster, one.node_id, tokens.admin[:-1] + "x").status == 401
+        assert change(cluster, one.node_id, tokens.viewer).status == 403
+        assert change(cluster, one.node_id, tokens.operator).status == 200
+
+
+def test_every_admin_service_asks_for_one(cluster: LocalCluster, tokens: Tokens) -> None:
+    code, told = tokens.run("", "gc", "pause")
+    assert (code, told["error"]["code"]) == (6, "unauthenticated")
+    assert tokens.run(tokens.viewer, "gc", "pause")[0] == 6
+    assert tokens.run(tokens.operator, "gc", "pause")[0] == 0
+    assert tokens.run(tokens.operator, "gc", "resume")[0] == 0
+    assert tokens.run(tokens.operator, "auth", "token", "ls")[0] == 6
+    request = admin_pb2.SetLabelsRequest(set={"colour": "red"})
+    for one in cluster.nodes:
+        for token, right in ((None, False), (tokens.viewer, False), (tokens.operator, True)):
+            assert is_taken(one.address("grpc"), request, token) is right, (one.node_id, right)
+
+
+def is_taken(address: str, request: admin_pb2.SetLabelsRequest, token: str | None) -> bool:
+    caller = Coordinator([address], token=token)
+    try:
+        caller.call("Admin.SetLabels", request, address=address, repeatable=True)
+    except (UnauthenticatedError, PermissionDeniedError):
+        return False
+    finally:
+        caller.close()
+    return True
+
+
+def test_a_revoked_token_opens_nothing_any_more(cluster: LocalCluster, tokens: Tokens) -> None:
+    short = tokens.make("operator", tokens.admin, "short")
+    assert change(cluster, "d2", short).status == 200
+    assert tokens.run(tokens.admin, "auth", "token", "revoke", "short")[0] == 0
+    for one in cluster.nodes:
+        wait_for(
+            lambda one=one: change(cluster, one.node_id, short).status == 401,  # type: ignore[misc]
+            10.0,
+            f"{one.node_id} knows that it is revoked",
+        )
+    assert tokens.run(tokens.admin, "auth", "token", "revoke", "root")[0] == 10, "the last admin's"
+
+
+def test_without_a_leader_and_without_coordinators_tokens_are_still_judged(
+    cluster: LocalCluster, tokens: Tokens
+) -> None:
+    for coordinator in ("c1", "c2", "c3"):
+        cluster.kill(coordinator)
+    cluster.kill("d3", "sidecar")
+    cluster.start_node("d3", "sidecar")
+    for node_id in ("d1", "d3"):
+        wait_for(lambda node_id=node_id: alive(cluster, node_id), 30.0, f"{node_id} answers")  # type: ignore[misc]
+        assert change(cluster, node_id).status == 401
+        assert change(cluster, node_id, tokens.viewer).status == 403
+        assert change(cluster, node_id, tokens.operator).status == 200
+    assert ask(cluster.layout.node("d1"), "/status").status == 200
+
+
+def alive(cluster: LocalCluster, node_id: str) -> bool:
+    try:
+        return ask(cluster.layout.node(node_id), "/health/live").status == 200
+    except OSError:
+        return False
+
+
+def test_changes_and_refusals_are_in_the_log_with_who_and_what(cluster: LocalCluster, tokens: Tokens) -> None:
+    change(cluster, "d1", tokens.operator)
+    change(cluster, "d1", tokens.viewer)
+    events = [json.loads(line) for line in cluster.log("d1", "sidecar").splitlines() if line.startswith("{")]
+    told = [one for one in events if one["event"] in ("http.changed", "http.refused")]
+    assert any(one["event"] == "http.changed" and one["principal"].startswith("op/") for one in told)
+    assert any(one["event"] == "http.refused" and one["status"] == 403 for one in told)
+    for text in (cluster.log("d1", "sidecar"), cluster.log("c1")):
+        assert tokens.operator not in text
+
+
+def test_nobody_has_thrown_up_its_hands(cluster: LocalCluster) -> None:
+    assert surprises(cluster) == []
