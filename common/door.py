@@ -38,11 +38,12 @@ class Door:
         role = role_of_rpc(path)
         if self._book is None or role in (None, Role.ANON) or _sent(context, TOKEN_METADATA):
             return False
-        return self._book.wants_refresh()
+        return self._book.wants_refresh(_bearer(context))
 
-    def refresh(self) -> None:
+    def refresh(self, context: Any) -> None:
+        """Ask the book anew for who makes this call."""
         if self._book is not None:
-            self._book.refresh()
+            self._book.refresh_for(_bearer(context))
 
     def admit(self, path: str, context: Any) -> Principal | None:
         """Who calls; None where nobody is asked. Raises UnauthenticatedError, PermissionDeniedError, and
@@ -54,8 +55,7 @@ class Door:
         proof = _sent(context, TOKEN_METADATA)
         if isinstance(proof, bytes) and proof:
             return self._node(proof, address)
-        header = _sent(context, BEARER_METADATA)
-        token = bearer_of(header) if isinstance(header, str) else ""
+        token = _bearer(context)
         if not is_change(role) and not token and is_local(address):
             return Principal("local", role, address)
         found = self._book.judge(token, address)
@@ -87,6 +87,11 @@ def is_local(address: str) -> bool:
         return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
     except ValueError:
         return address == "unix"
+
+
+def _bearer(context: Any) -> str:
+    header = _sent(context, BEARER_METADATA)
+    return bearer_of(header) if isinstance(header, str) else ""
 
 
 def _sent(context: Any, name: str) -> str | bytes | None:

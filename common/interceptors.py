@@ -301,7 +301,7 @@ class ThreadedInterceptor(grpc.ServerInterceptor):
     def _admit(self, call: _Call, path: str, context: Any) -> None:
         door = self._observer.door
         if door.wants_refresh(path, context):
-            door.refresh()
+            door.refresh(context)
         call.principal = door.admit(path, context)
 
     def _refuse(self, path: str, pool: str) -> Callable[..., Any]:
@@ -346,7 +346,7 @@ class AsyncInterceptor(grpc.aio.ServerInterceptor):
     async def _admit(self, call: _Call, path: str, context: Any) -> None:
         door = self._observer.door
         if door.wants_refresh(path, context):
-            await asyncio.to_thread(door.refresh)
+            await asyncio.to_thread(door.refresh, context)
         call.principal = door.admit(path, context)
 
     def _coroutine(self, path: str, inner: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,10 @@
 3. Closed when in doubt: without any knowledge, or with one older than STALE_SECONDS, nobody is let in.
 4. A token's end never moves away, whatever is told later: replicated time stands still without a leader, this
    process's does not. Revoked tokens are known as revoked.
-5. Tokens that have all ended or been revoked are tokens all the same: nothing opens by itself.
+5. Who presents a token that is not known may be ahead of us: it was made a moment ago, and the coordinator that we ask
+   has not applied it yet. Then we ask again for up to SETTLE_SECONDS; for one caller at a time, so that who sends
+   nonsense does not keep others waiting.
+6. Tokens that have all ended or been revoked are tokens all the same: nothing opens by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +33,8 @@ from quorumfs.rpc.status import raise_for
 from quorumfs.v1 import membership_pb2, types_pb2
 
 FRESH_SECONDS = 0.25
+SETTLE_SECONDS = 0.5
+AGAIN_SECONDS = 0.05
 ASK_SECONDS = 2.0
 KEEP_SECONDS = 5.0
 STALE_SECONDS = 24 * 3600.0
@@ -52,8 +58,16 @@ class Known:
 class TokenBook:
     """Any thread may call. `refresh` may take as long as `fetch` does; `judge` never waits."""
 
-    def __init__(self, fetch: Fetch, clock: Clock, file: Path | None = None) -> None:
+    def __init__(
+        self,
+        fetch: Fetch,
+        clock: Clock,
+        file: Path | None = None,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
         self._fetch = fetch
+        self._pause = pause
+        self._settling = threading.Lock()
         self._clock = clock
         self._file = file
         self._lock = threading.Lock()
@@ -76,11 +90,35 @@ class TokenBook:
         known = self._known
         return None if known is None else bool(known.tokens)
 
-    def wants_refresh(self) -> bool:
-        """Whether what is known is not fresh and nobody asked a moment ago."""
+    def wants_refresh(self, token: str) -> bool:
+        """Whether who presents `token` should be judged after `refresh_for`: what is known is not fresh and nobody
+        asked a moment ago, or this token is not in it."""
+        return self._is_due() or self._is_news(token)
+
+    def refresh_for(self, token: str) -> None:
+        """Ask again; and, while `token` is not known (5), once more. Does not raise."""
+        if self._is_due():
+            self.refresh()
+        if not self._is_news(token) or not self._settling.acquire(blocking=False):
+            return
+        try:
+            until = self._clock.monotonic() + SETTLE_SECONDS
+            while self._is_news(token) and self._clock.monotonic() < until:
+                self.refresh()
+                if self._is_news(token):
+                    self._pause(AGAIN_SECONDS)
+        finally:
+            self._settling.release()
+
+    def _is_due(self) -> bool:
         with self._lock:
             tried = self._clock.monotonic() - self._tried_at
         return self.age_seconds > FRESH_SECONDS and tried > FRESH_SECONDS
+
+    def _is_news(self, token: str) -> bool:
+        """Whether it looks like a token and is none that is known."""
+        known, token_id = self._known, id_of(token)
+        return bool(token_id) and known is not None and token_id not in known.tokens
 
     def refresh(self) -> str:
         """Ask again; what came of it, in words. Does not raise: the old knowledge stays, and ages."""

@@ -73,8 +73,8 @@ class Guard:
             _refuse_browser(asked)
         elif not token and _is_this_machine(asked) and not _proxied(asked):
             return Principal("local", role, address)
-        if self._book.wants_refresh():
-            self._book.refresh()
+        if self._book.wants_refresh(token):
+            self._book.refresh_for(token)
         found = self._book.judge(token, address)
         if found is None:
             if is_change(role):

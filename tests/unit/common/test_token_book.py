@@ -53,9 +53,9 @@ def test_without_any_knowledge_nobody_is_let_in(clock: ManualClock) -> None:
     coordinators = Coordinators()
     coordinators.trouble = NoLeaderError("nobody answers")
     book = TokenBook(coordinators, clock)
-    assert book.wants_refresh()
+    assert book.wants_refresh("")
     assert "nobody answers" in book.refresh()
-    assert not book.wants_refresh(), "the next caller does not wait for the same silence"
+    assert not book.wants_refresh(""), "the next caller does not wait for the same silence"
     assert book.configured is None
     for token in ("", GOOD):
         with pytest.raises(UnavailableError):
@@ -83,6 +83,41 @@ def test_any_other_token_is_refused(clock: ManualClock, token: str) -> None:
     book.refresh()
     with pytest.raises(UnauthenticatedError):
         book.judge(token, "")
+
+
+def test_a_token_that_was_made_a_moment_ago_is_waited_for(clock: ManualClock) -> None:
+    coordinators = Coordinators(info(GOOD))
+
+    def pause(seconds: float) -> None:
+        clock.advance(seconds)
+        if coordinators.asked == 4:
+            coordinators.tokens = [info(GOOD), info(OTHER)]
+
+    book = TokenBook(coordinators, clock, pause=pause)
+    book.refresh()
+    assert not book.wants_refresh(GOOD)
+    assert book.wants_refresh(OTHER)
+    book.refresh_for(OTHER)
+    assert book.judge(OTHER, "") is not None
+    assert coordinators.asked == 5
+
+
+def test_a_token_that_never_comes_is_waited_for_half_a_second_and_by_one_caller(clock: ManualClock) -> None:
+    coordinators = Coordinators(info(GOOD))
+    begun = clock.monotonic()
+
+    def pause(seconds: float) -> None:
+        clock.advance(seconds)
+        asked = coordinators.asked
+        book.refresh_for(OTHER)  # somebody else, meanwhile
+        assert coordinators.asked - asked <= 1
+        assert clock.monotonic() - begun < 1.0
+
+    book = TokenBook(coordinators, clock, pause=pause)
+    book.refresh()
+    book.refresh_for(OTHER)
+    with pytest.raises(UnauthenticatedError):
+        book.judge(OTHER, "")
 
 
 @pytest.mark.parametrize("gone", [{"revoked": True}, {"expires": -1.0}])
