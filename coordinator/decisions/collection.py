@@ -59,6 +59,12 @@ def may_adopt(found: Found | None, history: int, mark_index: int) -> bool:
     return found.birth.history != history or found.birth.index <= mark_index
 
 
+def is_of_this_history(found: Found, history: int) -> bool:
+    """Whether the log knew of the chunk, and so is proof that nothing refers to it. What is not waits for an operator,
+    and no cycle can condemn it: it is no evidence against the metadata."""
+    return found.birth.history == history
+
+
 def shrinks(unexplained: int, chunks: int, percent: float) -> bool:
     """Whether so much garbage that nothing explains is evidence against the metadata, not against the chunks.
 

@@ -42,6 +42,7 @@ LOOK_SECONDS = 0.1
 BUSY_SECONDS = 0.005
 FOREGROUND_SECONDS = 0.2
 ALARM = "gc_shrink_guard"
+ALARM_OF_ANOTHER_LOG = "gc_chunks_of_another_log"
 
 T = TypeVar("T")
 _log = log.get(__name__)
@@ -75,6 +76,9 @@ class Cycle:
         self._policy = policy
         self._epoch = epoch
         self._listed: dict[str, PackedIds] = {}
+        self._to_be_held = (
+            0  # strays of other histories: adopted, but never condemned before an operator's word
+        )
         self.report = Report(dry_run)
 
     def steps(self) -> Iterator[float]:
@@ -90,6 +94,7 @@ class Cycle:
         yield from self._condemn()
         if not self.report.dry_run:
             yield from self._sweep()
+            self._tell_of_held()
             yield from self._account()
         self.report.outcome = "done"
 
@@ -178,6 +183,7 @@ class Cycle:
             if collection.may_adopt(found, self._epoch.history, self.report.mark_index) and still:
                 assert found is not None
                 adopt.append(_adoption(chunk, still, found))
+                self._to_be_held += not collection.is_of_this_history(found, self._epoch.history)
             else:
                 self.report.strays -= 1
             yield 0.0
@@ -208,8 +214,9 @@ class Cycle:
     def _guard(self) -> bool:
         """False: the cycle ends here. Nothing was written so far."""
         counts = self._desk.look(garbage.counts)
-        chunks = self._desk.look(garbage.chunk_count) + self.report.strays
-        unexplained = counts.unexplained + self.report.strays
+        strays = self.report.strays - self._to_be_held
+        chunks = self._desk.look(garbage.chunk_count) + strays
+        unexplained = counts.unexplained + strays
         if not collection.shrinks(unexplained, chunks, self._policy.shrink_guard_percent):
             self._soft.clear_alarm(ALARM)
             return True
@@ -315,6 +322,19 @@ class Cycle:
                 sum(disk.quarantined_bytes for disk in disks),
             )
             self.report.accounting[node_id] = collection.account(room, placed)
+
+    def _tell_of_held(self) -> None:
+        """An alarm as long as chunks wait that this log has not seen: a restored backup, a lost majority."""
+        held = self._desk.look(garbage.counts).of_another_log
+        if not held:
+            self._soft.clear_alarm(ALARM_OF_ANOTHER_LOG)
+            return
+        message = (
+            f"{held} chunks on the disks were born in a log that this one has not seen, and stay: were the "
+            "coordinators restored from something older? dfsctl gc candidates --held; gc release when they may go."
+        )
+        if self._soft.raise_alarm(ALARM_OF_ANOTHER_LOG, message):
+            _log.warning("gc.of_another_log", chunks=held)
 
     # Small things
 

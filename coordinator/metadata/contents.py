@@ -125,11 +125,23 @@ def delete_inline(context: Context, chunk: bytes, length: int) -> None:
 
 
 def release_upload(context: Context, upload: bytes, last: Last) -> None:
-    """An upload is over: its chunks stand on their extents alone, and those without one are orphans."""
+    """An upload is over: its chunks stand on their extents alone, and those without one are orphans.
+
+    Chunks of an earlier history are held: in the part of it that was lost, the upload may have become a file.
+    """
     context.execute(
-        f"{_NEW_ORPHAN} SELECT id, ?, ?, ?, ?, 0, 0, 0, 0 FROM chunk WHERE upload = ?"
+        f"{_NEW_ORPHAN} SELECT id, ?, ?, ?, ?, 0, 0, 0, CASE WHEN birth_history < ? THEN ? ELSE 0 END"
+        " FROM chunk WHERE upload = ?"
         " AND NOT EXISTS (SELECT 1 FROM extent WHERE extent.chunk = chunk.id) ORDER BY id",
-        (context.index, context.now_ms, last.deleted_by, last.path, upload),
+        (
+            context.index,
+            context.now_ms,
+            last.deleted_by,
+            last.path,
+            context.history,
+            OF_ANOTHER_LOG,
+            upload,
+        ),
     )
     context.execute(
         "UPDATE chunk SET upload = NULL, want = CASE WHEN EXISTS"

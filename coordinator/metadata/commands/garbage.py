@@ -18,6 +18,7 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
 
 NUMBER_MAX = 2**62
+OPERATOR = "operator"
 
 _NEW_CHUNK = (
     "INSERT INTO chunk (id, state, home, upload, length, checksum, want, live,"
@@ -130,13 +131,14 @@ def restore(context: Context, command: e.RestoreChunks) -> int:
 
 
 def release(context: Context, command: e.ReleaseChunks) -> int:
-    """End the hold of orphans; their grace begins anew. What was born in a later history stays: no node would let a
-    leader of this one delete it."""
+    """End the hold of orphans; their grace begins anew, and whoever said so is who deleted them, if nobody did
+    before. What was born in a later history stays: no node would let a leader of this one delete it."""
     return sum(
         context.execute(
-            "UPDATE orphan SET hold = 0, since_ms = ? WHERE chunk = ? AND hold <> 0"
+            "UPDATE orphan SET hold = 0, since_ms = ?,"
+            " deleted_by = CASE WHEN deleted_by = '' THEN ? ELSE deleted_by END WHERE chunk = ? AND hold <> 0"
             " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.id = orphan.chunk AND birth_history <= ?)",
-            (context.now_ms, chunk, context.history),
+            (context.now_ms, context.principal or OPERATOR, chunk, context.history),
         ).rowcount
         for chunk in command.chunks
     )

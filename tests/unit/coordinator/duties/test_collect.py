@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.duties.collect import FIRST_SECONDS
-from coordinator.duties.cycle import ALARM, Policy
+from coordinator.duties.cycle import ALARM, ALARM_OF_ANOTHER_LOG, Policy
 from coordinator.metadata import garbage, invariants
 from coordinator.metadata.contents import OF_ANOTHER_LOG
 from quorumfs.errors import BusyError, Code, NotFoundError
@@ -299,3 +299,23 @@ def test_a_run_is_known_by_its_ticket(farm: Farm) -> None:
         farm.collect.request(dry_run=True)
     with pytest.raises(BusyError):
         farm.collect.request(dry_run=True)
+
+
+def test_however_much_another_log_left_it_is_listed_and_stops_nothing(farm: Farm) -> None:
+    """As after a restored backup: newer chunks wait for an operator, whose word suffices, and garbage goes on going."""
+    gone = farm.store(b"/gone")
+    farm.remove(b"/gone")
+    left = [farm.stray(k.to_bytes(16, "big"), "d1", "d2", history=0) for k in range(150)]
+    farm.pass_time(GRACE_SECONDS)
+    report = farm.cycle()
+    assert (report.outcome, report.adopted, report.deleted) == ("done", len(left), 1)
+    assert farm.on(gone) == []
+    assert [code for code, *_ in farm.leader.soft.alarms()] == [ALARM_OF_ANOTHER_LOG]
+    assert garbage.candidates(farm.leader.db, b"", 1000, held=True) == left
+    farm.pass_time(10 * GRACE_SECONDS)
+    assert farm.cycle().condemned == 0
+    farm.leader.system(e.SystemCommand(release=e.ReleaseChunks(chunks=left)))
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == len(left)
+    assert farm.leader.soft.alarms() == []
+    assert [farm.on(chunk) for chunk in left] == [[]] * len(left)

@@ -286,3 +286,40 @@ def test_replicas_are_told_by_what_holds_their_chunk(cluster: Cluster) -> None:
     assert kinds == ["condemned", "orphan", "referenced"]
     assert garbage.placed(db, "d3", b"", 10) == []
     assert queries.pending_deadline(db) is not None
+
+
+# Another log
+
+
+def next_history(cluster: Cluster) -> None:
+    init = e.InitCluster(cluster_id="cluster", history=2, members=MEMBERS)
+    assert cluster.system(e.SystemCommand(init=init)).code == Code.OK
+
+
+def test_an_upload_that_was_open_when_a_history_was_left_may_be_a_file_there(cluster: Cluster) -> None:
+    """Its chunks were born before the fork, and committed after it: this log saw the one, and not the other."""
+    choice = e.Choice(placements=[e.Placement(node_ids=["d1", "d2"])])
+    upload = cluster.one(n.Op(open_upload=n.OpenUploadRequest(ref=ref(b"/x")))).upload.upload
+    made = cluster.one(n.Op(allocate=n.AllocateRequest(upload=upload, count=1)), choices=[choice])
+    next_history(cluster)
+    later = cluster.one(n.Op(allocate=n.AllocateRequest(upload=upload, count=1)), choices=[choice])
+    cluster.one(n.Op(abort_upload=n.AbortUploadRequest(upload=upload)))
+    before, after = made.allocation.chunks[0].chunk, later.allocation.chunks[0].chunk
+    assert condemn(cluster, before, after) == 1
+    assert garbage.story(cluster.replica.db, before).hold == OF_ANOTHER_LOG
+    assert garbage.story(cluster.replica.db, after).state == "condemned"
+    assert release(cluster, before) == 1
+    assert condemn(cluster, before) == 1
+    assert invariants.violations(cluster.replica.db) == []
+
+
+def test_what_waits_for_an_operator_is_no_evidence_and_what_one_has_judged_is_explained(
+    cluster: Cluster,
+) -> None:
+    next_history(cluster)
+    assert adopt(cluster, STRAY, "d1", birth=(1, 2, 1000)) == 1
+    db = cluster.replica.db
+    assert garbage.counts(db) == garbage.Counts(0, 0, held=1, unexplained=0, of_another_log=1)
+    assert release(cluster, STRAY) == 1
+    assert garbage.counts(db) == garbage.Counts(1, 0, held=0, unexplained=0, of_another_log=0)
+    assert garbage.story(db, STRAY).deleted_by != ""
