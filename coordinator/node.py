@@ -57,6 +57,7 @@ from coordinator.services import namespace, view
 from coordinator.services.collection import CollectionDesk
 from coordinator.services.consensus import ConsensusService
 from coordinator.services.control import ControlService
+from coordinator.services.durability import DurabilityDesk
 from coordinator.services.face import CoordinatorFace
 from coordinator.services.fetching import fetch_snapshot
 from coordinator.services.gateway import Gateway
@@ -397,6 +398,7 @@ class CoordinatorNode:
             collection=collection,
             nodes=NodeDesk(gateway, soft, self._departure_rate),
             tokens=self._tokens,
+            durability=DurabilityDesk(gateway, soft, self._holders, self._clock),
             repair_status=self.repair_status,
             alarms=self._face.alarms,
         )

@@ -78,6 +78,7 @@ dfsctl = Group(
             help="The making of replicas that are lacking.",
             table={"status": Entry("dfsctl.duties:repair_status", "How much is being made, and waits.")},
         ),
+        "fsck": Entry("dfsctl.fsck:fsck", "The metadata against what the datanodes have, both ways."),
         "gc": Group(
             "gc",
             help="The collection of chunks that nothing refers to.",

@@ -216,6 +216,37 @@ def decommission(one: admin_pb2.Decommission) -> dict[str, Any]:
     }
 
 
+def durability(answer: admin_pb2.Durability) -> dict[str, Any]:
+    """How well all chunks are kept."""
+    return {
+        "chunks": answer.chunks,
+        "inline_chunks": answer.inline_chunks,
+        "inline_bytes": answer.inline_bytes,
+        "under_replicated": answer.lacking_total - answer.missing_total,
+        "missing": answer.missing_total,
+        "copies": [_kept(one, "live") for one in answer.copies],
+        "zones": [_kept(one, "number") for one in answer.zones],
+        "racks": [_kept(one, "number") for one in answer.racks],
+        "hosts": [_kept(one, "number") for one in answer.hosts],
+        "problems": [
+            {
+                "chunk": one.chunk.hex(),
+                "size_bytes": one.length,
+                "want": one.want,
+                "live": list(one.live),
+                "others": list(one.others),
+                "paths": list(one.paths),
+            }
+            for one in answer.lacking
+        ],
+        "age_seconds": round(answer.age_seconds, 3),
+    }
+
+
+def _kept(one: admin_pb2.KeptChunks, name: str) -> dict[str, int]:
+    return {"want": one.want, name: one.number, "chunks": one.chunks, "size_bytes": one.bytes}
+
+
 def raft(answer: admin_pb2.RaftStatus) -> dict[str, Any]:
     """`raft status` of one coordinator."""
     return {

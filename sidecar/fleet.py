@@ -19,7 +19,7 @@ from quorumfs.errors import Code, NoLeaderError, QuorumFSError, make
 from quorumfs.v1 import admin_pb2, types_pb2
 from sidecar import limits
 from sidecar.leader_tracking import LeaderTracker
-from sidecar.methods import GET_CLUSTER_STATUS, GET_GC, GET_RAFT
+from sidecar.methods import GET_CLUSTER_STATUS, GET_DURABILITY, GET_GC, GET_RAFT
 from sidecar.node_link import NodeLink, Told
 from sidecar.settings import Settings
 from sidecar.shared import Shared
@@ -71,6 +71,7 @@ class Fleet:
         self.cluster = Question(self._ask_cluster, clock)
         self.raft = Question(self._ask_raft, clock)
         self.gc = Question(self._ask_gc, clock)
+        self.durability = Question(self._ask_durability, clock)
 
     def _ask_cluster(self) -> Told[admin_pb2.ClusterStatus]:
         begun = self._clock.monotonic()
@@ -94,6 +95,10 @@ class Fleet:
 
     def _ask_gc(self) -> Told[admin_pb2.GcStatus]:
         return self._ask(GET_GC, admin_pb2.GetGcRequest(), lambda found: found.error)
+
+    def _ask_durability(self) -> Told[admin_pb2.Durability]:
+        request = admin_pb2.GetDurabilityRequest()
+        return self._ask(GET_DURABILITY, request, lambda found: found.error)
 
     def _ask(
         self,

@@ -173,6 +173,26 @@ def cluster(told: admin_pb2.ClusterStatus) -> Json:
     }
 
 
+def durability(told: admin_pb2.Durability) -> Json:
+    """How many chunks have how many readable replicas, and on how many domains these lie."""
+    return {
+        "chunks": told.chunks,
+        "inline_chunks": told.inline_chunks,
+        "inline_bytes": told.inline_bytes,
+        "under_replicated": told.lacking_total - told.missing_total,
+        "missing": told.missing_total,
+        "copies": [_kept(one, "live") for one in told.copies],
+        "zones": [_kept(one, "number") for one in told.zones],
+        "racks": [_kept(one, "number") for one in told.racks],
+        "hosts": [_kept(one, "number") for one in told.hosts],
+        "counted_age_seconds": seconds(told.age_seconds),
+    }
+
+
+def _kept(one: admin_pb2.KeptChunks, name: str) -> Json:
+    return {"want": one.want, name: one.number, "chunks": one.chunks, "size_bytes": one.bytes}
+
+
 def raft(told: admin_pb2.RaftStatus) -> Json:
     return {
         "node_id": told.node_id,

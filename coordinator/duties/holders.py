@@ -80,6 +80,11 @@ class RemoteHolders:
         birth = Birth(info.birth.history, info.birth.index, info.birth.cluster_ms)
         return Found(birth, info.length, info.checksum, info.quarantined)
 
+    def present(self, node_id: str, after: bytes, limit: int) -> list[bytes]:
+        request = pb.ListChunksRequest(after=after, limit=limit)
+        answer: pb.ListChunksResponse = self._call(node_id, "List", request)
+        return [one.chunk for one in answer.chunks]
+
     def delete(self, node_id: str, orders: Orders) -> Deleted:
         request = pb.DeleteChunksRequest(
             epoch=orders.epoch,

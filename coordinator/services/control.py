@@ -15,6 +15,7 @@ from coordinator.services import view
 from coordinator.services.answers import space
 from coordinator.services.census import Census
 from coordinator.services.collection import CollectionDesk
+from coordinator.services.durability import DurabilityDesk
 from coordinator.services.gateway import Gateway
 from coordinator.services.hashes import Hashes
 from coordinator.services.members import Members
@@ -54,6 +55,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         collection: CollectionDesk,
         nodes: NodeDesk,
         tokens: TokenDesk,
+        durability: DurabilityDesk,
         repair_status: Callable[[], a.RepairStatus],
         alarms: Callable[[], Sequence[a.Alarm]],
     ) -> None:
@@ -66,6 +68,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._collection = collection
         self._nodes = nodes
         self._tokens = tokens
+        self._durability = durability
         self._repair_status = repair_status
         self._alarms = alarms
 
@@ -129,6 +132,18 @@ class ControlService(admin_pb2_grpc.ControlServicer):
             return await self._nodes.decommissions(request)
         except QuorumFSError as error:
             return a.Decommissions(error=to_detail(error))
+
+    async def GetDurability(self, request: a.GetDurabilityRequest, context: Any) -> a.Durability:  # noqa: N802
+        try:
+            return await self._durability.report(request)
+        except QuorumFSError as error:
+            return a.Durability(error=to_detail(error))
+
+    async def ExamineNode(self, request: a.ExamineNodeRequest, context: Any) -> a.NodeExamination:  # noqa: N802
+        try:
+            return await self._durability.examine(request)
+        except QuorumFSError as error:
+            return a.NodeExamination(error=to_detail(error))
 
     # Orders
 

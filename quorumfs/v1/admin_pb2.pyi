@@ -1712,6 +1712,242 @@ class RepairStatus(_message.Message):
 Global___RepairStatus: _TypeAlias = RepairStatus  # noqa: Y015
 
 @_typing.final
+class GetDurabilityRequest(_message.Message):
+    """How well all chunks are kept, and those that lack replicas: up to `problems` of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    problems: _builtins.int
+    def __init__(
+        self,
+        *,
+        problems: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDurabilityRequest: _TypeAlias = GetDurabilityRequest  # noqa: Y015
+
+@_typing.final
+class Durability(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPIES_FIELD_NUMBER: _builtins.int
+    ZONES_FIELD_NUMBER: _builtins.int
+    RACKS_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    INLINE_CHUNKS_FIELD_NUMBER: _builtins.int
+    INLINE_BYTES_FIELD_NUMBER: _builtins.int
+    LACKING_FIELD_NUMBER: _builtins.int
+    LACKING_TOTAL_FIELD_NUMBER: _builtins.int
+    MISSING_TOTAL_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    chunks: _builtins.int
+    inline_chunks: _builtins.int
+    """in the metadata: on every coordinator"""
+    inline_bytes: _builtins.int
+    lacking_total: _builtins.int
+    missing_total: _builtins.int
+    """of these, without a readable replica"""
+    age_seconds: _builtins.float
+    """since it was counted"""
+    seconds: _builtins.float
+    """that counting took"""
+    @_builtins.property
+    def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptChunks]:
+        """by (want, number of readable replicas)"""
+
+    @_builtins.property
+    def zones(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptChunks]:
+        """by (want, number of zones with one); racks and hosts likewise"""
+
+    @_builtins.property
+    def racks(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptChunks]: ...
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptChunks]: ...
+    @_builtins.property
+    def lacking(self) -> _containers.RepeatedCompositeFieldContainer[Global___LackingChunk]: ...
+    @_builtins.property
+    def error(self) -> _types_pb2.ErrorDetail: ...
+    def __init__(
+        self,
+        *,
+        copies: _abc.Iterable[Global___KeptChunks] | None = ...,
+        zones: _abc.Iterable[Global___KeptChunks] | None = ...,
+        racks: _abc.Iterable[Global___KeptChunks] | None = ...,
+        hosts: _abc.Iterable[Global___KeptChunks] | None = ...,
+        chunks: _builtins.int = ...,
+        inline_chunks: _builtins.int = ...,
+        inline_bytes: _builtins.int = ...,
+        lacking: _abc.Iterable[Global___LackingChunk] | None = ...,
+        lacking_total: _builtins.int = ...,
+        missing_total: _builtins.int = ...,
+        age_seconds: _builtins.float = ...,
+        seconds: _builtins.float = ...,
+        error: _types_pb2.ErrorDetail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "chunks", b"chunks", "copies", b"copies", "error", b"error", "hosts", b"hosts", "inline_bytes", b"inline_bytes", "inline_chunks", b"inline_chunks", "lacking", b"lacking", "lacking_total", b"lacking_total", "missing_total", b"missing_total", "racks", b"racks", "seconds", b"seconds", "zones", b"zones"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Durability: _TypeAlias = Durability  # noqa: Y015
+
+@_typing.final
+class KeptChunks(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WANT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    want: _builtins.int
+    number: _builtins.int
+    chunks: _builtins.int
+    bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        want: _builtins.int = ...,
+        number: _builtins.int = ...,
+        chunks: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "chunks", b"chunks", "number", b"number", "want", b"want"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptChunks: _TypeAlias = KeptChunks  # noqa: Y015
+
+@_typing.final
+class LackingChunk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    WANT_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    length: _builtins.int
+    want: _builtins.int
+    @_builtins.property
+    def live(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """node ids"""
+
+    @_builtins.property
+    def others(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """with a damaged, missing or unreachable replica"""
+
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        length: _builtins.int = ...,
+        want: _builtins.int = ...,
+        live: _abc.Iterable[_builtins.str] | None = ...,
+        others: _abc.Iterable[_builtins.str] | None = ...,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "length", b"length", "live", b"live", "others", b"others", "paths", b"paths", "want", b"want"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LackingChunk: _TypeAlias = LackingChunk  # noqa: Y015
+
+@_typing.final
+class ExamineNodeRequest(_message.Message):
+    """One page of a node's replicas, compared both ways. A chunk counts only when a second look finds the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    after: _builtins.bytes
+    limit: _builtins.int
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        after: _builtins.bytes = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExamineNodeRequest: _TypeAlias = ExamineNodeRequest  # noqa: Y015
+
+@_typing.final
+class NodeExamination(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LISTED_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    STRAYS_FIELD_NUMBER: _builtins.int
+    UNRECORDED_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    listed: _builtins.int
+    """chunks that lie there"""
+    recorded: _builtins.int
+    """that lie there by the metadata"""
+    next: _builtins.bytes
+    """empty: that was the last page"""
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """recorded, and not there: the node is told to verify them"""
+
+    @_builtins.property
+    def strays(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """there, and in no table"""
+
+    @_builtins.property
+    def unrecorded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """there, known, and not recorded there"""
+
+    @_builtins.property
+    def error(self) -> _types_pb2.ErrorDetail: ...
+    def __init__(
+        self,
+        *,
+        listed: _builtins.int = ...,
+        recorded: _builtins.int = ...,
+        missing: _abc.Iterable[_builtins.bytes] | None = ...,
+        strays: _abc.Iterable[_builtins.bytes] | None = ...,
+        unrecorded: _abc.Iterable[_builtins.bytes] | None = ...,
+        next: _builtins.bytes = ...,
+        error: _types_pb2.ErrorDetail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "listed", b"listed", "missing", b"missing", "next", b"next", "recorded", b"recorded", "strays", b"strays", "unrecorded", b"unrecorded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeExamination: _TypeAlias = NodeExamination  # noqa: Y015
+
+@_typing.final
 class ControlTokenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

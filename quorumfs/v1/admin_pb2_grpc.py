@@ -658,6 +658,16 @@ class ControlStub:
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.GetRepairRequest.SerializeToString,
                 response_deserializer=quorumfs_dot_v1_dot_admin__pb2.RepairStatus.FromString,
                 _registered_method=True)
+        self.GetDurability = channel.unary_unary(
+                '/quorumfs.v1.Control/GetDurability',
+                request_serializer=quorumfs_dot_v1_dot_admin__pb2.GetDurabilityRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_admin__pb2.Durability.FromString,
+                _registered_method=True)
+        self.ExamineNode = channel.unary_unary(
+                '/quorumfs.v1.Control/ExamineNode',
+                request_serializer=quorumfs_dot_v1_dot_admin__pb2.ExamineNodeRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_admin__pb2.NodeExamination.FromString,
+                _registered_method=True)
         self.ControlToken = channel.unary_unary(
                 '/quorumfs.v1.Control/ControlToken',
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.ControlTokenRequest.SerializeToString,
@@ -764,6 +774,18 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDurability(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExamineNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ControlToken(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -853,6 +875,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.GetRepair,
                     request_deserializer=quorumfs_dot_v1_dot_admin__pb2.GetRepairRequest.FromString,
                     response_serializer=quorumfs_dot_v1_dot_admin__pb2.RepairStatus.SerializeToString,
+            ),
+            'GetDurability': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDurability,
+                    request_deserializer=quorumfs_dot_v1_dot_admin__pb2.GetDurabilityRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_admin__pb2.Durability.SerializeToString,
+            ),
+            'ExamineNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExamineNode,
+                    request_deserializer=quorumfs_dot_v1_dot_admin__pb2.ExamineNodeRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_admin__pb2.NodeExamination.SerializeToString,
             ),
             'ControlToken': grpc.unary_unary_rpc_method_handler(
                     servicer.ControlToken,
@@ -1271,6 +1303,60 @@ class Control:
             '/quorumfs.v1.Control/GetRepair',
             quorumfs_dot_v1_dot_admin__pb2.GetRepairRequest.SerializeToString,
             quorumfs_dot_v1_dot_admin__pb2.RepairStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDurability(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorumfs.v1.Control/GetDurability',
+            quorumfs_dot_v1_dot_admin__pb2.GetDurabilityRequest.SerializeToString,
+            quorumfs_dot_v1_dot_admin__pb2.Durability.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExamineNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorumfs.v1.Control/ExamineNode',
+            quorumfs_dot_v1_dot_admin__pb2.ExamineNodeRequest.SerializeToString,
+            quorumfs_dot_v1_dot_admin__pb2.NodeExamination.FromString,
             options,
             channel_credentials,
             insecure,

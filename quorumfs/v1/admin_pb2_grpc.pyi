@@ -177,6 +177,8 @@ class ControlStub:
     ListCandidates: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListCandidatesRequest, _admin_pb2.Candidates]
     RestoreQuarantined: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RestoreQuarantinedRequest, _admin_pb2.ActionResponse]
     GetRepair: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetRepairRequest, _admin_pb2.RepairStatus]
+    GetDurability: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetDurabilityRequest, _admin_pb2.Durability]
+    ExamineNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExamineNodeRequest, _admin_pb2.NodeExamination]
     ControlToken: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ControlTokenRequest, _admin_pb2.ControlTokenResponse]
     ListEvents: _grpc.UnaryStreamMultiCallable[_admin_pb2.ListEventsRequest, _admin_pb2.Event]
 
@@ -200,6 +202,8 @@ class ControlAsyncStub(ControlStub):
     ListCandidates: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListCandidatesRequest, _admin_pb2.Candidates]  # type: ignore[assignment]
     RestoreQuarantined: _aio.UnaryUnaryMultiCallable[_admin_pb2.RestoreQuarantinedRequest, _admin_pb2.ActionResponse]  # type: ignore[assignment]
     GetRepair: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetRepairRequest, _admin_pb2.RepairStatus]  # type: ignore[assignment]
+    GetDurability: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetDurabilityRequest, _admin_pb2.Durability]  # type: ignore[assignment]
+    ExamineNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExamineNodeRequest, _admin_pb2.NodeExamination]  # type: ignore[assignment]
     ControlToken: _aio.UnaryUnaryMultiCallable[_admin_pb2.ControlTokenRequest, _admin_pb2.ControlTokenResponse]  # type: ignore[assignment]
     ListEvents: _aio.UnaryStreamMultiCallable[_admin_pb2.ListEventsRequest, _admin_pb2.Event]  # type: ignore[assignment]
 
@@ -310,6 +314,20 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetRepairRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RepairStatus, _abc.Awaitable[_admin_pb2.RepairStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def GetDurability(
+        self,
+        request: _admin_pb2.GetDurabilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.Durability, _abc.Awaitable[_admin_pb2.Durability]]: ...
+
+    @_abc_1.abstractmethod
+    def ExamineNode(
+        self,
+        request: _admin_pb2.ExamineNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.NodeExamination, _abc.Awaitable[_admin_pb2.NodeExamination]]: ...
 
     @_abc_1.abstractmethod
     def ControlToken(

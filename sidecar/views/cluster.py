@@ -36,5 +36,14 @@ def nodes() -> Response:
     return jsonify({"nodes": matched, "selector": text, **as_of(told, error)})
 
 
+@views.get("/v1/cluster/durability")
+@require(Role.VIEWER)
+def durability() -> Response:
+    """How well all chunks are kept."""
+    bodies.query(())
+    told, error = agent().fleet.durability.answer()
+    return jsonify({**shapes.durability(told.value), **as_of(told, error)})
+
+
 def _ask() -> tuple[Told[admin_pb2.ClusterStatus], QuorumFSError | None]:
     return agent().fleet.cluster.answer()

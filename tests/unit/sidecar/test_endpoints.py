@@ -197,6 +197,16 @@ def test_a_follower_that_refuses_leads_on_to_the_leader() -> None:
     assert (found["cycle"], found["observed_by"]) == (4, C2)
 
 
+def test_how_well_chunks_are_kept_is_told_by_every_agent() -> None:
+    kept = [admin_pb2.KeptChunks(want=3, number=2, chunks=4, bytes=9)]
+    told = admin_pb2.Durability(copies=kept, zones=kept, chunks=4, lacking_total=4, age_seconds=1.5)
+    found = client({OWN: well(), C1: FakeNode({"GetDurability": told})}).get("/v1/cluster/durability").json
+    assert found is not None
+    assert found["copies"] == [{"want": 3, "live": 2, "chunks": 4, "size_bytes": 9}]
+    assert found["zones"] == [{"want": 3, "number": 2, "chunks": 4, "size_bytes": 9}]
+    assert (found["under_replicated"], found["missing"], found["counted_age_seconds"]) == (4, 0, 1.5)
+
+
 def test_the_nodes_health_is_told_by_the_leader_to_a_followers_agent() -> None:
     followed, led = fakes.cluster_status(), fakes.cluster_status()
     for one in (followed.view, led.view):

@@ -45,6 +45,7 @@ class Served:
             ),
             nodes=NodeDesk(leader.gateway, leader.soft),
             tokens=TokenDesk(leader.gateway, system_random),
+            durability=anything,
             repair_status=a.RepairStatus,
             alarms=list,
         )
