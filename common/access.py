@@ -71,6 +71,7 @@ RPC_ROLES: Mapping[str, Role] = {
     _CONTROL + "SetNode": Role.OPERATOR,
     _CONTROL + "ForgetNode": Role.OPERATOR,
     _CONTROL + "ExamineNode": Role.OPERATOR,
+    _CONTROL + "ReserveAbsence": Role.OPERATOR,
     _CONTROL + "RunGc": Role.OPERATOR,
     _CONTROL + "ControlGc": Role.OPERATOR,
     _CONTROL + "RestoreQuarantined": Role.OPERATOR,

@@ -11,6 +11,7 @@ from common.workers import Workers
 from quorumfs.clock import Clock
 from quorumfs.v1 import membership_pb2
 from sidecar import limits
+from sidecar.control_plane import ControlPlane
 from sidecar.fleet import Fleet
 from sidecar.leader_tracking import LeaderTracker
 from sidecar.logs import LogHub
@@ -18,6 +19,7 @@ from sidecar.methods import GET_TOKENS
 from sidecar.metrics import SidecarMetrics
 from sidecar.node_link import NodeLink
 from sidecar.settings import Settings
+from sidecar.targets import Agents
 from sidecar.transport import Transport, call
 
 
@@ -34,6 +36,7 @@ class Agent:
     book: TokenBook
     keeper: Workers
     trusted: Transport
+    control: ControlPlane
 
     def start(self) -> None:
         """Starts the threads that keep findings young."""
@@ -51,10 +54,13 @@ class Agent:
         self.trusted.close()
 
 
-def build(settings: Settings, transport: Transport, trusted: Transport, clock: Clock) -> Agent:
+def build(
+    settings: Settings, transport: Transport, trusted: Transport, agents: Agents, clock: Clock
+) -> Agent:
     """An agent that has not been started: every question is asked when somebody wants to know.
 
     `trusted` proves the cluster's secret: with it coordinators are asked for the tokens, and nothing else.
+    `agents`: the way to other nodes' agents.
     """
     link = NodeLink(settings.node_id, settings.grpc, transport, clock)
     own = (settings.grpc, settings.grpc_advertised)
@@ -64,19 +70,21 @@ def build(settings: Settings, transport: Transport, trusted: Transport, clock: C
         clock,
         settings.tokens_file,
     )
+    fleet = Fleet(settings, link, tracker, transport, clock)
     logs = LogHub(link, transport, clock, settings.log_streams_max)
     return Agent(
         settings=settings,
         clock=clock,
         link=link,
         tracker=tracker,
-        fleet=Fleet(settings, link, tracker, transport, clock),
+        fleet=fleet,
         logs=logs,
         metrics=SidecarMetrics(settings, link, tracker, logs),
         transport=transport,
         book=book,
         keeper=Workers([KeepTokens(book)]),
         trusted=trusted,
+        control=ControlPlane(fleet, agents, clock),
     )
 
 

@@ -16,13 +16,26 @@ from common import log
 from sidecar import errors, limits
 from sidecar.agent import Agent, agent
 from sidecar.auth import Guard
-from sidecar.views import cluster, gc, health, labels, leader, lifecycle, logs, metrics, raft, status
+from sidecar.views import (
+    cluster,
+    control,
+    duties,
+    gc,
+    health,
+    labels,
+    leader,
+    lifecycle,
+    logs,
+    metrics,
+    raft,
+    status,
+)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 WHAT_CHARACTERS_MAX = 300
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 METHODS = READ_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
-VIEWS = (health, leader, status, metrics, logs, lifecycle, labels, cluster, raft, gc)
+VIEWS = (health, leader, status, metrics, logs, lifecycle, labels, duties, cluster, control, raft, gc)
 
 
 def create_app(served: Agent) -> Flask:

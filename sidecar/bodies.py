@@ -20,6 +20,8 @@ from quorumfs.errors import InvalidArgumentError
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(s|m|h|d|)")
 UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?")
+NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+NUMBER_MAX = 2**63 - 1
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
 
 
@@ -67,6 +69,40 @@ def seconds_field(body: Mapping[str, Any], name: str, default: float, seconds_ma
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= seconds_max:
         refuse(name, value, wanted)
     return float(value)
+
+
+def count_field(body: Mapping[str, Any], name: str, default: int, most: int) -> int:
+    """A whole number from 0 to `most`."""
+    value = body.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        refuse(name, value, f"a whole number from 0 to {most}")
+    return value
+
+
+def truth_field(body: Mapping[str, Any], name: str, *, is_required: bool = False) -> bool:
+    """True or false; false when it is not there and need not be."""
+    value = body.get(name, None if is_required else False)
+    if not isinstance(value, bool):
+        refuse(name, value, "true or false")
+    return value
+
+
+def names_field(body: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
+    """A list of node ids."""
+    value = body.get(name, [])
+    if not isinstance(value, list) or len(value) > most:
+        refuse(name, value, "a list of node ids")
+    for one in value:
+        if not isinstance(one, str) or not NODE_ID.fullmatch(one):
+            refuse(name, one, "node ids, such as d1")
+    return tuple(value)
+
+
+def hex_id(text: str, size_bytes: int) -> bytes:
+    """An id in hex, as paths and `dfsctl locate` spell it."""
+    if not re.fullmatch(rf"[0-9a-fA-F]{{{2 * size_bytes}}}", text):
+        refuse("the chunk", text, f"{2 * size_bytes} hex digits, as dfsctl locate shows them")
+    return bytes.fromhex(text)
 
 
 def labels_field(body: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:

@@ -80,6 +80,8 @@ def error_response(
     response.status_code = status or status_of(error)
     if response.status_code in (429, 503):
         response.headers["Retry-After"] = "1"
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 

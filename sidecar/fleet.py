@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import Message
 
 from quorumfs.clock import Clock
-from quorumfs.errors import Code, NoLeaderError, QuorumFSError, make
+from quorumfs.errors import Code, NoLeaderError, OutcomeUnknownError, QuorumFSError, make
 from quorumfs.v1 import admin_pb2, types_pb2
 from sidecar import limits
 from sidecar.leader_tracking import LeaderTracker
@@ -23,7 +23,7 @@ from sidecar.methods import GET_CLUSTER_STATUS, GET_DURABILITY, GET_GC, GET_RAFT
 from sidecar.node_link import NodeLink, Told
 from sidecar.settings import Settings
 from sidecar.shared import Shared
-from sidecar.transport import Method, Transport, call
+from sidecar.transport import Method, RefusedError, SilentError, Transport, call
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -72,6 +72,45 @@ class Fleet:
         self.raft = Question(self._ask_raft, clock)
         self.gc = Question(self._ask_gc, clock)
         self.durability = Question(self._ask_durability, clock)
+
+    def order(
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        error_of: Callable[[Response], types_pb2.ErrorDetail],
+        token: str,
+        *,
+        changes: bool = True,
+    ) -> Response:
+        """What only the leader does, or tells; whoever leads is found. Raises the leader's refusal, NoLeaderError, and
+        OutcomeUnknownError when a change was sent and no answer came."""
+        deadline = self._clock.monotonic() + limits.ORDER_BUDGET_SECONDS
+        failures: list[QuorumFSError] = []
+        for address in self._coordinators():
+            remaining = deadline - self._clock.monotonic()
+            if remaining <= 0:
+                break
+            try:
+                answer = call(self._transport, address, method, request, remaining, token)
+                _raise_told(error_of(answer))
+                return answer
+            except (SilentError, RefusedError) as error:
+                if changes and error.was_sent:
+                    raise OutcomeUnknownError(
+                        f"{address} did not answer {method}",
+                        cause=error.cause,
+                        next="look whether it happened before you ask for it again",
+                    ) from error
+                failures.append(error)
+            except QuorumFSError as error:
+                if error.code not in (Code.NOT_LEADER, Code.UNAVAILABLE, Code.NO_LEADER):
+                    raise
+                failures.append(error)
+        raise _nobody(str(method), failures)
+
+    def _coordinators(self) -> list[str]:
+        own = [self._settings.grpc] if self._settings.is_coordinator else []
+        return [*self._tracker.candidates(), *own]
 
     def _ask_cluster(self) -> Told[admin_pb2.ClusterStatus]:
         begun = self._clock.monotonic()

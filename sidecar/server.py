@@ -96,11 +96,18 @@ class SidecarApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has
         from quorumfs.rpc.channels import Channels
         from sidecar.agent import build
         from sidecar.app import create_app
+        from sidecar.targets import HttpAgents
         from sidecar.transport import GrpcTransport
 
         config = self._config
         proven = SecretChannels(config.cluster.secret_file, config.node.id, channel_credentials(config))
-        agent = build(self._settings, GrpcTransport(Channels()), GrpcTransport(proven), SystemClock())
+        agent = build(
+            self._settings,
+            GrpcTransport(Channels()),
+            GrpcTransport(proven),
+            HttpAgents(not config.insecure),
+            SystemClock(),
+        )
         self._end, self._close = agent.logs.stop, agent.stop
         agent.start()
         return create_app(agent)

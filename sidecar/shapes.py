@@ -257,3 +257,33 @@ def gc_report(report: admin_pb2.GcReport) -> Json:
         "dry_run": report.dry_run,
         "would_condemn": [chunk.hex() for chunk in report.would_condemn],
     }
+
+
+def chunk_story(told: admin_pb2.ChunkStory) -> Json:
+    """The shape of `dfsctl gc explain`."""
+    return {
+        "chunk": told.chunk.hex(),
+        "state": told.state,
+        "length": told.length,
+        "referenced_by": list(told.referenced_by),
+        "last_referenced_by": list(told.last_referenced_by),
+        "deleted_by": told.deleted_by or None,
+        "deleted_at_index": told.deleted_at_index or None,
+        "orphan_since": rfc3339(told.since_wall_ms) if told.since_wall_ms else None,
+        "condemned_at_index": told.condemned_index or None,
+        "seen_on": list(told.seen_on),
+        "quarantined_on": list(told.quarantined_on),
+        "held_by": told.held_by or None,
+        "earliest_sweep_at": rfc3339(told.earliest_sweep_wall_ms) if told.earliest_sweep_wall_ms else None,
+    }
+
+
+def duty(told: admin_pb2.Duty) -> Json:
+    return {
+        "name": told.name,
+        "state": told.state,
+        "last": told.last,
+        "last_age_seconds": seconds(told.last_age_seconds),
+        "runs": told.runs,
+        "failures": told.failures,
+    }

@@ -59,6 +59,22 @@ def held(tx: sqlite3.Connection, node_id: str, gone: Gone, apart: Apart) -> Held
     return Held(chunks, size, needed, needed_bytes, last, unreadable, writing)
 
 
+def held_only_by(tx: sqlite3.Connection, leaving: Collection[str], gone: Gone) -> int:
+    """How many chunks nobody could read without the nodes `leaving`, while what is `gone` is away too; all replicas
+    on `leaving` are read."""
+    keys = _numbers(tx, leaving)
+    if not keys:
+        return 0
+    away = _numbers(tx, {*leaving, *(one for one in gone if not isinstance(one, LostDisk))})
+    (number,) = tx.execute(
+        f"SELECT count(*) FROM (SELECT DISTINCT chunk FROM replica WHERE node IN ({keys}) AND state = {_LIVE}) AS held"
+        " JOIN chunk ON chunk.id = held.chunk WHERE state = 1 AND home = 0 AND want > 0 AND NOT EXISTS"
+        f" (SELECT 1 FROM replica AS other WHERE other.chunk = held.chunk AND other.state = {_LIVE}"
+        f" AND other.node NOT IN ({away}) AND other.disk NOT IN ({_disks(tx, gone)}))"
+    ).fetchone()
+    return int(number)
+
+
 def remaining(tx: sqlite3.Connection, node_id: str, gone: Gone, apart: Apart, limit: int) -> list[bytes]:
     """The first chunks that would be missed if the node left, those with the fewest other copies first."""
     rows = tx.execute(

@@ -12,6 +12,7 @@ from typing import Any
 
 from common import log
 from coordinator.services import view
+from coordinator.services.absences import Absences
 from coordinator.services.answers import space
 from coordinator.services.census import Census
 from coordinator.services.collection import CollectionDesk
@@ -69,6 +70,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._nodes = nodes
         self._tokens = tokens
         self._durability = durability
+        self._absences = Absences(gateway, soft, own, clock)
         self._repair_status = repair_status
         self._alarms = alarms
 
@@ -172,6 +174,9 @@ class ControlService(admin_pb2_grpc.ControlServicer):
 
     async def ForgetNode(self, request: a.ForgetNodeRequest, context: Any) -> a.ActionResponse:  # noqa: N802
         return await self._act(self._nodes.forget(request))
+
+    async def ReserveAbsence(self, request: a.ReserveAbsenceRequest, context: Any) -> a.ActionResponse:  # noqa: N802
+        return await self._act(self._absences.reserve(request))
 
     async def _act(self, action: Any) -> a.ActionResponse:
         try:

@@ -2009,6 +2009,40 @@ class ControlTokenResponse(_message.Message):
 Global___ControlTokenResponse: _TypeAlias = ControlTokenResponse  # noqa: Y015
 
 @_typing.final
+class ReserveAbsenceRequest(_message.Message):
+    """Nodes that are about to be stopped, together. Granted: others asked about within `seconds` are judged as if these
+    were away. `max_unavailable`: so many of `among` may be away at once, with those that are already.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_IDS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    AMONG_FIELD_NUMBER: _builtins.int
+    MAX_UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    max_unavailable: _builtins.int
+    @_builtins.property
+    def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def among(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        node_ids: _abc.Iterable[_builtins.str] | None = ...,
+        seconds: _builtins.float = ...,
+        among: _abc.Iterable[_builtins.str] | None = ...,
+        max_unavailable: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["among", b"among", "max_unavailable", b"max_unavailable", "node_ids", b"node_ids", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReserveAbsenceRequest: _TypeAlias = ReserveAbsenceRequest  # noqa: Y015
+
+@_typing.final
 class ListEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

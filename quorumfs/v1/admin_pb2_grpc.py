@@ -623,6 +623,11 @@ class ControlStub:
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.GetDecommissionRequest.SerializeToString,
                 response_deserializer=quorumfs_dot_v1_dot_admin__pb2.Decommissions.FromString,
                 _registered_method=True)
+        self.ReserveAbsence = channel.unary_unary(
+                '/quorumfs.v1.Control/ReserveAbsence',
+                request_serializer=quorumfs_dot_v1_dot_admin__pb2.ReserveAbsenceRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_admin__pb2.ActionResponse.FromString,
+                _registered_method=True)
         self.GetGc = channel.unary_unary(
                 '/quorumfs.v1.Control/GetGc',
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.GetGcRequest.SerializeToString,
@@ -727,6 +732,12 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetDecommission(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReserveAbsence(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -840,6 +851,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.GetDecommission,
                     request_deserializer=quorumfs_dot_v1_dot_admin__pb2.GetDecommissionRequest.FromString,
                     response_serializer=quorumfs_dot_v1_dot_admin__pb2.Decommissions.SerializeToString,
+            ),
+            'ReserveAbsence': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReserveAbsence,
+                    request_deserializer=quorumfs_dot_v1_dot_admin__pb2.ReserveAbsenceRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_admin__pb2.ActionResponse.SerializeToString,
             ),
             'GetGc': grpc.unary_unary_rpc_method_handler(
                     servicer.GetGc,
@@ -1114,6 +1130,33 @@ class Control:
             '/quorumfs.v1.Control/GetDecommission',
             quorumfs_dot_v1_dot_admin__pb2.GetDecommissionRequest.SerializeToString,
             quorumfs_dot_v1_dot_admin__pb2.Decommissions.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReserveAbsence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorumfs.v1.Control/ReserveAbsence',
+            quorumfs_dot_v1_dot_admin__pb2.ReserveAbsenceRequest.SerializeToString,
+            quorumfs_dot_v1_dot_admin__pb2.ActionResponse.FromString,
             options,
             channel_credentials,
             insecure,

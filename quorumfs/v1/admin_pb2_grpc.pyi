@@ -170,6 +170,7 @@ class ControlStub:
     SetNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetNodeRequest, _admin_pb2.ActionResponse]
     ForgetNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ForgetNodeRequest, _admin_pb2.ActionResponse]
     GetDecommission: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetDecommissionRequest, _admin_pb2.Decommissions]
+    ReserveAbsence: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReserveAbsenceRequest, _admin_pb2.ActionResponse]
     GetGc: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetGcRequest, _admin_pb2.GcStatus]
     RunGc: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RunGcRequest, _admin_pb2.GcReport]
     ControlGc: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ControlGcRequest, _admin_pb2.GcStatus]
@@ -195,6 +196,7 @@ class ControlAsyncStub(ControlStub):
     SetNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetNodeRequest, _admin_pb2.ActionResponse]  # type: ignore[assignment]
     ForgetNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.ForgetNodeRequest, _admin_pb2.ActionResponse]  # type: ignore[assignment]
     GetDecommission: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetDecommissionRequest, _admin_pb2.Decommissions]  # type: ignore[assignment]
+    ReserveAbsence: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReserveAbsenceRequest, _admin_pb2.ActionResponse]  # type: ignore[assignment]
     GetGc: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetGcRequest, _admin_pb2.GcStatus]  # type: ignore[assignment]
     RunGc: _aio.UnaryUnaryMultiCallable[_admin_pb2.RunGcRequest, _admin_pb2.GcReport]  # type: ignore[assignment]
     ControlGc: _aio.UnaryUnaryMultiCallable[_admin_pb2.ControlGcRequest, _admin_pb2.GcStatus]  # type: ignore[assignment]
@@ -265,6 +267,13 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetDecommissionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.Decommissions, _abc.Awaitable[_admin_pb2.Decommissions]]: ...
+
+    @_abc_1.abstractmethod
+    def ReserveAbsence(
+        self,
+        request: _admin_pb2.ReserveAbsenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ActionResponse, _abc.Awaitable[_admin_pb2.ActionResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetGc(

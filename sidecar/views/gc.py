@@ -1,12 +1,15 @@
-"""Garbage collection: what it is doing, and what the last cycle found."""
+"""Garbage collection: what it is doing, what the last cycle found, one chunk explained; a cycle, a pause."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
+from quorumfs.ids import ID_BYTES
+from quorumfs.v1 import admin_pb2
 from sidecar import bodies, shapes
 from sidecar.agent import agent
-from sidecar.auth import Role, require
+from sidecar.auth import Role, require, token_of
+from sidecar.methods import CONTROL_GC, EXPLAIN_CHUNK, RUN_GC
 from sidecar.views.freshness import as_of
 
 views = Blueprint("gc", __name__)
@@ -18,3 +21,42 @@ def gc() -> Response:
     bodies.query(())
     told, error = agent().fleet.gc.answer()
     return jsonify({**shapes.gc(told.value), **as_of(told, error)})
+
+
+@views.post("/v1/gc")
+@require(Role.OPERATOR)
+def control_gc() -> Response:
+    """Body: `{"paused": true | false}`, whoever leads."""
+    bodies.query(())
+    paused = bodies.truth_field(bodies.json_object(("paused",)), "paused", is_required=True)
+    asked = admin_pb2.ControlGcRequest(pause=paused, resume=not paused)
+    answer = agent().fleet.order(CONTROL_GC, asked, lambda found: found.error, token_of(request))
+    return jsonify(shapes.gc(answer))
+
+
+@views.post("/v1/gc/cycles")
+@require(Role.OPERATOR)
+def run_gc() -> Response:
+    """Body: `{"dry_run"}`. 202: a cycle has begun, and `ticket` names it; with `{"ticket"}` how it stands."""
+    bodies.query(())
+    body = bodies.json_object(("dry_run", "ticket"))
+    ticket = bodies.count_field(body, "ticket", 0, bodies.NUMBER_MAX)
+    asked = admin_pb2.RunGcRequest(
+        dry_run=bodies.truth_field(body, "dry_run"), ticket=ticket, wait=bool(ticket)
+    )
+    answer = agent().fleet.order(RUN_GC, asked, lambda found: found.error, token_of(request))
+    response = jsonify({**shapes.gc_report(answer), "ticket": answer.ticket, "reason": answer.reason})
+    response.status_code = 202 if answer.outcome == "running" else 200
+    return response
+
+
+@views.get("/v1/gc/explain/<chunk>")
+@require(Role.VIEWER)
+def explain(chunk: str) -> Response:
+    """In what state a chunk is, what refers to it or did, who has it, what keeps it."""
+    bodies.query(())
+    asked = admin_pb2.ExplainChunkRequest(chunk=bodies.hex_id(chunk, ID_BYTES))
+    answer = agent().fleet.order(
+        EXPLAIN_CHUNK, asked, lambda found: found.error, token_of(request), changes=False
+    )
+    return jsonify(shapes.chunk_story(answer))

@@ -11,6 +11,7 @@ from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
 from sidecar.agent import Agent, build
 from sidecar.settings import Settings
+from sidecar.targets import TargetAnswer
 from sidecar.transport import Method, refused, silent
 
 OWN, C1, C2, C3 = "127.0.0.1:7500", "127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"
@@ -87,6 +88,23 @@ class FakeTransport:
         pass
 
 
+@dataclass
+class FakeAgents:
+    """Other nodes' agents by address: an answer, an error to raise, or a function of (method, path, body)."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    asked: list[tuple[str, str, str, Any, dict[str, str]]] = field(default_factory=list)
+
+    def ask(
+        self, address: str, method: str, path: str, body: Any, headers: Any, deadline_seconds: float
+    ) -> TargetAnswer:
+        self.asked.append((address, method, path, body, dict(headers)))
+        found = self.answers.get(address, TargetAnswer(200, {"from": address}))
+        if isinstance(found, QuorumFSError):
+            raise found
+        return found(method, path, body) if callable(found) else found
+
+
 def settings(role: str = "datanode", **changed: Any) -> Settings:
     values: dict[str, Any] = {
         "node_id": "d1" if role == "datanode" else "c1",
@@ -157,6 +175,7 @@ def cluster_status() -> admin_pb2.ClusterStatus:
     for name, role, zone in (("c1", 1, "a"), ("d1", 2, "a"), ("d2", 2, "b")):
         node = told.view.nodes.add(state=types_pb2.NODE_STATE_ALIVE, heartbeat_age_seconds=0.3)
         node.info.node_id, node.info.role, node.info.version = name, role, "0.1.0"
+        node.info.http = f"127.0.0.1:{name}"
         node.info.labels["zone"] = zone
     return told
 
@@ -166,6 +185,7 @@ def agent(
     role: str = "datanode",
     clock: ManualClock | None = None,
     tokens: Callable[[], Sequence[types_pb2.TokenInfo]] = list,
+    agents: FakeAgents | None = None,
     **changed: Any,
 ) -> Agent:
     """`tokens`: those that every coordinator tells of, on channels of its own; what it raises is its refusal."""
@@ -175,5 +195,9 @@ def agent(
 
     knowing = {address: FakeNode({"GetTokens": told}) for address in (C1, C2, C3)}
     return build(
-        settings(role, **changed), FakeTransport(nodes), FakeTransport(knowing), clock or ManualClock()
+        settings(role, **changed),
+        FakeTransport(nodes),
+        FakeTransport(knowing),
+        agents or FakeAgents(),
+        clock or ManualClock(),
     )

@@ -1,0 +1,108 @@
+"""Steering the whole cluster from one place: an action on many nodes, and the life cycle of one.
+
+Served by coordinators' agents; which coordinator leads is found out here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, g, jsonify, request
+
+from quorumfs.errors import InvalidArgumentError, PreconditionFailedError
+from quorumfs.v1 import admin_pb2
+from sidecar import bodies, limits, shapes
+from sidecar.actions import ACTIONS, ToLeader, set_node
+from sidecar.agent import agent
+from sidecar.auth import Role, require, token_of
+from sidecar.control_plane import Caller, Meant, Outcome
+from sidecar.methods import FORGET_NODE, SET_NODE
+
+views = Blueprint("control", __name__)
+
+NODE_ACTIONS = ("drain", "undrain", "maintenance", "decommission", "forget")
+
+
+@views.post("/v1/cluster/exec")
+@require(Role.OPERATOR)
+def execute() -> Response:
+    """Body: `{"selector" | "nodes" | "all", "action", "params", "max_unavailable"}`. 207: only some did it."""
+    bodies.query(())
+    body = bodies.json_object(("selector", "nodes", "all", "action", "params", "max_unavailable"))
+    name = bodies.choice_field(body, "action", None, tuple(ACTIONS))
+    action = ACTIONS[name]
+    step = action.make(_params(body, action.fields))
+    limit = bodies.count_field(body, "max_unavailable", 1, limits.TARGETS_MAX)
+    meant = Meant(
+        bodies.text_field(body, "selector", "", limits.SELECTOR_CHARACTERS_MAX),
+        bodies.names_field(body, "nodes", limits.TARGETS_MAX),
+        bodies.truth_field(body, "all"),
+    )
+    served = agent()
+    if not served.settings.is_coordinator:
+        raise PreconditionFailedError(
+            f"{served.settings.node_id} does not steer the cluster",
+            cause="it is a datanode",
+            next="ask a coordinator's agent; GET /v1/cluster names them",
+        )
+    nodes = served.control.match(meant)
+    outcomes = served.control.run(action, step, nodes, limit, _caller())
+    return _told(name, outcomes)
+
+
+@views.post("/v1/cluster/nodes/<node_id>/<action>")
+@require(Role.OPERATOR)
+def act_on_node(node_id: str, action: str) -> Response:
+    """drain, undrain, maintenance (`{"seconds"}`), decommission, forget (`{"force"}`): at the leader."""
+    bodies.query(())
+    if action not in NODE_ACTIONS:
+        raise InvalidArgumentError(
+            f"a node cannot be told to {action[:64]!a}", next=f"use one of {', '.join(NODE_ACTIONS)}"
+        )
+    fields = {"maintenance": ("seconds",), "forget": ("force",)}.get(action, ())
+    body = bodies.json_object(fields)
+    bodies.text_field({"node_id": node_id}, "node_id", "", 63)
+    fleet, token = agent().fleet, token_of(request)
+    if action == "forget":
+        forget = admin_pb2.ForgetNodeRequest(node_id=node_id, force=bodies.truth_field(body, "force"))
+        answer = fleet.order(FORGET_NODE, forget, lambda found: found.error, token)
+    else:
+        seconds = bodies.seconds_field(body, "seconds", 3600.0, limits.MAINTENANCE_SECONDS_MAX)
+        order = ToLeader(action, seconds if action == "maintenance" else 0.0)
+        answer = fleet.order(SET_NODE, set_node(order, node_id), lambda found: found.error, token)
+    return jsonify({"node_id": node_id, "action": action, "detail": answer.detail})
+
+
+def _params(body: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    params = body.get("params", {})
+    if not isinstance(params, dict):
+        bodies.refuse("params", params, "an object")
+    unknown = sorted(set(params) - set(fields))
+    if unknown:
+        bodies.refuse("params", unknown[0], f"only these parameters: {', '.join(fields) or 'none'}")
+    return params
+
+
+def _caller() -> Caller:
+    return Caller(token_of(request), g.request_id)
+
+
+def _told(name: str, outcomes: list[Outcome]) -> Response:
+    answer: shapes.Json = {
+        "action": name,
+        "matched": [one.node_id for one in outcomes],
+        "results": [
+            {
+                "node_id": one.node_id,
+                "ok": one.ok,
+                "status": one.status,
+                "result": one.result,
+                "error": one.error,
+            }
+            for one in outcomes
+        ],
+    }
+    failed = [one for one in outcomes if not one.ok]
+    response = jsonify(answer)
+    response.status_code = 200 if not failed else 502 if len(failed) == len(outcomes) else 207
+    return response
