@@ -60,6 +60,8 @@ RPC_ROLES: Mapping[str, Role] = {
     _CONTROL + "GetClusterStatus": Role.ANON,
     _CONTROL + "GetRaft": Role.ANON,
     _CONTROL + "GetDecommission": Role.ANON,
+    _CONTROL + "GetBalance": Role.ANON,
+    _CONTROL + "ControlBalance": Role.OPERATOR,
     _CONTROL + "GetDurability": Role.ANON,
     _CONTROL + "GetGc": Role.ANON,
     _CONTROL + "GetRepair": Role.ANON,

@@ -33,6 +33,7 @@ from coordinator.consensus import Consensus, ConsensusSettings, Identity, Leader
 from coordinator.consensus.database import Database
 from coordinator.decisions.liveness import Timing
 from coordinator.decisions.packing import Rules
+from coordinator.duties.balance import BalanceDuty
 from coordinator.duties.collect import Collect
 from coordinator.duties.cycle import Policy
 from coordinator.duties.departures import Departures
@@ -54,6 +55,7 @@ from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
 from coordinator.metrics import CoordinatorMetrics, Sample
 from coordinator.services import namespace, view
+from coordinator.services.balancing import BalanceDesk
 from coordinator.services.collection import CollectionDesk
 from coordinator.services.consensus import ConsensusService
 from coordinator.services.control import ControlService
@@ -124,6 +126,7 @@ class CoordinatorNode:
         self._repair: Repair | None = None
         self._collect: Collect | None = None
         self._departures: Departures | None = None
+        self._balance: BalanceDuty | None = None
         self._workers = Workers()
         self._agent = ClusterNode.for_coordinator(self._describe, self._read_view, clock=self._clock)
         self._starting = threading.Lock()
@@ -289,6 +292,8 @@ class CoordinatorNode:
             self._figures.collected,
         )
         self._departures = Departures(desk, soft, self._clock)
+        trim = TrimDuty(desk, soft, self._holders(), self._clock, epoch)
+        self._balance = BalanceDuty(desk, soft, self._chance, self._clock, trim.look_at)
         return [
             Genesis(desk, identity.cluster_id, leadership.history, identity.members),
             Settings(desk, replicated_settings(config)),
@@ -309,7 +314,8 @@ class CoordinatorNode:
                 self._clock,
             ),
             self._collect,
-            TrimDuty(desk, soft, self._holders(), epoch),
+            trim,
+            self._balance,
         ]
 
     def _holders(self) -> RemoteHolders:
@@ -399,6 +405,7 @@ class CoordinatorNode:
             nodes=NodeDesk(gateway, soft, self._departure_rate),
             tokens=self._tokens,
             durability=DurabilityDesk(gateway, soft, self._holders, self._clock),
+            balancing=BalanceDesk(gateway, soft, lambda: self._balance if soft.leading else None),
             repair_status=self.repair_status,
             alarms=self._face.alarms,
         )

@@ -293,7 +293,7 @@ class SoftState:
             heard=node.last_heard is not None,
             heartbeat_age_seconds=silence,
             free_bytes=max(0, sum(disk.free_bytes for disk in usable) - promised),
-            used_bytes=sum(disk.used_bytes for disk in usable),
+            used_bytes=sum(disk.used_bytes for disk in node.disks if disk.state in ("", "ok", "full")),
             largest_free_bytes=max((disk.free_bytes for disk in usable), default=0),
             disk_trouble=", ".join(broken) if node.disks and not usable else "",
             write_streams=node.load.write_streams,

@@ -79,6 +79,17 @@ dfsctl = Group(
             table={"status": Entry("dfsctl.duties:repair_status", "How much is being made, and waits.")},
         ),
         "fsck": Entry("dfsctl.fsck:fsck", "The metadata against what the datanodes have, both ways."),
+        "balance": Group(
+            "balance",
+            help="Moving replicas from fuller datanodes to emptier ones.",
+            table={
+                "plan": Entry("dfsctl.balance:plan", "What would be moved."),
+                "start": Entry("dfsctl.balance:start", "Move until the nodes are evenly full."),
+                "pause": Entry("dfsctl.balance:pause", "Begin no move until it is resumed."),
+                "resume": Entry("dfsctl.balance:resume", "Go on moving."),
+                "status": Entry("dfsctl.balance:status", "Where it stands, and how full each node is."),
+            },
+        ),
         "gc": Group(
             "gc",
             help="The collection of chunks that nothing refers to.",

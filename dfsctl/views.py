@@ -216,6 +216,29 @@ def decommission(one: admin_pb2.Decommission) -> dict[str, Any]:
     }
 
 
+def balance(answer: admin_pb2.BalanceStatus) -> dict[str, Any]:
+    return {
+        "state": answer.state,
+        "bytes_per_second": answer.bytes_per_second,
+        "threshold_percent": answer.threshold_percent,
+        "moving": answer.moving,
+        "moved": answer.moved,
+        "moved_bytes": answer.moved_bytes,
+        "failed": answer.failed,
+        "excess_bytes": answer.excess_bytes,
+        "nodes": [
+            {
+                "node_id": one.node_id,
+                "used_bytes": one.used_bytes,
+                "room_bytes": one.room_bytes,
+                "used_share": round(one.used_bytes / one.room_bytes, 6) if one.room_bytes else None,
+                "takes_part": one.takes_part,
+            }
+            for one in answer.nodes
+        ],
+    }
+
+
 def durability(answer: admin_pb2.Durability) -> dict[str, Any]:
     """How well all chunks are kept."""
     return {
@@ -245,6 +268,27 @@ def durability(answer: admin_pb2.Durability) -> dict[str, Any]:
 
 def _kept(one: admin_pb2.KeptChunks, name: str) -> dict[str, int]:
     return {"want": one.want, name: one.number, "chunks": one.chunks, "size_bytes": one.bytes}
+
+
+def balance_plan(answer: admin_pb2.BalanceStatus) -> dict[str, Any]:
+    moved = sum(one.length for one in answer.moves)
+    return {
+        "state": answer.state,
+        "bytes": moved,
+        "eta_seconds": round(moved / max(1, answer.bytes_per_second), 1),
+        "excess_bytes": answer.excess_bytes,
+        "threshold_percent": answer.threshold_percent,
+        "nodes": balance(answer)["nodes"],
+        "moves": [
+            {
+                "chunk": one.chunk.hex(),
+                "length": one.length,
+                "source": one.source,
+                "destination": one.destination,
+            }
+            for one in answer.moves
+        ],
+    }
 
 
 def raft(answer: admin_pb2.RaftStatus) -> dict[str, Any]:

@@ -62,8 +62,12 @@ class Candidate:
     @property
     def used_share(self) -> float:
         """Of what it can hold, how much its chunks take; from 0 to 1. What lies in quarantine is on its way out."""
-        room = self.used_bytes + self.free_bytes
-        return self.used_bytes / room if room > 0 else 1.0
+        return self.used_bytes / self.room_bytes if self.room_bytes > 0 else 1.0
+
+    @property
+    def room_bytes(self) -> int:
+        """What its chunks take and could take."""
+        return self.used_bytes + self.free_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _GOING = (DECOMMISSIONING, DECOMMISSIONED)
 @dataclass(frozen=True, slots=True)
 class Held:
     """A sealed chunk and the nodes with a replica: `live`; `lost`, the same on disks that are not there; `leaving`, on
-    their way out."""
+    their way out; `others`, in any other state."""
 
     chunk: bytes
     length: int
@@ -35,6 +35,7 @@ class Held:
     live: tuple[str, ...]
     lost: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

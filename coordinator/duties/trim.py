@@ -16,8 +16,9 @@ Theory of operation
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common import log
 from coordinator.decisions import trim
@@ -29,6 +30,7 @@ from coordinator.duties.holders import Holders, Orders
 from coordinator.metadata import excess, queries
 from coordinator.metadata.excess import Page
 from coordinator.soft_state import SoftState
+from quorumfs.clock import Clock
 from quorumfs.errors import NotLeaderError, QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -36,6 +38,8 @@ from quorumfs.v1 import types_pb2 as t
 
 LOOK_AT = 20_000
 PER_ROUND = 64
+NEXT_MAX = 10_000
+TOLD_SECONDS = 2.0
 BUSY_SECONDS = 0.05
 IDLE_SECONDS = 1.0
 
@@ -55,26 +59,34 @@ class TrimDuty:
 
     name = "trim"
 
-    def __init__(self, desk: Desk, soft: SoftState, holders: Holders, epoch: t.Epoch) -> None:
+    def __init__(self, desk: Desk, soft: SoftState, holders: Holders, clock: Clock, epoch: t.Epoch) -> None:
         self._desk = desk
+        self._clock = clock
+        self._taken: deque[tuple[float, str, int]] = deque()  # when, from whom, how many bytes
         self._soft = soft
         self._holders = holders
         self._epoch = epoch
         self._after = b""
         self._leaving_after: dict[str, bytes] = {}
         self._busy = False
+        self._next: deque[bytes] = deque(maxlen=NEXT_MAX)
         self._silent: set[str] = set()  # of this round
         self.figures = Figures()
+
+    def look_at(self, chunks: Collection[bytes]) -> None:
+        """These have too many replicas, perhaps: look at them before their turn. Any thread."""
+        self._next.extend(chunks)
 
     def work(self) -> str:
         self._silent.clear()
         candidates = self._soft.candidates()
         went = self._go_on(candidates, self._leaving(candidates))
         page = self._next_page()
-        marked = self._mark(candidates, [_held(one) for one in page.chunks])
+        found = {one.chunk: _held(one) for one in [*self._named(), *page.chunks]}
+        marked = self._mark(candidates, list(found.values()))
         if marked:
             went += self._go_on(candidates, marked, has_looked=True)
-        self._busy = bool(page.after or went or marked)
+        self._busy = bool(page.after or went or marked or self._next)
         return f"{len(marked)} chunks had too many replicas, {went} replicas went"
 
     def wait(self) -> float:
@@ -88,13 +100,23 @@ class TrimDuty:
         self._after = page.after
         return page
 
+    def _named(self) -> list[excess.Replicated]:
+        chunks = dict.fromkeys(self._next.popleft() for _ in range(min(PER_ROUND, len(self._next))))
+        gone = self._soft.gone()
+        return self._desk.look(lambda tx: excess.replicated(tx, chunks, gone)) if chunks else []
+
     def _mark(self, candidates: Mapping[str, Candidate], found: Sequence[Held]) -> list[bytes]:
         """Have the log say what is to go; the chunks of it."""
         replicas: list[e.TrimReplicas.One] = []
+        reckoned = self._reckoned(candidates)
         for held in found:
-            decided = trim.trim(held, candidates)
-            if decided is not None and self._have(held, decided.keep):
-                replicas += [e.TrimReplicas.One(chunk=held.chunk, node_id=one) for one in decided.drop]
+            decided = trim.trim(held, reckoned)
+            if decided is None or not self._have(held, decided.keep):
+                continue
+            for node_id in decided.drop:
+                replicas.append(e.TrimReplicas.One(chunk=held.chunk, node_id=node_id))
+                reckoned[node_id] = _less(reckoned[node_id], held.length)
+                self._taken.append((self._clock.monotonic(), node_id, held.length))
         if not replicas:
             return []
         self._propose(e.SystemCommand(trim=e.TrimReplicas(replicas=replicas)))
@@ -172,6 +194,18 @@ class TrimDuty:
         self.figures.taken_back += len(replicas)
         _log.warning("trim.taken_back", replicas=len(replicas), first=replicas[0][0].hex())
 
+    def _reckoned(self, candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
+        """Less what was taken from them and heartbeats have not told yet: not all is taken from the fullest."""
+        while self._taken and self._clock.monotonic() - self._taken[0][0] > TOLD_SECONDS:
+            self._taken.popleft()
+        taken: Counter[str] = Counter()
+        for _, node_id, length in self._taken:
+            taken[node_id] += length
+        found = dict(candidates)
+        for node_id in taken.keys() & found.keys():
+            found[node_id] = _less(found[node_id], taken[node_id])
+        return found
+
     # Small things
 
     def _have(self, held: Held, nodes: Sequence[str]) -> bool:
@@ -205,6 +239,10 @@ class TrimDuty:
         if self._soft.epoch() != self._epoch:
             raise NotLeaderError("the leadership of this duty is over")
         self._desk.propose([command])
+
+
+def _less(one: Candidate, length: int) -> Candidate:
+    return replace(one, used_bytes=max(0, one.used_bytes - length))
 
 
 def _held(one: excess.Replicated) -> Held:

@@ -1,4 +1,4 @@
-"""Chunks with more replicas than they want, and replicas that are being deleted: what the trimming duty asks.
+"""Chunks with more replicas than they want, replicas that are being deleted or moved: what trimming and balancing ask.
 
 There is no index of what has too many: pages of all chunks are read in turn, in the database itself, some
 milliseconds for ten thousand. What is being deleted is found by the index over replicas by node and state.
@@ -22,11 +22,17 @@ _LEAVING = (
     "SELECT chunk FROM replica WHERE node = (SELECT key FROM node WHERE node_id = ?) AND state = ? AND chunk > ?"
     " ORDER BY chunk LIMIT ?"
 )
+_PENDING = (
+    "SELECT node_id, chunk FROM node CROSS JOIN replica ON replica.node = node.key AND replica.state = ?"
+    " JOIN chunk ON chunk.id = replica.chunk AND chunk.state = 1 AND chunk.upload IS NULL"
+    " ORDER BY node_id, chunk LIMIT ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Replicated:
-    """A sealed chunk of no open upload with its replicas: nodes whose one is LIVE, LIVE on a lost disk, DELETING."""
+    """A sealed chunk of no open upload with its replicas: nodes whose one is LIVE, LIVE on a lost disk, DELETING, or
+    in any other state."""
 
     chunk: bytes
     length: int
@@ -35,6 +41,15 @@ class Replicated:
     live: tuple[str, ...]
     lost: tuple[str, ...]
     leaving: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A move: the replica on `node_id` is to be made."""
+
+    node_id: str
+    replicas: Replicated
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +98,17 @@ def _replicated(
         tuple(one.node_id for one in live if one.on not in gone),
         tuple(one.node_id for one in live if one.on in gone),
         tuple(one.node_id for one in rows if one.state == DELETING),
+        tuple(one.node_id for one in rows if one.state not in (LIVE, DELETING)),
     )
 
 
 def leaving(tx: sqlite3.Connection, node_id: str, after: bytes, limit: int) -> list[bytes]:
     """A page of the chunks whose replica on a node is being deleted, in order, those after `after`."""
     return [row[0] for row in tx.execute(_LEAVING, (node_id, DELETING, after, limit))]
+
+
+def pending(tx: sqlite3.Connection, limit: int) -> list[Pending]:
+    """Moves that were begun and are not done, up to `limit`. Replicas that uploads were promised are none."""
+    rows = tx.execute(_PENDING, (t.REPLICA_STATE_PENDING, limit)).fetchall()
+    found = {one.chunk: one for one in replicated(tx, dict.fromkeys(row[1] for row in rows), ())}
+    return [Pending(node_id, found[chunk]) for node_id, chunk in rows if chunk in found]

@@ -30,7 +30,8 @@ _BODY = "SELECT bytes FROM body WHERE chunk = ?"
 _REPLICAS = (
     "SELECT node.info, coalesce(disk.disk_id, ''), replica.state FROM replica"
     " JOIN node ON node.key = replica.node LEFT JOIN disk ON disk.key = replica.disk"
-    f" WHERE replica.chunk = ? AND replica.state <> {t.REPLICA_STATE_DELETING} ORDER BY node.node_id"
+    f" WHERE replica.chunk = ? AND replica.state NOT IN ({t.REPLICA_STATE_PENDING}, {t.REPLICA_STATE_DELETING})"
+    " ORDER BY node.node_id"
 )
 
 

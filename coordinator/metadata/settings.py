@@ -34,6 +34,9 @@ KNOWN: Mapping[str, Known] = {
     "gc.grace_ms": Known(limits.GC_GRACE_MS, 0, YEAR_MS),
     "gc.paused": Known(0, 0, 1),
     "gc.cycle": Known(0, 0, 2**62),  # the number of the last one that was begun
+    "balance.state": Known(0, 0, 2),  # off, running, paused
+    "balance.bytes_per_second": Known(limits.BALANCE_BYTES_PER_SECOND, 1, 2**62),
+    "balance.threshold_percent": Known(limits.BALANCE_THRESHOLD_PERCENT, 1, 50),
 }
 
 

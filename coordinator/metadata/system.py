@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, Command] = {
     "end_maintenance": nodes.end_maintenance,
     "update_replicas": chunks.update_replicas,
     "trim": chunks.trim,
+    "begin_moves": chunks.begin_moves,
     "expire_uploads": uploads.expire,
     "expire_sessions": sessions.expire,
     "reap_trash": trash.reap,

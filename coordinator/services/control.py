@@ -14,6 +14,7 @@ from common import log
 from coordinator.services import view
 from coordinator.services.absences import Absences
 from coordinator.services.answers import space
+from coordinator.services.balancing import BalanceDesk
 from coordinator.services.census import Census
 from coordinator.services.collection import CollectionDesk
 from coordinator.services.durability import DurabilityDesk
@@ -57,6 +58,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         nodes: NodeDesk,
         tokens: TokenDesk,
         durability: DurabilityDesk,
+        balancing: BalanceDesk,
         repair_status: Callable[[], a.RepairStatus],
         alarms: Callable[[], Sequence[a.Alarm]],
     ) -> None:
@@ -71,6 +73,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._tokens = tokens
         self._durability = durability
         self._absences = Absences(gateway, soft, own, clock)
+        self._balancing = balancing
         self._repair_status = repair_status
         self._alarms = alarms
 
@@ -121,6 +124,12 @@ class ControlService(admin_pb2_grpc.ControlServicer):
             return await self._collection.candidates(request)
         except QuorumFSError as error:
             return a.Candidates(error=to_detail(error))
+
+    async def GetBalance(self, request: a.GetBalanceRequest, context: Any) -> a.BalanceStatus:  # noqa: N802
+        try:
+            return await self._balancing.status(plan=request.plan)
+        except QuorumFSError as error:
+            return a.BalanceStatus(error=to_detail(error))
 
     async def GetRepair(self, request: a.GetRepairRequest, context: Any) -> a.RepairStatus:  # noqa: N802
         try:
@@ -209,6 +218,12 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         chunks = list(request.chunks)
         action = self._collection.release if request.release else self._collection.restore
         return await self._act(action(chunks))
+
+    async def ControlBalance(self, request: a.ControlBalanceRequest, context: Any) -> a.BalanceStatus:  # noqa: N802
+        try:
+            return await self._balancing.control(request)
+        except QuorumFSError as error:
+            return a.BalanceStatus(error=to_detail(error))
 
     async def ControlToken(self, request: a.ControlTokenRequest, context: Any) -> a.ControlTokenResponse:  # noqa: N802
         try:

@@ -51,7 +51,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A command that was queued for a node. `kind` is the name of the proto's oneof."""
+    """A command that was queued for a node. `kind` is the name of the proto's oneof, or what its giver calls it."""
 
     id: int
     node_id: str

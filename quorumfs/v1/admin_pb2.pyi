@@ -1948,6 +1948,163 @@ class NodeExamination(_message.Message):
 Global___NodeExamination: _TypeAlias = NodeExamination  # noqa: Y015
 
 @_typing.final
+class GetBalanceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    plan: _builtins.bool
+    def __init__(
+        self,
+        *,
+        plan: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBalanceRequest: _TypeAlias = GetBalanceRequest  # noqa: Y015
+
+@_typing.final
+class ControlBalanceRequest(_message.Message):
+    """action: start | pause | resume; 0 leaves the throttle, or the threshold, as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    THRESHOLD_PERCENT_FIELD_NUMBER: _builtins.int
+    action: _builtins.str
+    bytes_per_second: _builtins.int
+    threshold_percent: _builtins.int
+    def __init__(
+        self,
+        *,
+        action: _builtins.str = ...,
+        bytes_per_second: _builtins.int = ...,
+        threshold_percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "bytes_per_second", b"bytes_per_second", "threshold_percent", b"threshold_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ControlBalanceRequest: _TypeAlias = ControlBalanceRequest  # noqa: Y015
+
+@_typing.final
+class BalanceStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Node(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NODE_ID_FIELD_NUMBER: _builtins.int
+        USED_BYTES_FIELD_NUMBER: _builtins.int
+        ROOM_BYTES_FIELD_NUMBER: _builtins.int
+        TAKES_PART_FIELD_NUMBER: _builtins.int
+        node_id: _builtins.str
+        used_bytes: _builtins.int
+        room_bytes: _builtins.int
+        takes_part: _builtins.bool
+        def __init__(
+            self,
+            *,
+            node_id: _builtins.str = ...,
+            used_bytes: _builtins.int = ...,
+            room_bytes: _builtins.int = ...,
+            takes_part: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "room_bytes", b"room_bytes", "takes_part", b"takes_part", "used_bytes", b"used_bytes"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Move(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CHUNK_FIELD_NUMBER: _builtins.int
+        LENGTH_FIELD_NUMBER: _builtins.int
+        SOURCE_FIELD_NUMBER: _builtins.int
+        DESTINATION_FIELD_NUMBER: _builtins.int
+        chunk: _builtins.bytes
+        length: _builtins.int
+        source: _builtins.str
+        destination: _builtins.str
+        def __init__(
+            self,
+            *,
+            chunk: _builtins.bytes = ...,
+            length: _builtins.int = ...,
+            source: _builtins.str = ...,
+            destination: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "destination", b"destination", "length", b"length", "source", b"source"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STATE_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    THRESHOLD_PERCENT_FIELD_NUMBER: _builtins.int
+    MOVING_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    EXCESS_BYTES_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    """off | running | paused"""
+    bytes_per_second: _builtins.int
+    """the throttle"""
+    threshold_percent: _builtins.int
+    moving: _builtins.int
+    """begun and not done"""
+    moved: _builtins.int
+    """since this leader began, like the next two"""
+    moved_bytes: _builtins.int
+    failed: _builtins.int
+    excess_bytes: _builtins.int
+    """what would have to move for all nodes to be equally full"""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___BalanceStatus.Node]: ...
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___BalanceStatus.Move]:
+        """of a plan: the first 1,000"""
+
+    @_builtins.property
+    def error(self) -> _types_pb2.ErrorDetail: ...
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+        bytes_per_second: _builtins.int = ...,
+        threshold_percent: _builtins.int = ...,
+        moving: _builtins.int = ...,
+        moved: _builtins.int = ...,
+        moved_bytes: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        excess_bytes: _builtins.int = ...,
+        nodes: _abc.Iterable[Global___BalanceStatus.Node] | None = ...,
+        moves: _abc.Iterable[Global___BalanceStatus.Move] | None = ...,
+        error: _types_pb2.ErrorDetail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "error", b"error", "excess_bytes", b"excess_bytes", "failed", b"failed", "moved", b"moved", "moved_bytes", b"moved_bytes", "moves", b"moves", "moving", b"moving", "nodes", b"nodes", "state", b"state", "threshold_percent", b"threshold_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BalanceStatus: _TypeAlias = BalanceStatus  # noqa: Y015
+
+@_typing.final
 class ControlTokenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

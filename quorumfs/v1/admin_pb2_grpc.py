@@ -673,6 +673,16 @@ class ControlStub:
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.ExamineNodeRequest.SerializeToString,
                 response_deserializer=quorumfs_dot_v1_dot_admin__pb2.NodeExamination.FromString,
                 _registered_method=True)
+        self.GetBalance = channel.unary_unary(
+                '/quorumfs.v1.Control/GetBalance',
+                request_serializer=quorumfs_dot_v1_dot_admin__pb2.GetBalanceRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_admin__pb2.BalanceStatus.FromString,
+                _registered_method=True)
+        self.ControlBalance = channel.unary_unary(
+                '/quorumfs.v1.Control/ControlBalance',
+                request_serializer=quorumfs_dot_v1_dot_admin__pb2.ControlBalanceRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_admin__pb2.BalanceStatus.FromString,
+                _registered_method=True)
         self.ControlToken = channel.unary_unary(
                 '/quorumfs.v1.Control/ControlToken',
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.ControlTokenRequest.SerializeToString,
@@ -797,6 +807,18 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetBalance(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ControlBalance(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ControlToken(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -901,6 +923,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ExamineNode,
                     request_deserializer=quorumfs_dot_v1_dot_admin__pb2.ExamineNodeRequest.FromString,
                     response_serializer=quorumfs_dot_v1_dot_admin__pb2.NodeExamination.SerializeToString,
+            ),
+            'GetBalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBalance,
+                    request_deserializer=quorumfs_dot_v1_dot_admin__pb2.GetBalanceRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_admin__pb2.BalanceStatus.SerializeToString,
+            ),
+            'ControlBalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.ControlBalance,
+                    request_deserializer=quorumfs_dot_v1_dot_admin__pb2.ControlBalanceRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_admin__pb2.BalanceStatus.SerializeToString,
             ),
             'ControlToken': grpc.unary_unary_rpc_method_handler(
                     servicer.ControlToken,
@@ -1400,6 +1432,60 @@ class Control:
             '/quorumfs.v1.Control/ExamineNode',
             quorumfs_dot_v1_dot_admin__pb2.ExamineNodeRequest.SerializeToString,
             quorumfs_dot_v1_dot_admin__pb2.NodeExamination.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorumfs.v1.Control/GetBalance',
+            quorumfs_dot_v1_dot_admin__pb2.GetBalanceRequest.SerializeToString,
+            quorumfs_dot_v1_dot_admin__pb2.BalanceStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ControlBalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorumfs.v1.Control/ControlBalance',
+            quorumfs_dot_v1_dot_admin__pb2.ControlBalanceRequest.SerializeToString,
+            quorumfs_dot_v1_dot_admin__pb2.BalanceStatus.FromString,
             options,
             channel_credentials,
             insecure,

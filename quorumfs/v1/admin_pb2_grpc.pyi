@@ -180,6 +180,8 @@ class ControlStub:
     GetRepair: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetRepairRequest, _admin_pb2.RepairStatus]
     GetDurability: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetDurabilityRequest, _admin_pb2.Durability]
     ExamineNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExamineNodeRequest, _admin_pb2.NodeExamination]
+    GetBalance: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetBalanceRequest, _admin_pb2.BalanceStatus]
+    ControlBalance: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ControlBalanceRequest, _admin_pb2.BalanceStatus]
     ControlToken: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ControlTokenRequest, _admin_pb2.ControlTokenResponse]
     ListEvents: _grpc.UnaryStreamMultiCallable[_admin_pb2.ListEventsRequest, _admin_pb2.Event]
 
@@ -206,6 +208,8 @@ class ControlAsyncStub(ControlStub):
     GetRepair: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetRepairRequest, _admin_pb2.RepairStatus]  # type: ignore[assignment]
     GetDurability: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetDurabilityRequest, _admin_pb2.Durability]  # type: ignore[assignment]
     ExamineNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExamineNodeRequest, _admin_pb2.NodeExamination]  # type: ignore[assignment]
+    GetBalance: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetBalanceRequest, _admin_pb2.BalanceStatus]  # type: ignore[assignment]
+    ControlBalance: _aio.UnaryUnaryMultiCallable[_admin_pb2.ControlBalanceRequest, _admin_pb2.BalanceStatus]  # type: ignore[assignment]
     ControlToken: _aio.UnaryUnaryMultiCallable[_admin_pb2.ControlTokenRequest, _admin_pb2.ControlTokenResponse]  # type: ignore[assignment]
     ListEvents: _aio.UnaryStreamMultiCallable[_admin_pb2.ListEventsRequest, _admin_pb2.Event]  # type: ignore[assignment]
 
@@ -337,6 +341,20 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ExamineNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.NodeExamination, _abc.Awaitable[_admin_pb2.NodeExamination]]: ...
+
+    @_abc_1.abstractmethod
+    def GetBalance(
+        self,
+        request: _admin_pb2.GetBalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.BalanceStatus, _abc.Awaitable[_admin_pb2.BalanceStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def ControlBalance(
+        self,
+        request: _admin_pb2.ControlBalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.BalanceStatus, _abc.Awaitable[_admin_pb2.BalanceStatus]]: ...
 
     @_abc_1.abstractmethod
     def ControlToken(

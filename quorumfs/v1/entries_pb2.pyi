@@ -227,6 +227,7 @@ class SystemCommand(_message.Message):
     RELEASE_FIELD_NUMBER: _builtins.int
     TRIM_FIELD_NUMBER: _builtins.int
     END_MAINTENANCE_FIELD_NUMBER: _builtins.int
+    BEGIN_MOVES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def init(self) -> Global___InitCluster: ...
     @_builtins.property
@@ -273,6 +274,8 @@ class SystemCommand(_message.Message):
     def trim(self) -> Global___TrimReplicas: ...
     @_builtins.property
     def end_maintenance(self) -> Global___EndMaintenance: ...
+    @_builtins.property
+    def begin_moves(self) -> Global___BeginMoves: ...
     def __init__(
         self,
         *,
@@ -299,12 +302,13 @@ class SystemCommand(_message.Message):
         release: Global___ReleaseChunks | None = ...,
         trim: Global___TrimReplicas | None = ...,
         end_maintenance: Global___EndMaintenance | None = ...,
+        begin_moves: Global___BeginMoves | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "end_maintenance", b"end_maintenance", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "begin_moves", b"begin_moves", "command", b"command", "condemn", b"condemn", "end_maintenance", b"end_maintenance", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "command", b"command", "condemn", b"condemn", "end_maintenance", b"end_maintenance", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "begin_moves", b"begin_moves", "command", b"command", "condemn", b"condemn", "end_maintenance", b"end_maintenance", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["init", "tick", "register_node", "forget_node", "update_replicas", "expire_uploads", "expire_sessions", "set_node", "set_setting", "hash_at", "migrate", "raise_format", "reap_trash", "condemn", "forget_chunks", "restore", "rehome", "set_alarm", "set_token", "adopt", "release", "trim", "end_maintenance"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["init", "tick", "register_node", "forget_node", "update_replicas", "expire_uploads", "expire_sessions", "set_node", "set_setting", "hash_at", "migrate", "raise_format", "reap_trash", "condemn", "forget_chunks", "restore", "rehome", "set_alarm", "set_token", "adopt", "release", "trim", "end_maintenance", "begin_moves"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -486,6 +490,48 @@ class TrimReplicas(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrimReplicas: _TypeAlias = TrimReplicas  # noqa: Y015
+
+@_typing.final
+class BeginMoves(_message.Message):
+    """PENDING replicas of sealed chunks, where there is none: they are going to be copied there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class One(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CHUNK_FIELD_NUMBER: _builtins.int
+        NODE_ID_FIELD_NUMBER: _builtins.int
+        chunk: _builtins.bytes
+        node_id: _builtins.str
+        def __init__(
+            self,
+            *,
+            chunk: _builtins.bytes = ...,
+            node_id: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "node_id", b"node_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MOVES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___BeginMoves.One]: ...
+    def __init__(
+        self,
+        *,
+        moves: _abc.Iterable[Global___BeginMoves.One] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moves", b"moves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginMoves: _TypeAlias = BeginMoves  # noqa: Y015
 
 @_typing.final
 class ExpireUploads(_message.Message):

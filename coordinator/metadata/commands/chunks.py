@@ -88,6 +88,23 @@ def _trim(context: Context, one: e.TrimReplicas.One) -> bool:
     return bool(done)
 
 
+def begin_moves(context: Context, command: e.BeginMoves) -> int:
+    """Promise replicas of sealed chunks to nodes that have none of them in any state."""
+    return sum(_begin_move(context, one) for one in command.moves)
+
+
+def _begin_move(context: Context, one: e.BeginMoves.One) -> bool:
+    key = node_key(context, one.node_id)
+    row = context.execute(_CHUNK, (one.chunk, contents.ALLOCATED, contents.ON_DATANODES)).fetchone()
+    if key is None or row is None or row[0] == contents.CONDEMNED or row[2] <= 0:
+        return False
+    under_way = context.execute("SELECT upload FROM chunk WHERE id = ?", (one.chunk,)).fetchone()[0]
+    if under_way is not None or context.execute(_REPLICA, (one.chunk, key)).fetchone() is not None:
+        return False
+    context.execute(_UPSERT, (one.chunk, key, 0, t.REPLICA_STATE_PENDING))
+    return True
+
+
 def node_key(context: Context, node_id: str) -> int | None:
     """The key of a node, None when it is not registered."""
     row = context.execute("SELECT key FROM node WHERE node_id = ?", (node_id,)).fetchone()

@@ -430,3 +430,31 @@ def test_when_nobody_answered_nobody_is_asked_again(dfsctl: Dfsctl, coordinator:
     for name in ("leader", "status"):
         assert dfsctl(name, "-o", "json").code == 5
     assert [method for method, _, _ in coordinator.asked] == ["leader_view", "Control.GetClusterStatus"]
+
+
+def test_balancing_is_planned_told_and_shown(dfsctl: Dfsctl, coordinator: Any) -> None:
+    status = admin_pb2.BalanceStatus(
+        state="running", bytes_per_second=100, threshold_percent=5, excess_bytes=9
+    )
+    status.nodes.add(node_id="d1", used_bytes=30, room_bytes=120, takes_part=True)
+    status.nodes.add(node_id="d2")
+    status.moves.add(chunk=bytes(16), length=50, source="d1", destination="d2")
+    coordinator.answers["Control.GetBalance"] = status
+    coordinator.answers["Control.ControlBalance"] = status
+    plan = dfsctl("balance", "plan", "-o", "json").json
+    move = {"chunk": "00" * 16, "length": 50, "source": "d1", "destination": "d2"}
+    assert (plan["bytes"], plan["eta_seconds"], plan["moves"]) == (50, 0.5, [move])
+    said = dfsctl("balance", "status", "-o", "json").json
+    assert [one["used_share"] for one in said["nodes"]] == [0.25, None]
+    assert "moves" not in said
+    for words in (["start", "--throttle", "7", "--threshold", "3"], ["pause"], ["resume", "--throttle", "7"]):
+        assert dfsctl("balance", *words, "-o", "json").json["state"] == "running"
+    asked = [request for method, request, _ in coordinator.asked if method == "Control.ControlBalance"]
+    assert [(one.action, one.bytes_per_second, one.threshold_percent) for one in asked] == [
+        ("start", 7, 3),
+        ("pause", 0, 0),
+        ("resume", 7, 0),
+    ]
+    assert "d2" in dfsctl("balance", "status").text
+    assert "00" * 16 in dfsctl("balance", "plan").text
+    assert dfsctl("balance", "start", "--threshold", "0").code == 2

@@ -37,12 +37,12 @@ def next_leader(leader: Coordinator, nodes: Datanodes) -> TrimDuty:
     for node in nodes.nodes.values():
         if node.reachable:
             leader.beat(node.node_id)
-    return TrimDuty(leader.desk, leader.soft, nodes, leader.soft.epoch())
+    return TrimDuty(leader.desk, leader.soft, nodes, leader.clock, leader.soft.epoch())
 
 
 @pytest.fixture
 def duty(leader: Coordinator, nodes: Datanodes) -> TrimDuty:
-    return TrimDuty(leader.desk, leader.soft, nodes, leader.soft.epoch())
+    return TrimDuty(leader.desk, leader.soft, nodes, leader.clock, leader.soft.epoch())
 
 
 def store(leader: Coordinator, nodes: Datanodes, path: bytes, *on: str) -> bytes:

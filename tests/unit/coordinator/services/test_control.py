@@ -46,6 +46,7 @@ class Served:
             nodes=NodeDesk(leader.gateway, leader.soft),
             tokens=TokenDesk(leader.gateway, system_random),
             durability=anything,
+            balancing=anything,
             repair_status=a.RepairStatus,
             alarms=list,
         )

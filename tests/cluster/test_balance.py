@@ -1,0 +1,98 @@
+"""Balancing on real processes: a new datanode gets its share, whoever leads, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from quorumfs import Client
+from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
+from tests.support.commands import Dfsctl
+
+pytestmark = pytest.mark.cluster
+
+CHUNK_BYTES = 1 << 20
+FILES, CHUNKS = 4, 8
+ROOM_BYTES = 600 * CHUNK_BYTES
+PATIENCE_SECONDS = 120.0
+
+cluster = cluster_fixture(
+    datanodes=4,
+    settings={"data.chunk_size_bytes": CHUNK_BYTES, "data.inline_bytes_max": 0},
+)
+
+
+def files_on(cluster: LocalCluster, node_id: str) -> set[str]:
+    """The chunks whose files lie on a node."""
+    directory = cluster.layout.data_directory(cluster.layout.node(node_id))
+    return {one.name for one in directory.rglob("chunks/??/*") if "." not in one.name}
+
+
+def counts(cluster: LocalCluster) -> dict[str, int]:
+    return {node.node_id: len(files_on(cluster, node.node_id)) for node in cluster.layout.datanodes}
+
+
+def small(cluster: LocalCluster) -> None:
+    """The machine's disk is large, and a megabyte more or less no difference: most of it is reserved."""
+    for node in cluster.layout.datanodes:
+        path = Path(cluster.layout.process(node, "node").config)
+        room = os.statvfs(path.parent)
+        reserve = room.f_bavail * room.f_frsize - ROOM_BYTES
+        cluster.stop(node.node_id)
+        path.write_text(f"{path.read_text()}\n[storage]\nreserve_bytes = {reserve}\n")
+        cluster.start_node(node.node_id)
+    cluster.wait_ready()
+
+
+def settled(cluster: LocalCluster, fs: Client, path: str) -> bool:
+    """Three live replicas of each chunk, and each has its file."""
+    return all(
+        len(one.replicas) == 3
+        and all(
+            place.state == "live" and one.chunk in files_on(cluster, place.node_id) for place in one.replicas
+        )
+        for one in fs.locate(path)
+    )
+
+
+def test_a_node_without_data_gets_its_share_though_leaders_die(
+    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl
+) -> None:
+    small(cluster)
+    spare = cluster.layout.datanodes[-1].node_id
+    assert dfsctl("node", "drain", spare).code == 0
+    content = {f"/f{k}": os.urandom(CHUNKS * CHUNK_BYTES) for k in range(FILES)}
+    for path, body in content.items():
+        fs.write_bytes(path, body)
+    assert counts(cluster)[spare] == 0
+    assert dfsctl("node", "undrain", spare).code == 0
+    before = counts(cluster)
+
+    def begun() -> bool:
+        """Whether some have arrived; it ends by itself when heartbeats have not told of all the files yet."""
+        told = dfsctl(
+            "balance", "start", "--threshold", "1", "--throttle", str(3 * CHUNK_BYTES), "-o", "json"
+        ).json
+        assert (told["state"], told["bytes_per_second"]) == ("running", 3 * CHUNK_BYTES)
+        return counts(cluster)[spare] >= 2
+
+    wait_for(begun, PATIENCE_SECONDS, "some have arrived")
+    dead = cluster.kill_leader()
+    wait_for(lambda: dfsctl("balance", "pause", "-o", "json").code == 0, PATIENCE_SECONDS, "it pauses")
+    assert dfsctl("balance", "status", "-o", "json").json["state"] == "paused"
+    assert dfsctl("balance", "resume", "--throttle", str(64 * CHUNK_BYTES)).code == 0
+    wait_for(
+        lambda: dfsctl("balance", "status", "-o", "json").json["state"] == "off", PATIENCE_SECONDS, "it ends"
+    )
+    wait_for(lambda: all(settled(cluster, fs, path) for path in content), PATIENCE_SECONDS, "all is settled")
+    after = counts(cluster)
+    assert sum(after.values()) == sum(before.values()) == 3 * FILES * CHUNKS
+    assert max(after.values()) - min(after.values()) < max(before.values()) - min(before.values())
+    assert after[spare] >= FILES
+    for path, body in content.items():
+        assert fs.read_bytes(path) == body
+    assert dfsctl("balance", "plan", "-o", "json").json["moves"] == []
+    assert dfsctl("balance", "pause").code == 4
+    cluster.start_node(dead)
