@@ -175,8 +175,12 @@ def differences(
     believe: bool,
     trimmed_since: Callable[[str, float], bool],
 ) -> Differences:
-    """What the metadata has to learn from `reports`, what is doubtful, and what came too early."""
+    """What the metadata has to learn from `reports`, what is doubtful, and what came too early.
+
+    Of several about one replica the last counts: it was deleted, say, and sealed anew.
+    """
     found = Differences()
+    reports = {(one.node_id, one.chunk): one for one in reports}.values()
     chunks = queries.chunk_rows(tx, {one.chunk for one in reports if len(one.chunk) == ID_BYTES})
     for report in reports:
         chunk = chunks.get(report.chunk)

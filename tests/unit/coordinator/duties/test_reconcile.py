@@ -98,6 +98,18 @@ def test_a_chunk_under_way_is_left_alone_until_it_is_handed_in(leader: Coordinat
     assert len(leader.consensus.proposed) == 1
 
 
+@pytest.mark.parametrize("last", [LIVE, MISSING])
+def test_of_several_reports_about_one_replica_the_last_counts(
+    leader: Coordinator, duty: Reconcile, last: t.ReplicaState.ValueType
+) -> None:
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    told = [report(chunk, MISSING), sealed(chunk, "d1")]
+    for one in told if last == LIVE else reversed(told):
+        leader.beat("d1", delta=[one])
+    duty.work()
+    assert leader.replicas(chunk)["d1"] == ("live" if last == LIVE else "missing")
+
+
 def test_a_report_of_an_aborted_upload_is_forgotten(leader: Coordinator, duty: Reconcile) -> None:
     upload = leader.opened(b"/x")
     made = leader.allocated(upload, 5, nodes=("d1", "d2", "d3"))
