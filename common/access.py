@@ -74,6 +74,8 @@ RPC_ROLES: Mapping[str, Role] = {
     _CONTROL + "ForgetNode": Role.OPERATOR,
     _CONTROL + "ExamineNode": Role.OPERATOR,
     _CONTROL + "ReserveAbsence": Role.OPERATOR,
+    _CONTROL + "RunRepair": Role.OPERATOR,
+    _CONTROL + "ControlScrub": Role.OPERATOR,
     _CONTROL + "RunGc": Role.OPERATOR,
     _CONTROL + "ControlGc": Role.OPERATOR,
     _CONTROL + "RestoreQuarantined": Role.OPERATOR,

@@ -73,7 +73,7 @@ from coordinator.services.tokens import TokenDesk
 from coordinator.soft_state import SoftState
 from quorumfs import __version__, limits
 from quorumfs.clock import Clock, SystemClock
-from quorumfs.errors import UnavailableError
+from quorumfs.errors import BusyError, UnavailableError
 from quorumfs.mint import system_random
 from quorumfs.rpc.channels import Channels
 from quorumfs.rpc.trust import TrustedChannels, read_secret
@@ -344,6 +344,15 @@ class CoordinatorNode:
             return leading.control(name, action)
         return self._workers.control(name, action)
 
+    def repair_now(self) -> None:
+        """Raises BusyError when this member does not lead, or has only just begun to."""
+        repair = self._repair
+        leading = self._tenure.duties if self._tenure is not None else None
+        if repair is None or leading is None:
+            raise BusyError("this coordinator has only just begun to lead, or leads no more")
+        repair.hurry()
+        leading.wake(repair.name)
+
     def repair_status(self) -> a.RepairStatus:
         repair = self._repair
         if repair is None:
@@ -407,6 +416,7 @@ class CoordinatorNode:
             durability=DurabilityDesk(gateway, soft, self._holders, self._clock),
             balancing=BalanceDesk(gateway, soft, lambda: self._balance if soft.leading else None),
             repair_status=self.repair_status,
+            repair_now=self.repair_now,
             alarms=self._face.alarms,
         )
         members = MembershipService(gateway, soft, own, config.membership.heartbeat_seconds, self._tokens)

@@ -24,7 +24,7 @@ from common.token_book import KeepTokens, TokenBook, ask_in_turn
 from common.workers import Worker, Workers
 from datanode.duties.commands import Commands, Hands, LaneDuty, Outcomes
 from datanode.duties.content import Content
-from datanode.duties.upkeep import MeasureDuty, PurgeDuty, ScrubDuty, SettleDuty, VerifyDuty
+from datanode.duties.upkeep import MeasureDuty, PurgeDuty, ScrubDuty, ScrubFigures, SettleDuty, VerifyDuty
 from datanode.metrics import DatanodeMetrics
 from datanode.services.chunks import ChunksService
 from datanode.services.face import DRAIN_SECONDS_DEFAULT, DatanodeFace, Drain, Labels
@@ -46,7 +46,7 @@ from quorumfs.clock import SystemClock
 from quorumfs.rpc.channels import Channels
 from quorumfs.rpc.status import from_rpc
 from quorumfs.rpc.trust import read_secret
-from quorumfs.v1 import membership_pb2, membership_pb2_grpc
+from quorumfs.v1 import admin_pb2, membership_pb2, membership_pb2_grpc
 from quorumfs.v1.types_pb2 import NODE_ROLE_DATANODE, TokenInfo
 
 STOP_SECONDS = 2.0
@@ -157,6 +157,7 @@ class Datanode:
             security_mode=config.security.mode,
             warnings=credentials.warnings(config),
             started_at=self._started_at,
+            scrub=lambda: scrub_status(scrub.figures()),
         )
         chunks = ChunksService(
             config.node.id,
@@ -288,3 +289,14 @@ class Datanode:
             read_secret(self._config.cluster.secret_file)
         else:
             _log.warning("secret.missing", file=str(self._config.cluster.secret_file))
+
+
+def scrub_status(figures: ScrubFigures) -> admin_pb2.ScrubStatus:
+    return admin_pb2.ScrubStatus(
+        stopped=figures.stopped,
+        round=figures.round,
+        progress=figures.progress,
+        bytes=figures.bytes,
+        corrupt=figures.corrupt,
+        bytes_per_second=figures.bytes_per_second,
+    )

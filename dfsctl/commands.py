@@ -76,7 +76,19 @@ dfsctl = Group(
         "repair": Group(
             "repair",
             help="The making of replicas that are lacking.",
-            table={"status": Entry("dfsctl.duties:repair_status", "How much is being made, and waits.")},
+            table={
+                "status": Entry("dfsctl.duties:repair_status", "How much is being made, and waits."),
+                "now": Entry("dfsctl.duties:repair_now", "Look anew, and try again what failed, at once."),
+            },
+        ),
+        "scrub": Group(
+            "scrub",
+            help="The reading and verifying of everything that datanodes hold.",
+            table={
+                "status": Entry("dfsctl.scrub:status", "How far each datanode is."),
+                "start": Entry("dfsctl.scrub:start", "Read on, at a pace of your own."),
+                "stop": Entry("dfsctl.scrub:stop", "Read nothing until it is started."),
+            },
         ),
         "fsck": Entry("dfsctl.fsck:fsck", "The metadata against what the datanodes have, both ways."),
         "balance": Group(

@@ -1,4 +1,4 @@
-"""What the leader does by itself, as it tells it: `repair status`."""
+"""What the leader does by itself, as it tells it: `repair status`; and having it done at once: `repair now`."""
 
 from __future__ import annotations
 
@@ -14,4 +14,15 @@ def repair_status() -> None:
     given = settings()
     with given.coordinator() as coordinator:
         data = views.repair(coordinator.control("Control.GetRepair", admin_pb2.GetRepairRequest()))
+    show(given, data, lambda: pairs(data.items()))
+
+
+@command("now")
+def repair_now() -> None:
+    """Look anew for what lacks replicas, and try again what rests after a failure."""
+    given = settings()
+    with given.coordinator() as coordinator:
+        # Said twice it is the same: it may be sent again.
+        answer = coordinator.control("Control.RunRepair", admin_pb2.RunRepairRequest(), repeatable=True)
+        data = views.repair(answer)
     show(given, data, lambda: pairs(data.items()))

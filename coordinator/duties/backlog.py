@@ -65,6 +65,10 @@ class Backlog:
         self._drop({*listed} - {one.chunk for one in found})
         return found
 
+    def look_anew(self) -> None:
+        """The next page begins with a survey."""
+        self._due = self._clock.monotonic()
+
     def _survey(self, tx: sqlite3.Connection, gone: frozenset[str | LostDisk], apart: Apart) -> None:
         began = self._clock.monotonic()
         unchanged = (gone, apart) == (self._gone, self._apart)

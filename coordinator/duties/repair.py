@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,6 +93,10 @@ class Rests:
         """It was copied."""
         self._rests.pop(chunk, None)
 
+    def clear(self) -> None:
+        """All are tried again; how often they failed is forgotten."""
+        self._rests.clear()
+
     def rests(self, chunk: bytes) -> bool:
         return self._rests.get(chunk, (0, 0.0))[1] > self._clock.monotonic()
 
@@ -119,9 +124,18 @@ class Repair:
         self._rests = Rests(clock, chance)
         self._made: list[e.ReplicaUpdate] = []
         self._lengths: dict[bytes, int] = {}
+        self._hurried = threading.Event()
         self.figures = Figures()
 
+    def hurry(self) -> None:
+        """Look anew with the next round, and try again what waits after a failure. Any thread."""
+        self._hurried.set()
+
     def work(self) -> str:
+        if self._hurried.is_set():
+            self._hurried.clear()
+            self._rests.clear()
+            self._backlog.look_anew()
         self._take_outcomes()
         self._write_made()
         candidates, gone = self._soft.candidates(), self._soft.gone()

@@ -60,6 +60,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         durability: DurabilityDesk,
         balancing: BalanceDesk,
         repair_status: Callable[[], a.RepairStatus],
+        repair_now: Callable[[], None],
         alarms: Callable[[], Sequence[a.Alarm]],
     ) -> None:
         self._gateway = gateway
@@ -75,6 +76,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._absences = Absences(gateway, soft, own, clock)
         self._balancing = balancing
         self._repair_status = repair_status
+        self._repair_now = repair_now
         self._alarms = alarms
 
     # Questions
@@ -195,6 +197,17 @@ class ControlService(admin_pb2_grpc.ControlServicer):
             return a.ActionResponse(code=refusal.code, error=refusal)
         _log.info("control.done", detail=detail)
         return a.ActionResponse(code=t.ERROR_CODE_OK, detail=detail)
+
+    async def RunRepair(self, request: a.RunRepairRequest, context: Any) -> a.RepairStatus:  # noqa: N802
+        try:
+            self._gateway.require_leadership()
+            self._repair_now()
+        except QuorumFSError as error:
+            return a.RepairStatus(error=to_detail(error))
+        return self._repair_status()
+
+    async def ControlScrub(self, request: a.ControlScrubRequest, context: Any) -> a.ActionResponse:  # noqa: N802
+        return await self._act(self._nodes.scrub(request))
 
     async def ChangeMember(self, request: a.ChangeMemberRequest, context: Any) -> a.ActionResponse:  # noqa: N802
         return await self._act(self._members.change(request.action, request.member))

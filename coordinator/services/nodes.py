@@ -18,9 +18,10 @@ from coordinator.metadata.queries import Apart, DamagedChunk, Gone, Held
 from coordinator.services.gateway import Gateway
 from coordinator.soft.apart import apart
 from coordinator.soft_state import SoftState, node_table
-from quorumfs.errors import InvalidArgumentError, NotFoundError, SafetyGuardError, make
+from quorumfs.errors import InvalidArgumentError, NotFoundError, SafetyGuardError, UnavailableError, make
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 MAINTENANCE_SECONDS_MAX = 30 * 86_400.0
@@ -141,6 +142,27 @@ class NodeDesk:
             cause="; ".join(reasons),
             next="wait for repair (dfsctl repair status), or --force if the node is gone for good",
         )
+
+    async def scrub(self, request: a.ControlScrubRequest) -> str:
+        """Order datanodes to stop scrubbing, or to go on at a pace. Raises NotFoundError, UnavailableError."""
+        self._gateway.require_leadership()
+        there = self._soft.candidates()
+        unknown = sorted(set(request.node_ids) - there.keys())
+        if unknown:
+            raise NotFoundError(f"no datanode {unknown[0]!r} is registered", next="dfsctl node ls")
+        wanted = sorted(request.node_ids or there)
+        heard = [one for one in wanted if self._soft.recently_heard(one)]
+        if not heard:
+            raise UnavailableError(f"none of {', '.join(wanted) or 'the datanodes'} is heard now")
+        self._soft.take_done(("scrub",))  # what came of earlier orders is of no interest
+        what = b"stop" if request.stop else b"%d" % request.bytes_per_second
+        for node_id in heard:
+            order = m.ScrubCommand(stop=request.stop, bytes_per_second=request.bytes_per_second)
+            self._soft.order(node_id, "scrub", m.Command(scrub=order), what)
+        silent = [one for one in wanted if one not in heard]
+        verb = "stop scrubbing" if request.stop else "scrub"
+        told = f"told to {verb}: {', '.join(heard)}"
+        return f"{told}; not heard, and not told: {', '.join(silent)}" if silent else told
 
     async def decommissions(self, request: a.GetDecommissionRequest) -> a.Decommissions:
         """How far nodes are that leave, and what keeps them. Raises NotFoundError for one that is not registered."""

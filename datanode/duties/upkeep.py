@@ -5,6 +5,7 @@ leaders, remove what has been in quarantine for long enough.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from common import log
 from datanode.store.chunks import ChunkStore
@@ -21,6 +22,18 @@ SETTLE_SECONDS = 10.0  # of commits heard may be forgotten in a crash
 PURGE_SECONDS = 30.0
 PURGES_PER_UNIT = 1000
 _log = log.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubFigures:
+    """`progress` of the round, 0 to 1: ids are random, so the last one read says it. The rest: of this round."""
+
+    stopped: bool
+    round: int
+    progress: float
+    bytes: int
+    corrupt: int
+    bytes_per_second: float
 
 
 class ScrubDuty:
@@ -52,6 +65,18 @@ class ScrubDuty:
         """Stop, or go on at a pace of one's own choice (0: the configured one)."""
         self._asked = 0 if stop else (bytes_per_second or None)
         self.wake()
+
+    def figures(self) -> ScrubFigures:
+        """Where the walk is. Any thread."""
+        position = self._scrubber.position
+        return ScrubFigures(
+            stopped=self._asked == 0,
+            round=position.round,
+            progress=int(position.cursor[:8], 16) / 2**32 if position.cursor else 0.0,
+            bytes=position.bytes,
+            corrupt=position.corrupt,
+            bytes_per_second=0.0 if self._asked == 0 else self._pace(),
+        )
 
     def work(self) -> str:
         if self._asked == 0:

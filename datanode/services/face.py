@@ -129,6 +129,7 @@ class DatanodeFace:
     security_mode: str
     warnings: Sequence[str]
     started_at: float
+    scrub: Callable[[], pb.ScrubStatus]
 
     def status(self) -> pb.NodeStatus:
         history, term = self.fence.epoch
@@ -144,6 +145,7 @@ class DatanodeFace:
             security_mode=self.security_mode,
             last_heartbeat_age_seconds=self.cluster.heartbeat_age_seconds(),
             pid=os.getpid(),
+            scrub=self.scrub(),
         )
 
     def health(self) -> pb.HealthReport:

@@ -54,6 +54,7 @@ class NodeStatus(_message.Message):
     LAST_HEARTBEAT_AGE_SECONDS_FIELD_NUMBER: _builtins.int
     ALARMS_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
+    SCRUB_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     state: _builtins.str
     """starting | waiting_for_genesis | running | draining | stopping"""
@@ -79,6 +80,10 @@ class NodeStatus(_message.Message):
 
     @_builtins.property
     def alarms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alarm]: ...
+    @_builtins.property
+    def scrub(self) -> Global___ScrubStatus:
+        """datanodes"""
+
     def __init__(
         self,
         *,
@@ -95,14 +100,57 @@ class NodeStatus(_message.Message):
         last_heartbeat_age_seconds: _builtins.float = ...,
         alarms: _abc.Iterable[Global___Alarm] | None = ...,
         pid: _builtins.int = ...,
+        scrub: Global___ScrubStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["highest_epoch", b"highest_epoch", "leader", b"leader", "load", b"load", "node", b"node", "raft", b"raft"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["highest_epoch", b"highest_epoch", "leader", b"leader", "load", b"load", "node", b"node", "raft", b"raft", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "cluster_id", b"cluster_id", "highest_commit_index", b"highest_commit_index", "highest_epoch", b"highest_epoch", "last_heartbeat_age_seconds", b"last_heartbeat_age_seconds", "leader", b"leader", "load", b"load", "node", b"node", "pid", b"pid", "raft", b"raft", "security_mode", b"security_mode", "state", b"state", "uptime_ms", b"uptime_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "cluster_id", b"cluster_id", "highest_commit_index", b"highest_commit_index", "highest_epoch", b"highest_epoch", "last_heartbeat_age_seconds", b"last_heartbeat_age_seconds", "leader", b"leader", "load", b"load", "node", b"node", "pid", b"pid", "raft", b"raft", "scrub", b"scrub", "security_mode", b"security_mode", "state", b"state", "uptime_ms", b"uptime_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015
+
+@_typing.final
+class ScrubStatus(_message.Message):
+    """The walk that reads and verifies everything a datanode holds, round after round."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STOPPED_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    CORRUPT_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    stopped: _builtins.bool
+    """by order"""
+    round: _builtins.int
+    """from 0"""
+    progress: _builtins.float
+    """of this round, 0 to 1"""
+    bytes: _builtins.int
+    """read in this round"""
+    corrupt: _builtins.int
+    """found in this round"""
+    bytes_per_second: _builtins.float
+    """the pace"""
+    def __init__(
+        self,
+        *,
+        stopped: _builtins.bool = ...,
+        round: _builtins.int = ...,
+        progress: _builtins.float = ...,
+        bytes: _builtins.int = ...,
+        corrupt: _builtins.int = ...,
+        bytes_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "bytes_per_second", b"bytes_per_second", "corrupt", b"corrupt", "progress", b"progress", "round", b"round", "stopped", b"stopped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubStatus: _TypeAlias = ScrubStatus  # noqa: Y015
 
 @_typing.final
 class Alarm(_message.Message):
@@ -1710,6 +1758,51 @@ class RepairStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RepairStatus: _TypeAlias = RepairStatus  # noqa: Y015
+
+@_typing.final
+class RunRepairRequest(_message.Message):
+    """Look anew at once, and try again what waits after a failure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunRepairRequest: _TypeAlias = RunRepairRequest  # noqa: Y015
+
+@_typing.final
+class ControlScrubRequest(_message.Message):
+    """To these datanodes, all of them when none is named; a node that starts anew goes by its configuration again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_IDS_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    stop: _builtins.bool
+    bytes_per_second: _builtins.int
+    @_builtins.property
+    def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        node_ids: _abc.Iterable[_builtins.str] | None = ...,
+        stop: _builtins.bool = ...,
+        bytes_per_second: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "node_ids", b"node_ids", "stop", b"stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ControlScrubRequest: _TypeAlias = ControlScrubRequest  # noqa: Y015
 
 @_typing.final
 class GetDurabilityRequest(_message.Message):

@@ -663,6 +663,16 @@ class ControlStub:
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.GetRepairRequest.SerializeToString,
                 response_deserializer=quorumfs_dot_v1_dot_admin__pb2.RepairStatus.FromString,
                 _registered_method=True)
+        self.RunRepair = channel.unary_unary(
+                '/quorumfs.v1.Control/RunRepair',
+                request_serializer=quorumfs_dot_v1_dot_admin__pb2.RunRepairRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_admin__pb2.RepairStatus.FromString,
+                _registered_method=True)
+        self.ControlScrub = channel.unary_unary(
+                '/quorumfs.v1.Control/ControlScrub',
+                request_serializer=quorumfs_dot_v1_dot_admin__pb2.ControlScrubRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_admin__pb2.ActionResponse.FromString,
+                _registered_method=True)
         self.GetDurability = channel.unary_unary(
                 '/quorumfs.v1.Control/GetDurability',
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.GetDurabilityRequest.SerializeToString,
@@ -795,6 +805,18 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunRepair(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ControlScrub(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDurability(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -913,6 +935,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.GetRepair,
                     request_deserializer=quorumfs_dot_v1_dot_admin__pb2.GetRepairRequest.FromString,
                     response_serializer=quorumfs_dot_v1_dot_admin__pb2.RepairStatus.SerializeToString,
+            ),
+            'RunRepair': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunRepair,
+                    request_deserializer=quorumfs_dot_v1_dot_admin__pb2.RunRepairRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_admin__pb2.RepairStatus.SerializeToString,
+            ),
+            'ControlScrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.ControlScrub,
+                    request_deserializer=quorumfs_dot_v1_dot_admin__pb2.ControlScrubRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_admin__pb2.ActionResponse.SerializeToString,
             ),
             'GetDurability': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDurability,
@@ -1378,6 +1410,60 @@ class Control:
             '/quorumfs.v1.Control/GetRepair',
             quorumfs_dot_v1_dot_admin__pb2.GetRepairRequest.SerializeToString,
             quorumfs_dot_v1_dot_admin__pb2.RepairStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunRepair(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorumfs.v1.Control/RunRepair',
+            quorumfs_dot_v1_dot_admin__pb2.RunRepairRequest.SerializeToString,
+            quorumfs_dot_v1_dot_admin__pb2.RepairStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ControlScrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/quorumfs.v1.Control/ControlScrub',
+            quorumfs_dot_v1_dot_admin__pb2.ControlScrubRequest.SerializeToString,
+            quorumfs_dot_v1_dot_admin__pb2.ActionResponse.FromString,
             options,
             channel_credentials,
             insecure,

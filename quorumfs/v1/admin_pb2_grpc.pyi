@@ -178,6 +178,8 @@ class ControlStub:
     ListCandidates: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListCandidatesRequest, _admin_pb2.Candidates]
     RestoreQuarantined: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RestoreQuarantinedRequest, _admin_pb2.ActionResponse]
     GetRepair: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetRepairRequest, _admin_pb2.RepairStatus]
+    RunRepair: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RunRepairRequest, _admin_pb2.RepairStatus]
+    ControlScrub: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ControlScrubRequest, _admin_pb2.ActionResponse]
     GetDurability: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetDurabilityRequest, _admin_pb2.Durability]
     ExamineNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExamineNodeRequest, _admin_pb2.NodeExamination]
     GetBalance: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetBalanceRequest, _admin_pb2.BalanceStatus]
@@ -206,6 +208,8 @@ class ControlAsyncStub(ControlStub):
     ListCandidates: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListCandidatesRequest, _admin_pb2.Candidates]  # type: ignore[assignment]
     RestoreQuarantined: _aio.UnaryUnaryMultiCallable[_admin_pb2.RestoreQuarantinedRequest, _admin_pb2.ActionResponse]  # type: ignore[assignment]
     GetRepair: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetRepairRequest, _admin_pb2.RepairStatus]  # type: ignore[assignment]
+    RunRepair: _aio.UnaryUnaryMultiCallable[_admin_pb2.RunRepairRequest, _admin_pb2.RepairStatus]  # type: ignore[assignment]
+    ControlScrub: _aio.UnaryUnaryMultiCallable[_admin_pb2.ControlScrubRequest, _admin_pb2.ActionResponse]  # type: ignore[assignment]
     GetDurability: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetDurabilityRequest, _admin_pb2.Durability]  # type: ignore[assignment]
     ExamineNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExamineNodeRequest, _admin_pb2.NodeExamination]  # type: ignore[assignment]
     GetBalance: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetBalanceRequest, _admin_pb2.BalanceStatus]  # type: ignore[assignment]
@@ -327,6 +331,20 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetRepairRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.RepairStatus, _abc.Awaitable[_admin_pb2.RepairStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def RunRepair(
+        self,
+        request: _admin_pb2.RunRepairRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.RepairStatus, _abc.Awaitable[_admin_pb2.RepairStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def ControlScrub(
+        self,
+        request: _admin_pb2.ControlScrubRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ActionResponse, _abc.Awaitable[_admin_pb2.ActionResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetDurability(

@@ -6,6 +6,7 @@ import json
 import os
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ CHUNK_BYTES = 256 << 10
 PATIENCE_SECONDS = 60.0
 
 cluster = cluster_fixture(
-    settings={"data.chunk_size_bytes": CHUNK_BYTES, "data.inline_bytes_max": 0, "repair.parallel": 2},
+    settings={"data.chunk_size_bytes": CHUNK_BYTES, "data.inline_bytes_max": 0, "scrub.period_seconds": 2},
     labels={"zone": ("a", "b", "c")},
 )
 
@@ -60,6 +61,43 @@ def test_what_somebody_removed_is_found_and_made_anew(
     assert missing == {"d1": [], "d2": [location.chunk], "d3": []}
     wait_for(lambda: bool(files_of(cluster, "d2", location.chunk)), PATIENCE_SECONDS, "it was made anew")
     wait_for(well, PATIENCE_SECONDS, "and counts again")
+
+
+def test_datanodes_scrub_as_fast_as_they_are_told_and_find_what_is_damaged(
+    cluster: LocalCluster, fs: Client, control: Dfsctl
+) -> None:
+    def scrubs() -> dict[str, dict[str, Any]]:
+        return {one["node_id"]: one for one in control("scrub", "status", "-o", "json").json}
+
+    fs.write_bytes("/scrubbed", os.urandom(CHUNK_BYTES))
+    (location,) = fs.locate("/scrubbed")
+    holder = location.replicas[0].node_id
+    assert {one["state"] for one in scrubs().values()} == {"running"}
+    control.well("scrub", "stop")
+    wait_for(
+        lambda: {one["state"] for one in scrubs().values()} == {"stopped"},
+        PATIENCE_SECONDS,
+        "all have stopped",
+    )
+    (file,) = files_of(cluster, holder, location.chunk)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    before = scrubs()[holder]
+    control.well("scrub", "start", holder, "--rate", str(1 << 30))
+    wait_for(
+        lambda: scrubs()[holder]["round"] > before["round"] + 1 or scrubs()[holder]["corrupt"] > 0,
+        PATIENCE_SECONDS,
+        "it has read everything",
+    )
+    assert scrubs()[holder]["bytes_per_second"] == float(1 << 30)
+    wait_for(
+        lambda: control("verify", "/scrubbed").code == 0 and len(fs.locate("/scrubbed")[0].replicas) >= 3,
+        PATIENCE_SECONDS,
+        "what was damaged is made anew",
+    )
+    control.well("repair", "now")
+    control.well("scrub", "start")
 
 
 def test_every_agent_has_the_durability_report(cluster: LocalCluster, control: Dfsctl) -> None:

@@ -370,6 +370,51 @@ def test_repair_and_gc_tell_where_they_stand(dfsctl: Dfsctl, coordinator: Any) -
     )
 
 
+def test_repair_is_hurried(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.RunRepair"] = admin_pb2.RepairStatus(pending=3)
+    assert dfsctl("repair", "now", "-o", "json").json["pending"] == 3
+    assert coordinator.asked[-1][2]["repeatable"] is True
+
+
+def test_the_scrubbers_tell_how_far_they_are(dfsctl: Dfsctl, coordinator: Any) -> None:
+    told = admin_pb2.ScrubStatus(round=2, progress=0.25, bytes=7, corrupt=1, bytes_per_second=4.0)
+    coordinator.answers = {
+        "Membership.GetCluster": VIEW,
+        "Admin.GetStatus": admin_pb2.NodeStatus(scrub=told),
+    }
+    assert dfsctl("scrub", "status", "-o", "json").json == [
+        {
+            "node_id": "d1",
+            "state": "running",
+            "round": 2,
+            "progress": 0.25,
+            "size_bytes": 7,
+            "corrupt": 1,
+            "bytes_per_second": 4.0,
+            "error": None,
+        }
+    ]
+    assert coordinator.asked[-1][2]["address"] == "d1:1"
+    assert "25 %" in dfsctl("scrub", "status", "d1").text
+    assert dfsctl("scrub", "status", "c1").code == 3
+    coordinator.answers["Admin.GetStatus"] = UnavailableError("d1 is silent")
+    (silent,) = dfsctl("scrub", "status", "-o", "json").json
+    assert (silent["state"], silent["round"], "silent" in silent["error"]) == ("unknown", None, True)
+
+
+def test_scrubbing_is_started_and_stopped(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.ControlScrub"] = admin_pb2.ActionResponse(detail="told to scrub: d1")
+    assert dfsctl("scrub", "start", "--rate", "9", "d1", "-o", "json").json == {
+        "action": "start",
+        "detail": "told to scrub: d1",
+    }
+    request = coordinator.asked[-1][1]
+    assert (list(request.node_ids), request.bytes_per_second, request.stop) == (["d1"], 9, False)
+    assert dfsctl("scrub", "stop").code == 0
+    assert coordinator.asked[-1][1].stop
+    assert dfsctl("scrub", "start", "--rate", "0").code == 2
+
+
 def test_a_dry_run_of_the_collection_is_waited_for(dfsctl: Dfsctl, coordinator: Any) -> None:
     running = admin_pb2.GcReport(outcome="running", ticket=7)
     done = admin_pb2.GcReport(outcome="done", dry_run=True, would_condemn=[bytes(16)], ticket=7)

@@ -127,6 +127,18 @@ def test_a_full_destination_says_nothing_against_the_source(leader: Coordinator,
     assert leader.beat(order.source) == []
 
 
+def test_what_rests_is_tried_again_at_once_when_somebody_says_so(leader: Coordinator, duty: Repair) -> None:
+    leader.store(b"/x", "d1", "d2")
+    duty.work()
+    (order,) = leader.soft.running("replicate")
+    finish(leader, order.node_id, m.Command(id=order.id), t.ERROR_CODE_UNAVAILABLE)
+    duty.work()
+    assert leader.soft.running("replicate") == []
+    duty.hurry()
+    duty.work()
+    assert len(leader.soft.running("replicate")) == 1
+
+
 def test_each_failure_makes_the_rest_longer(leader: Coordinator, duty: Repair) -> None:
     leader.store(b"/x", "d1", "d2")
     waited = []

@@ -27,6 +27,7 @@ class Served:
     def __init__(self, leader: Coordinator) -> None:
         self.leader = leader
         anything: Any = None
+        self.hurried: list[bool] = []
         self.service = ControlService(
             leader.gateway,
             leader.soft,
@@ -48,6 +49,7 @@ class Served:
             durability=anything,
             balancing=anything,
             repair_status=a.RepairStatus,
+            repair_now=lambda: self.hurried.append(True),
             alarms=list,
         )
 
@@ -259,6 +261,30 @@ def test_repair_is_the_leaders_to_tell(leader: Coordinator, served: Served) -> N
     assert not leader.run(lambda: served.service.GetRepair(ask, CALL)).HasField("error")
     leader.consensus.depose("c2")
     assert leader.run(lambda: served.service.GetRepair(ask, CALL)).error.code == Code.NOT_LEADER
+
+
+def test_repair_is_hurried_by_the_leader_alone(leader: Coordinator, served: Served) -> None:
+    ask = a.RunRepairRequest()
+    assert not leader.run(lambda: served.service.RunRepair(ask, CALL)).HasField("error")
+    leader.consensus.depose("c2")
+    assert leader.run(lambda: served.service.RunRepair(ask, CALL)).error.code == Code.NOT_LEADER
+    assert served.hurried == [True]
+
+
+def test_datanodes_are_told_to_scrub_and_to_stop(leader: Coordinator, served: Served) -> None:
+    def say(*node_ids: str, **fields: Any) -> a.ActionResponse:
+        request = a.ControlScrubRequest(node_ids=node_ids, **fields)
+        return leader.run(lambda: served.service.ControlScrub(request, CALL))
+
+    assert say("d1", bytes_per_second=7).code == Code.OK
+    assert say("d1", stop=True).code == Code.OK
+    orders = [one.scrub for one in leader.beat("d1")]
+    assert [(one.stop, one.bytes_per_second) for one in orders] == [(False, 7), (True, 0)]
+    silence(leader, "d1")
+    told = say()
+    assert told.detail == "told to scrub: d2, d3, d4; not heard, and not told: d1"
+    assert say("d1").code == Code.UNAVAILABLE
+    assert say("d9").code == Code.NOT_FOUND
 
 
 def test_a_setting_is_an_entry(leader: Coordinator, served: Served) -> None:

@@ -143,6 +143,23 @@ def test_the_scrubber_keeps_the_pace_that_its_period_asks_for(
         assert duty.wait() == pytest.approx(pause)
 
 
+def test_the_scrubber_tells_where_it_is(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        scrub = scrubbing(store, 100, 10.0, 1000)
+        told = scrub.figures()
+        assert (told.round, told.progress, told.bytes, told.bytes_per_second) == (0, 0.0, 0, 10.0)
+        scrub.work()
+        told = scrub.figures()
+        assert (told.progress, told.bytes) == (int.from_bytes(A[:4], "big") / 2**32, len(DATA))
+        scrub.work()
+        assert (scrub.figures().round, scrub.figures().bytes) == (1, 0)
+        scrub.control(stop=True)
+        assert (scrub.figures().stopped, scrub.figures().bytes_per_second) == (True, 0.0)
+        scrub.control(stop=False, bytes_per_second=77)
+        assert (scrub.figures().stopped, scrub.figures().bytes_per_second) == (False, 77.0)
+
+
 def test_the_scrubber_puts_aside_what_is_damaged_and_stops_by_order(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
         put(store, A, DATA)
