@@ -18,6 +18,7 @@ from sidecar.agent import Agent, agent
 from sidecar.auth import Guard
 from sidecar.views import (
     cluster,
+    contract,
     control,
     duties,
     gc,
@@ -35,7 +36,21 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 WHAT_CHARACTERS_MAX = 300
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 METHODS = READ_METHODS | {"POST", "PUT", "PATCH", "DELETE"}
-VIEWS = (health, leader, status, metrics, logs, lifecycle, labels, duties, cluster, control, raft, gc)
+VIEWS = (
+    contract,
+    health,
+    leader,
+    status,
+    metrics,
+    logs,
+    lifecycle,
+    labels,
+    duties,
+    cluster,
+    control,
+    raft,
+    gc,
+)
 
 
 def create_app(served: Agent) -> Flask:

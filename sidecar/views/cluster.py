@@ -7,9 +7,10 @@ from flask import Blueprint, Response, jsonify
 from quorumfs.errors import QuorumFSError
 from quorumfs.selectors import parse
 from quorumfs.v1 import admin_pb2
-from sidecar import bodies, shapes
+from sidecar import bodies, schemas, shapes
 from sidecar.agent import agent
 from sidecar.auth import Role, require
+from sidecar.contract import Contract, describes
 from sidecar.node_link import Told
 from sidecar.views.freshness import as_of
 
@@ -17,6 +18,7 @@ views = Blueprint("cluster", __name__)
 
 
 @views.get("/v1/cluster")
+@describes(Contract({200: schemas.CLUSTER}))
 @require(Role.VIEWER)
 def cluster() -> Response:
     bodies.query(())
@@ -25,6 +27,7 @@ def cluster() -> Response:
 
 
 @views.get("/v1/cluster/nodes")
+@describes(Contract({200: schemas.NODES}, query={"selector": schemas.TEXT}))
 @require(Role.VIEWER)
 def nodes() -> Response:
     """`?selector=zone=a,!canary`; without one, or with an empty one, all nodes."""
@@ -37,6 +40,7 @@ def nodes() -> Response:
 
 
 @views.get("/v1/cluster/durability")
+@describes(Contract({200: schemas.DURABILITY}))
 @require(Role.VIEWER)
 def durability() -> Response:
     """How well all chunks are kept."""

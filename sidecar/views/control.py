@@ -11,19 +11,49 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from quorumfs.errors import InvalidArgumentError, PreconditionFailedError
 from quorumfs.v1 import admin_pb2
-from sidecar import bodies, limits, shapes
+from sidecar import bodies, limits, schemas, shapes
 from sidecar.actions import ACTIONS, ToLeader, set_node
 from sidecar.agent import agent
 from sidecar.auth import Role, require, token_of
+from sidecar.contract import Contract, describes
 from sidecar.control_plane import Caller, Meant, Outcome
 from sidecar.methods import FORGET_NODE, SET_NODE
 
 views = Blueprint("control", __name__)
 
-NODE_ACTIONS = ("drain", "undrain", "maintenance", "decommission", "forget")
+EXEC_BODY: schemas.Schema = {
+    **schemas.some(
+        selector={"type": "string", "maxLength": limits.SELECTOR_CHARACTERS_MAX},
+        nodes={
+            **schemas.many({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"}),
+            "maxItems": 1000,
+        },
+        all=schemas.TRUTH,
+        action=schemas.one_of(*ACTIONS),
+        params={"type": "object"},
+        max_unavailable={**schemas.COUNT, "maximum": limits.TARGETS_MAX},
+    ),
+    "required": ["action"],
+}
+NODE_BODY = schemas.some(
+    seconds={"type": "number", "minimum": 0, "maximum": limits.MAINTENANCE_SECONDS_MAX}, force=schemas.TRUTH
+)
+
+NODE_ACTIONS = (
+    "drain",
+    "undrain",
+    "maintenance",
+    "end_maintenance",
+    "decommission",
+    "recommission",
+    "forget",
+)
 
 
 @views.post("/v1/cluster/exec")
+@describes(
+    Contract({200: schemas.EXEC, 207: schemas.EXEC, 502: schemas.EXEC}, errors=(404, 409), body=EXEC_BODY)
+)
 @require(Role.OPERATOR)
 def execute() -> Response:
     """Body: `{"selector" | "nodes" | "all", "action", "params", "max_unavailable"}`. 207: only some did it."""
@@ -51,6 +81,7 @@ def execute() -> Response:
 
 
 @views.post("/v1/cluster/nodes/<node_id>/<action>")
+@describes(Contract({200: schemas.NODE_ACTION}, errors=(404, 409), body=NODE_BODY))
 @require(Role.OPERATOR)
 def act_on_node(node_id: str, action: str) -> Response:
     """drain, undrain, maintenance (`{"seconds"}`), decommission, forget (`{"force"}`): at the leader."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify, request
 
 from quorumfs.v1 import admin_pb2
-from sidecar import bodies, shapes
+from sidecar import bodies, schemas, shapes
 from sidecar.actions import DUTY_ACTIONS
 from sidecar.agent import agent
 from sidecar.auth import Role, require, token_of
+from sidecar.contract import Contract, describes
 from sidecar.methods import CONTROL_DUTY, LIST_DUTIES
 
 views = Blueprint("duties", __name__)
 
+DUTY_BODY = schemas.obj(action=schemas.one_of(*DUTY_ACTIONS))
+
 
 @views.get("/v1/duties")
+@describes(Contract({200: schemas.DUTIES}))
 @require(Role.VIEWER)
 def duties() -> Response:
     bodies.query(())
@@ -26,6 +30,7 @@ def duties() -> Response:
 
 
 @views.post("/v1/duties/<name>")
+@describes(Contract({200: schemas.DUTY}, errors=(404,), body=DUTY_BODY))
 @require(Role.OPERATOR)
 def control_duty(name: str) -> Response:
     """Body: `{"action": "run" | "pause" | "resume"}`."""

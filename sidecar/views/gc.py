@@ -6,16 +6,21 @@ from flask import Blueprint, Response, jsonify, request
 
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import admin_pb2
-from sidecar import bodies, shapes
+from sidecar import bodies, schemas, shapes
 from sidecar.agent import agent
 from sidecar.auth import Role, require, token_of
+from sidecar.contract import Contract, describes
 from sidecar.methods import CONTROL_GC, EXPLAIN_CHUNK, RUN_GC
 from sidecar.views.freshness import as_of
 
 views = Blueprint("gc", __name__)
 
+PAUSE_BODY = schemas.obj(paused=schemas.TRUTH)
+CYCLE_BODY = schemas.some(dry_run=schemas.TRUTH, ticket={**schemas.COUNT, "maximum": bodies.NUMBER_MAX})
+
 
 @views.get("/v1/gc")
+@describes(Contract({200: schemas.GC_AS_OF}))
 @require(Role.VIEWER)
 def gc() -> Response:
     bodies.query(())
@@ -24,6 +29,7 @@ def gc() -> Response:
 
 
 @views.post("/v1/gc")
+@describes(Contract({200: schemas.GC}, body=PAUSE_BODY))
 @require(Role.OPERATOR)
 def control_gc() -> Response:
     """Body: `{"paused": true | false}`, whoever leads."""
@@ -35,6 +41,7 @@ def control_gc() -> Response:
 
 
 @views.post("/v1/gc/cycles")
+@describes(Contract({200: schemas.GC_CYCLE, 202: schemas.GC_CYCLE}, errors=(404, 409), body=CYCLE_BODY))
 @require(Role.OPERATOR)
 def run_gc() -> Response:
     """Body: `{"dry_run"}`. 202: a cycle has begun, and `ticket` names it; with `{"ticket"}` how it stands."""
@@ -51,6 +58,7 @@ def run_gc() -> Response:
 
 
 @views.get("/v1/gc/explain/<chunk>")
+@describes(Contract({200: schemas.CHUNK_STORY}, errors=(404,)))
 @require(Role.VIEWER)
 def explain(chunk: str) -> Response:
     """In what state a chunk is, what refers to it or did, who has it, what keeps it."""

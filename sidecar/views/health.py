@@ -8,26 +8,30 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from quorumfs.v1 import admin_pb2
-from sidecar import shapes
+from sidecar import schemas, shapes
 from sidecar.agent import agent
+from sidecar.contract import Contract, describes
 from sidecar.node_link import Observation
 
 views = Blueprint("health", __name__)
 
 
 @views.get("/health")
+@describes(Contract({200: schemas.HEALTH, 503: schemas.HEALTH}))
 def health() -> Response:
     seen = agent().link.observe()
     return _answer(seen, is_live(seen) and is_ready(seen))
 
 
 @views.get("/health/live")
+@describes(Contract({200: schemas.HEALTH, 503: schemas.HEALTH}))
 def live() -> Response:
     seen = agent().link.observe()
     return _answer(seen, is_live(seen))
 
 
 @views.get("/health/ready")
+@describes(Contract({200: schemas.HEALTH, 503: schemas.HEALTH}))
 def ready() -> Response:
     seen = agent().link.observe()
     return _answer(seen, is_ready(seen))

@@ -6,15 +6,24 @@ from flask import Blueprint, Response, jsonify, request
 
 from quorumfs.errors import QuorumFSError, make
 from quorumfs.v1 import admin_pb2
-from sidecar import bodies, shapes
+from sidecar import bodies, schemas, shapes
 from sidecar.agent import agent
 from sidecar.auth import Role, require, token_of
+from sidecar.contract import Contract, describes
 from sidecar.methods import GET_LABELS, SET_LABELS
 
 views = Blueprint("labels", __name__)
 
+LABELS_BODY: schemas.Schema = {
+    **schemas.some(
+        labels={"type": "object", "minProperties": 1, "additionalProperties": schemas.maybe(schemas.TEXT)}
+    ),
+    "required": ["labels"],
+}
+
 
 @views.get("/v1/labels")
+@describes(Contract({200: schemas.NODE_LABELS}))
 @require(Role.VIEWER)
 def read_labels() -> Response:
     """The node's labels; the last ones it told, with their age, while it does not answer."""
@@ -32,6 +41,7 @@ def read_labels() -> Response:
 
 
 @views.patch("/v1/labels")
+@describes(Contract({200: schemas.NODE_LABELS}, errors=(404, 409), body=LABELS_BODY))
 @require(Role.OPERATOR)
 def change_labels() -> Response:
     """Body: `{"labels": {"zone": "a", "canary": null}}`; null removes. Labels not named stay."""

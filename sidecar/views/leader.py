@@ -5,14 +5,16 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from quorumfs.errors import NoLeaderError
-from sidecar import shapes
+from sidecar import schemas, shapes
 from sidecar.agent import agent
+from sidecar.contract import Contract, describes
 from sidecar.errors import error_response
 
 views = Blueprint("leader", __name__)
 
 
 @views.get("/leader")
+@describes(Contract({200: schemas.LEADER, 503: schemas.NO_LEADER}))
 def leader() -> Response:
     served = agent()
     found = served.tracker.find()

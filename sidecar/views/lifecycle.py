@@ -6,15 +6,23 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from quorumfs.errors import make
 from quorumfs.v1 import admin_pb2
-from sidecar import bodies, limits
+from sidecar import bodies, limits, schemas
 from sidecar.agent import agent
 from sidecar.auth import Role, require, token_of
+from sidecar.contract import Contract, describes
 from sidecar.methods import SHUTDOWN
 
 views = Blueprint("lifecycle", __name__)
 
+SHUTDOWN_BODY = schemas.some(
+    mode=schemas.one_of("graceful", "fast"),
+    drain_seconds={"type": "number", "minimum": 0, "maximum": limits.DRAIN_SECONDS_MAX},
+    reason={"type": "string", "maxLength": limits.REASON_CHARACTERS_MAX},
+)
+
 
 @views.post("/shutdown")
+@describes(Contract({202: schemas.SHUTDOWN}, errors=(409,), body=SHUTDOWN_BODY))
 @require(Role.OPERATOR)
 def shutdown() -> Response:
     """202: it has begun. Body: `{"mode": "graceful" | "fast", "drain_seconds", "reason"}`, all optional."""
@@ -33,6 +41,7 @@ def shutdown() -> Response:
 
 
 @views.delete("/shutdown")
+@describes(Contract({200: schemas.SHUTDOWN}, errors=(409,), body=schemas.some()))
 @require(Role.OPERATOR)
 def cancel_shutdown() -> Response:
     """Calls a drain off. The node refuses when it is too late."""

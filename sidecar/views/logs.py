@@ -11,18 +11,34 @@ from flask import Blueprint, Response, jsonify, request
 
 from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import admin_pb2
-from sidecar import bodies, limits, shapes
+from sidecar import bodies, limits, schemas, shapes
 from sidecar.agent import Agent, agent
 from sidecar.auth import Role, require, token_of
+from sidecar.contract import Contract, describes
 from sidecar.logs import LEVELS, Entry, Filter, Follower
 from sidecar.methods import GET_LOG_LEVEL, SET_LOG_LEVEL
 
 views = Blueprint("logs", __name__)
 
 SSE, NDJSON = "text/event-stream", "application/x-ndjson"
+LOG_QUERY = {
+    "level": schemas.one_of(*LEVELS),
+    "since": schemas.TEXT,
+    "follow": schemas.one_of("0", "1", "false", "true"),
+    "grep": {"type": "string", "maxLength": limits.GREP_BYTES_MAX},
+}
+LEVEL_BODY: schemas.Schema = {
+    **schemas.some(
+        level=schemas.one_of(*LEVELS[:-1]),
+        ttl_seconds={"type": "number", "minimum": 0, "maximum": limits.LEVEL_TTL_SECONDS_MAX},
+        logger={"type": "string", "maxLength": 200},
+    ),
+    "required": ["level"],
+}
 
 
 @views.get("/logs/stream")
+@describes(Contract({200: None}, query=LOG_QUERY, media=(NDJSON, SSE)))
 @require(Role.VIEWER)
 def stream() -> Response:
     """`?level=&since=&follow=&grep=`, header Last-Event-ID. Server-sent events by Accept, else NDJSON.
@@ -56,6 +72,7 @@ def stream() -> Response:
 
 
 @views.get("/logs/level")
+@describes(Contract({200: schemas.LOG_LEVEL}, query={"logger": schemas.TEXT}))
 @require(Role.VIEWER)
 def read_level() -> Response:
     logger = bodies.query(("logger",)).get("logger", "")
@@ -64,6 +81,7 @@ def read_level() -> Response:
 
 
 @views.put("/logs/level")
+@describes(Contract({200: schemas.LOG_LEVEL}, body=LEVEL_BODY))
 @require(Role.OPERATOR)
 def change_level() -> Response:
     """Body: `{"level": "debug", "ttl_seconds": 600, "logger": ""}`; with a ttl it goes back by itself."""

@@ -8,6 +8,7 @@ from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import admin_pb2
 from sidecar.agent import agent
 from sidecar.auth import Role, require
+from sidecar.contract import Contract, describes
 from sidecar.methods import GET_METRICS
 from sidecar.metrics import CONTENT_TYPE
 
@@ -17,6 +18,7 @@ OPENMETRICS_END = b"# EOF"
 
 
 @views.get("/metrics")
+@describes(Contract({200: None}, media=("text/plain",)))
 @require(Role.METRICS)
 def metrics() -> Response:
     served = agent()

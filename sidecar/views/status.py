@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify
 
-from sidecar import shapes
+from sidecar import schemas, shapes
 from sidecar.agent import agent
 from sidecar.auth import Role, require
+from sidecar.contract import Contract, describes
 
 views = Blueprint("status", __name__)
 
 
 @views.get("/status")
+@describes(Contract({200: schemas.STATUS}))
 @require(Role.VIEWER)
 def status() -> Response:
     served = agent()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from quorumfs import Client
@@ -131,6 +132,20 @@ def test_the_collection_is_run_and_explained_from_any_agent(cluster: LocalCluste
         )
 
     wait_for(over, 30.0, "the cycle is over")
+
+
+def test_what_real_nodes_answer_is_what_the_contract_says(cluster: LocalCluster) -> None:
+    for one in cluster.nodes:
+        contract = ask(one, "/openapi.json").json
+        for path, operations in contract["paths"].items():
+            if "get" not in operations or "{" in path:
+                continue
+            answer = ask(one, path)
+            content = operations["get"]["responses"][str(answer.status)]["content"]
+            assert answer.kind in content
+            if answer.kind == "application/json":
+                schema = {**content[answer.kind]["schema"], "components": contract["components"]}
+                jsonschema_rs.validator_for(schema, validate_formats=True).validate(answer.json)
 
 
 def test_nobody_has_thrown_up_its_hands(cluster: LocalCluster) -> None:

@@ -58,7 +58,7 @@ def test_every_route_that_changes_something_requires_a_role() -> None:
         assert role >= Role.OPERATOR
 
 
-OPEN = {"/health", "/health/live", "/health/ready", "/leader"}
+OPEN = {"/health", "/health/live", "/health/ready", "/leader", "/openapi.json"}
 
 
 def test_every_other_question_wants_a_role_from_elsewhere() -> None:
