@@ -60,6 +60,7 @@ RPC_ROLES: Mapping[str, Role] = {
     _CONTROL + "GetClusterStatus": Role.ANON,
     _CONTROL + "GetRaft": Role.ANON,
     _CONTROL + "GetDecommission": Role.ANON,
+    _CONTROL + "CreateBackup": Role.ADMIN,
     _CONTROL + "GetBalance": Role.ANON,
     _CONTROL + "ControlBalance": Role.OPERATOR,
     _CONTROL + "GetDurability": Role.ANON,

@@ -55,6 +55,7 @@ from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
 from coordinator.metrics import CoordinatorMetrics, Sample
 from coordinator.services import namespace, view
+from coordinator.services.backups import Backups
 from coordinator.services.balancing import BalanceDesk
 from coordinator.services.collection import CollectionDesk
 from coordinator.services.consensus import ConsensusService
@@ -415,6 +416,7 @@ class CoordinatorNode:
             tokens=self._tokens,
             durability=DurabilityDesk(gateway, soft, self._holders, self._clock),
             balancing=BalanceDesk(gateway, soft, lambda: self._balance if soft.leading else None),
+            backups=Backups(gateway, own.info.node_id, self._directory, self._clock),
             repair_status=self.repair_status,
             repair_now=self.repair_now,
             alarms=self._face.alarms,

@@ -138,6 +138,15 @@ dfsctl = Group(
                 ),
             },
         ),
+        "backup": Group(
+            "backup",
+            help="Copies of the metadata.",
+            table={
+                "create": Entry("dfsctl.backup:create", "Copy the metadata of the running cluster."),
+                "verify": Entry("dfsctl.backup:verify", "Is a backup whole?"),
+                "restore": Entry("dfsctl.backup:restore", "Begin a new history from a backup."),
+            },
+        ),
         "config": Group(
             "config",
             help="A node's configuration file, judged by its own daemon.",

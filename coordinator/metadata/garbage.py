@@ -37,7 +37,7 @@ class Cluster:
 @dataclass(frozen=True, slots=True)
 class Counts:
     """`candidates`: orphans in their grace or past it. `unexplained`: orphans that no entry made and no operator has
-    judged, in any state. `of_another_log`: those of `held` that wait for an operator: this log never saw them."""
+    judged, in any state. `of_another_log`: those of `held` that this log never saw."""
 
     candidates: int
     condemned: int

@@ -14,6 +14,7 @@ from common import log
 from coordinator.services import view
 from coordinator.services.absences import Absences
 from coordinator.services.answers import space
+from coordinator.services.backups import Backups
 from coordinator.services.balancing import BalanceDesk
 from coordinator.services.census import Census
 from coordinator.services.collection import CollectionDesk
@@ -59,6 +60,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         tokens: TokenDesk,
         durability: DurabilityDesk,
         balancing: BalanceDesk,
+        backups: Backups,
         repair_status: Callable[[], a.RepairStatus],
         repair_now: Callable[[], None],
         alarms: Callable[[], Sequence[a.Alarm]],
@@ -75,6 +77,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._durability = durability
         self._absences = Absences(gateway, soft, own, clock)
         self._balancing = balancing
+        self._backups = backups
         self._repair_status = repair_status
         self._repair_now = repair_now
         self._alarms = alarms
@@ -237,6 +240,10 @@ class ControlService(admin_pb2_grpc.ControlServicer):
             return await self._balancing.control(request)
         except QuorumFSError as error:
             return a.BalanceStatus(error=to_detail(error))
+
+    async def CreateBackup(self, request: a.CreateBackupRequest, context: Any) -> Any:  # noqa: N802
+        async for piece in self._backups.pieces():
+            yield piece
 
     async def ControlToken(self, request: a.ControlTokenRequest, context: Any) -> a.ControlTokenResponse:  # noqa: N802
         try:

@@ -17,7 +17,7 @@ import os
 import random
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -231,6 +231,17 @@ class Coordinator:
             )
         except Refused as refused:
             raise refused.error from refused.error.__cause__
+
+    def stream(self, method: str, request: Message, deadline: float) -> Iterator[Any]:
+        """The replies of the leader to a call that streams them, such as "Control.CreateBackup". Asked once."""
+        route, address = methods.find(method), self.leader().grpc
+        call: Any = self._channels.get(address).unary_stream(
+            route.path, request_serializer=None, response_deserializer=route.reply.FromString
+        )
+        try:
+            yield from call(request.SerializeToString(), timeout=deadline, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise from_rpc(error, f"{method} at {address}", sent=False) from error
 
     def control(self, method: str, request: Message, leader: bool = True, **options: Any) -> Any:
         """`call` under the name of operators' tools: "Control.GetGc", "Admin.GetStatus", ..."""

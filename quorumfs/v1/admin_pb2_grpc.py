@@ -693,6 +693,11 @@ class ControlStub:
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.ControlBalanceRequest.SerializeToString,
                 response_deserializer=quorumfs_dot_v1_dot_admin__pb2.BalanceStatus.FromString,
                 _registered_method=True)
+        self.CreateBackup = channel.unary_stream(
+                '/quorumfs.v1.Control/CreateBackup',
+                request_serializer=quorumfs_dot_v1_dot_admin__pb2.CreateBackupRequest.SerializeToString,
+                response_deserializer=quorumfs_dot_v1_dot_admin__pb2.BackupPiece.FromString,
+                _registered_method=True)
         self.ControlToken = channel.unary_unary(
                 '/quorumfs.v1.Control/ControlToken',
                 request_serializer=quorumfs_dot_v1_dot_admin__pb2.ControlTokenRequest.SerializeToString,
@@ -841,6 +846,12 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateBackup(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ControlToken(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -965,6 +976,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ControlBalance,
                     request_deserializer=quorumfs_dot_v1_dot_admin__pb2.ControlBalanceRequest.FromString,
                     response_serializer=quorumfs_dot_v1_dot_admin__pb2.BalanceStatus.SerializeToString,
+            ),
+            'CreateBackup': grpc.unary_stream_rpc_method_handler(
+                    servicer.CreateBackup,
+                    request_deserializer=quorumfs_dot_v1_dot_admin__pb2.CreateBackupRequest.FromString,
+                    response_serializer=quorumfs_dot_v1_dot_admin__pb2.BackupPiece.SerializeToString,
             ),
             'ControlToken': grpc.unary_unary_rpc_method_handler(
                     servicer.ControlToken,
@@ -1572,6 +1588,33 @@ class Control:
             '/quorumfs.v1.Control/ControlBalance',
             quorumfs_dot_v1_dot_admin__pb2.ControlBalanceRequest.SerializeToString,
             quorumfs_dot_v1_dot_admin__pb2.BalanceStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/quorumfs.v1.Control/CreateBackup',
+            quorumfs_dot_v1_dot_admin__pb2.CreateBackupRequest.SerializeToString,
+            quorumfs_dot_v1_dot_admin__pb2.BackupPiece.FromString,
             options,
             channel_credentials,
             insecure,

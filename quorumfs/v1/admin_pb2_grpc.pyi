@@ -184,6 +184,7 @@ class ControlStub:
     ExamineNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExamineNodeRequest, _admin_pb2.NodeExamination]
     GetBalance: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetBalanceRequest, _admin_pb2.BalanceStatus]
     ControlBalance: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ControlBalanceRequest, _admin_pb2.BalanceStatus]
+    CreateBackup: _grpc.UnaryStreamMultiCallable[_admin_pb2.CreateBackupRequest, _admin_pb2.BackupPiece]
     ControlToken: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ControlTokenRequest, _admin_pb2.ControlTokenResponse]
     ListEvents: _grpc.UnaryStreamMultiCallable[_admin_pb2.ListEventsRequest, _admin_pb2.Event]
 
@@ -214,6 +215,7 @@ class ControlAsyncStub(ControlStub):
     ExamineNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExamineNodeRequest, _admin_pb2.NodeExamination]  # type: ignore[assignment]
     GetBalance: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetBalanceRequest, _admin_pb2.BalanceStatus]  # type: ignore[assignment]
     ControlBalance: _aio.UnaryUnaryMultiCallable[_admin_pb2.ControlBalanceRequest, _admin_pb2.BalanceStatus]  # type: ignore[assignment]
+    CreateBackup: _aio.UnaryStreamMultiCallable[_admin_pb2.CreateBackupRequest, _admin_pb2.BackupPiece]  # type: ignore[assignment]
     ControlToken: _aio.UnaryUnaryMultiCallable[_admin_pb2.ControlTokenRequest, _admin_pb2.ControlTokenResponse]  # type: ignore[assignment]
     ListEvents: _aio.UnaryStreamMultiCallable[_admin_pb2.ListEventsRequest, _admin_pb2.Event]  # type: ignore[assignment]
 
@@ -373,6 +375,13 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ControlBalanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.BalanceStatus, _abc.Awaitable[_admin_pb2.BalanceStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def CreateBackup(
+        self,
+        request: _admin_pb2.CreateBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.BackupPiece], _abc.AsyncIterator[_admin_pb2.BackupPiece]]: ...
 
     @_abc_1.abstractmethod
     def ControlToken(

@@ -35,6 +35,7 @@ class Served:
             anything,
             anything,
             leader.clock,
+            backups=anything,
             collection=CollectionDesk(
                 leader.gateway,
                 leader.soft,
