@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from unittest.mock import patch
 
 from hypothesis import strategies as st
@@ -23,13 +24,33 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from tests.support.datanodes import born
 from tests.support.farm import GRACE_SECONDS, INTERVAL_SECONDS, NODES, Farm
+from tests.support.local_consensus import Image
 
 PATHS = (b"/a", b"/b", b"/c")
 GRACE_MS = int(GRACE_SECONDS * 1000)
-FAR = 10**9
+
+Upload: TypeAlias = tuple[
+    bytes, n.Allocation, tuple[str, ...]
+]  # its id, what was allocated, where its bytes lie
 
 nodes = st.sampled_from(NODES)
 some_nodes = st.sampled_from((("d1", "d2"), ("d2", "d3"), NODES))
+
+
+@dataclass(frozen=True)
+class Backup:
+    """The metadata's image, the ids of its chunks, and the model as it was then."""
+
+    image: Image
+    chunks: set[bytes]
+    files: dict[bytes, bytes]
+    uploads: list[Upload]
+    garbage: dict[bytes, int]
+    held: set[bytes]
+
+
+def chunk_of(upload: Upload) -> bytes:
+    return bytes(upload[1].chunks[0].chunk)
 
 
 class Collection(RuleBasedStateMachine):
@@ -55,11 +76,12 @@ class Collection(RuleBasedStateMachine):
         self.farm.nodes.void = self._void
         self.number = 0
         self.files: dict[bytes, bytes] = {}  # path -> chunk
-        self.uploads: list[tuple[bytes, n.Allocation, tuple[str, ...]]] = []
+        self.uploads: list[Upload] = []
         self.places: dict[bytes, set[str]] = {}  # chunk -> nodes on which its bytes were written
         self.held: dict[bytes, set[str]] = {}  # chunk -> nodes on which it must stay
         self.garbage: dict[bytes, int] = {}  # chunk -> since when (ms) it may be counted as such
         self.old: list[Any] = []  # duties of leaders that were deposed
+        self.backups: list[Backup] = []
 
     def teardown(self) -> None:
         if not hasattr(self, "farm"):
@@ -133,7 +155,10 @@ class Collection(RuleBasedStateMachine):
         upload, made, _ = self.uploads.pop(data.draw(st.integers(0, len(self.uploads) - 1)))
         chunk = made.chunks[0].chunk
         self.farm.leader.batch(n.Op(abort_upload=n.AbortUploadRequest(upload=upload)))
-        self.garbage[chunk] = self.now_ms
+        if made.chunks[0].birth.history < self.farm.history:
+            self.held[chunk] = set(self.farm.on(chunk))  # the lost history may have made a file of it
+        else:
+            self.garbage[chunk] = self.now_ms
         if late is not None:
             birth = made.chunks[0].birth
             found = born(birth.history, birth.index, birth.cluster_ms)
@@ -151,7 +176,7 @@ class Collection(RuleBasedStateMachine):
         chunk = self.farm.stray(self._new_id(), *where)
         self.garbage[chunk] = self.now_ms
 
-    @rule(where=some_nodes, history=st.sampled_from((0, 2)))
+    @rule(where=some_nodes, history=st.sampled_from((0, 99)))
     def stray_of_another_log(self, where: tuple[str, ...], history: int) -> None:
         chunk = self.farm.stray(self._new_id(), *where, history=history)
         self.held[chunk] = set(where)
@@ -184,6 +209,37 @@ class Collection(RuleBasedStateMachine):
     @rule(node=nodes, entries=st.sampled_from((3, 1000)))
     def a_node_hears_of_a_log_that_was_lost(self, node: str, entries: int) -> None:
         self.farm.nodes[node].commit_index += entries
+
+    # Backups
+
+    @rule()
+    def a_backup_is_made(self) -> None:
+        image = self.farm.leader.consensus.backup()
+        chunks = {row[0] for row in image.state.execute("SELECT id FROM chunk")}
+        uploads = [(upload, made, where) for upload, made, where in self.uploads]
+        self.backups = [
+            *self.backups[-1:],
+            Backup(image, chunks, dict(self.files), uploads, dict(self.garbage), set(self.held)),
+        ]
+
+    @precondition(lambda self: self.backups)
+    @rule(which=st.sampled_from((0, -1)))
+    def a_backup_is_restored(self, which: int) -> None:
+        """What lies on a disk and the backup does not know must stay until somebody releases it; what it knows is
+        needed, or garbage, as it was then, as far as it is still there."""
+        backup = self.backups[which]
+        self.farm.restore_backup(backup.image, self.farm.history + 1)
+        there = {chunk for node in self.farm.nodes.nodes.values() for chunk in node.chunks}
+        touched = {chunk for node in self.farm.nodes.nodes.values() for chunk in node.quarantine}
+        touched |= {chunk for node in self.farm.nodes.nodes.values() for chunk in node.void_below}
+        self.held = {chunk: set(self.farm.on(chunk)) for chunk in there - backup.chunks | backup.held & there}
+        self.files = dict(backup.files)
+        self.uploads = [one for one in backup.uploads if set(one[2]) <= set(self.farm.on(chunk_of(one)))]
+        known = [*self.files.values(), *map(chunk_of, self.uploads)]
+        self.places = {chunk: set(self.farm.on(chunk)) for chunk in known}
+        known_garbage = backup.garbage.keys() & backup.chunks - touched
+        self.garbage = {chunk: backup.garbage[chunk] for chunk in known_garbage}
+        self.old = []
 
     # The collection
 
@@ -285,6 +341,13 @@ class Collection(RuleBasedStateMachine):
         self.nothing_goes_before_its_grace_is_over()
         self.the_metadata_is_whole()
         self.what_a_node_has_not_confirmed_is_not_forgotten()
+
+    def everything_is_collected(self) -> None:
+        """All cycles that it takes, with nobody away."""
+        for _ in range(3):
+            self.farm.cycle()
+            self.farm.pass_time(GRACE_SECONDS)
+        self.check()
 
     def everything_goes_in_the_end(self) -> None:
         """Once every node answers: within a grace and two cycles, and what is needed is there."""

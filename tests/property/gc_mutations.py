@@ -19,13 +19,15 @@ from hypothesis.stateful import run_state_machine_as_test
 from coordinator.decisions import collection
 from coordinator.duties.cycle import Cycle
 from coordinator.duties.holders import Deleted
-from coordinator.metadata import garbage, system
+from coordinator.metadata import contents, garbage, system
 from coordinator.metadata.commands import garbage as commands
 from coordinator.metadata.context import Context
+from quorumfs.errors import Code
 from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import namespace_pb2 as n
 from tests.property.gc_machine import Collection
 from tests.support.datanodes import Datanode
-from tests.support.farm import GRACE_SECONDS, NODES
+from tests.support.farm import GRACE_SECONDS, NODES, Farm
 
 EXAMPLES_MAX = 100
 
@@ -187,6 +189,18 @@ def _births_do_not_matter(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda context, birth: True
 
 
+def _an_upload_ends_as_ever(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(context: Context, upload: bytes, last: Any) -> None:
+        original(context, upload, last)
+        context.execute("UPDATE orphan SET hold = 0 WHERE since_index = ?", (context.index,))
+
+    return mutated
+
+
+def _goes_on_in_its_history(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda farm, image, history: original(farm, image, farm.history)
+
+
 # Plays
 
 
@@ -243,7 +257,44 @@ def a_node_away_for_long(machine: Collection) -> None:
     machine.all_is_proposed_to_be_forgotten_by_mistake()
 
 
+def an_older_backup(machine: Collection) -> None:
+    """Restored when there are newer files; then the log grows beyond where it was before."""
+    machine.store(b"/a", NODES)
+    machine.a_backup_is_made()
+    machine.store(b"/b", NODES)
+    machine.a_backup_is_restored(-1)
+    machine.everything_is_collected()
+    for _ in range(60):
+        machine.time_passes(1.0)
+    machine.everything_is_collected()
+
+
+def an_older_backup_with_an_open_upload(machine: Collection) -> None:
+    """Behind the backup it became a file; after the restore it comes to its end without becoming one."""
+    machine.open_upload(NODES)
+    ((upload, made, _),) = machine.uploads
+    machine.a_backup_is_made()
+    assert machine.farm.commit(upload, made, *NODES) is Code.OK
+    machine.a_backup_is_restored(-1)
+    machine.farm.leader.batch(n.Op(abort_upload=n.AbortUploadRequest(upload=upload)))
+    machine.uploads = []
+    machine.held[made.chunks[0].chunk] = set(NODES)
+    machine.everything_is_collected()
+
+
+def an_old_file_is_removed(machine: Collection) -> None:
+    machine.store(b"/a", NODES)
+    machine.time_passes(20 * GRACE_SECONDS)
+    machine.farm.remove(b"/a")
+    machine.garbage[machine.files.pop(b"/a")] = machine.now_ms
+    machine.all_is_proposed_to_be_condemned_by_mistake()
+    machine.a_cycle_runs()
+
+
 PLAYS = (
+    an_old_file_is_removed,
+    an_older_backup,
+    an_older_backup_with_an_open_upload,
     a_restore_in_the_middle_of_deleting,
     an_election_in_the_middle_of_deleting,
     a_leader_that_knows_less,
@@ -257,6 +308,7 @@ MUTATIONS = (
     Mutation(
         "grace counts from the birth of a chunk",
         partial(patch.object, commands, "_CANDIDATE", commands._CANDIDATE.replace("since_ms", "birth_ms", 1)),
+        an_old_file_is_removed,
     ),
     Mutation("what something refers to is adopted as an orphan", _command("adopt", _adopt_what_is_known)),
     Mutation(
@@ -290,7 +342,26 @@ MUTATIONS = (
         _method(Cycle, "_delete", _silence_is_consent),
         a_node_away_for_long,
     ),
-    Mutation("a new leader forgets what was condemned", _method(garbage, "condemned", _only_of_this_cycle)),
+    Mutation(
+        "a restored backup takes what is newer for garbage",
+        _method(commands, "_is_of_this_log", _births_do_not_matter),
+        an_older_backup,
+    ),
+    Mutation(
+        "a restored backup takes what its open uploads became for garbage",
+        _method(contents, "release_upload", _an_upload_ends_as_ever),
+        an_older_backup_with_an_open_upload,
+    ),
+    Mutation(
+        "a restored backup goes on in its history",
+        _method(Farm, "restore_backup", _goes_on_in_its_history),
+        an_older_backup,
+    ),
+    Mutation(
+        "a new leader forgets what was condemned",
+        _method(garbage, "condemned", _only_of_this_cycle),
+        an_election_in_the_middle_of_deleting,
+    ),
 )
 
 

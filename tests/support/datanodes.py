@@ -37,6 +37,8 @@ class Datanode:
         told = (epoch.history, epoch.term)
         if told < self.epoch:
             raise FencedError(f"{self.node_id} obeys a later leader")
+        if told[0] > self.epoch[0]:
+            self.commit_index = 0  # a new history counts its commits from its own fork
         self.epoch = told
 
     def hear(self, epoch: t.Epoch, commit_index: int) -> None:

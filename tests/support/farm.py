@@ -15,6 +15,7 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from tests.support.coordinator import Coordinator
 from tests.support.datanodes import Datanodes, born
+from tests.support.local_consensus import Image
 from tests.support.machines import commit_of
 from tests.support.ops import delete
 
@@ -32,6 +33,7 @@ class Farm:
         self.nodes = Datanodes(*NODES)
         self.policy = policy or Policy()
         self.term = 0
+        self.history = 1
         self.leader.lead(*NODES)
         setting = e.SetSetting(key="gc.grace_ms", value=str(int(GRACE_SECONDS * 1000)))
         self.leader.system(e.SystemCommand(set_setting=setting))
@@ -41,7 +43,7 @@ class Farm:
         """The next leadership begins: soft state and duties anew; nodes hear of it with their next heartbeats."""
         self.term += 1
         table = node_table(self.leader.db)
-        self.leader.soft.begin(1, self.term, table.nodes, table.index)
+        self.leader.soft.begin(self.history, self.term, table.nodes, table.index)
         leader = self.leader
         self.reconcile = Reconcile(leader.desk, leader.soft, leader.clock)
         self.collect = Collect(
@@ -55,6 +57,12 @@ class Farm:
         )
         self.nodes.beat(leader)
         return self.collect
+
+    def restore_backup(self, image: Image, history: int) -> None:
+        """The coordinators go on from an older state, and every datanode registers again."""
+        self.history = history
+        self.leader.consensus.restore(image, history)
+        self.elect()
 
     # Running
 
@@ -121,10 +129,10 @@ class Farm:
         self.leader.batch(delete(path, purge=True))
         self.leader.system(e.SystemCommand(reap_trash=e.ReapTrash(limit=1000)))
 
-    def stray(self, chunk: bytes, *nodes: str, index: int = 1, history: int = 1) -> bytes:
-        """A chunk that lies on nodes and in no table."""
+    def stray(self, chunk: bytes, *nodes: str, index: int = 1, history: int | None = None) -> bytes:
+        """A chunk that lies on nodes and in no table; of this history unless told otherwise."""
         for node_id in nodes:
-            self.nodes[node_id].chunks[chunk] = born(history, index)
+            self.nodes[node_id].chunks[chunk] = born(self.history if history is None else history, index)
         return chunk
 
     def on(self, chunk: bytes) -> list[str]:

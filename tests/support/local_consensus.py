@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,15 @@ CLUSTER_ID = "5b5c0b6e-0000-4000-8000-000000000001"
 Done = Callable[[Any], None]
 
 
+@dataclass(frozen=True)
+class Image:
+    """What a backup holds."""
+
+    state: sqlite3.Connection
+    index: int
+    cluster_ms: int
+
+
 class LocalConsensus:
     """Everything happens on the caller's thread."""
 
@@ -44,7 +54,7 @@ class LocalConsensus:
         self.writer = connect(self._path)
         self._machine = Machine(migrations.upgrade)
         self._lock = threading.RLock()
-        self._index = 1
+        self._index = self._entries = 1
         self._began = clock.monotonic()
         self._hooks: list[Callable[[], None]] = []
         self._listeners: list[Callable[[Any], None]] = []
@@ -137,10 +147,11 @@ class LocalConsensus:
     def apply(self, item: e.Item) -> bytes:
         with self._lock:
             self._index += 1
+            self._entries += 1
             entry = e.Entry(
                 format=1,
                 stamp=e.Stamp(cluster_ms=self.cluster_ms(), wall_ms=self._clock.wall_ms()),
-                seed=self._index.to_bytes(16, "big"),
+                seed=self._entries.to_bytes(16, "big"),  # never twice, whatever is restored
                 items=[item],
             )
             self.writer.execute("BEGIN")
@@ -165,6 +176,24 @@ class LocalConsensus:
             except QuorumFSError as error:
                 answer = error
         done(answer)
+
+    # Backups
+
+    def backup(self) -> Image:
+        """The state as it is."""
+        copied = sqlite3.connect(":memory:", isolation_level=None)
+        self.writer.backup(copied)
+        return Image(copied, self._index, self.cluster_ms())
+
+    def restore(self, image: Image, history: int) -> None:
+        """Go on from an older state, in another history; replicated time goes on from there too."""
+        image.state.backup(self.writer)
+        self._machine = Machine(migrations.upgrade)
+        self._index = image.index
+        self._began = self._clock.monotonic() - image.cluster_ms / 1000
+        self._leadership = SimpleNamespace(history=history, term=1)
+        init = e.InitCluster(cluster_id=CLUSTER_ID, history=history, members=MEMBERS)
+        self.apply_system(e.SystemCommand(init=init))
 
     def close(self) -> None:
         self.writer.close()
