@@ -472,4 +472,7 @@ def node_table(tx: sqlite3.Connection) -> NodeTable:
 
 def known_nodes(tx: sqlite3.Connection) -> list[KnownNode]:
     """The node table as soft state wants it."""
-    return [KnownNode(row.info, row.intent, row.disk_ids) for row in queries.node_rows(tx)]
+    return [
+        KnownNode(row.info, row.intent, row.disk_ids, row.maintenance_until_ms)
+        for row in queries.node_rows(tx)
+    ]

@@ -204,7 +204,9 @@ def node_table(nodes: Iterable[dict[str, Any]]) -> list[str]:
             one["node_id"],
             one["role"],
             one["state"],
-            one["intent"],
+            one["intent"]
+            if one["maintenance_seconds"] is None
+            else f"{one['intent']}, {one['maintenance_seconds']:.0f} s left",
             one["heartbeat_age_seconds"],
             one["grpc"],
             one["http"],

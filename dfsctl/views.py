@@ -23,6 +23,7 @@ def node(view: membership_pb2.NodeView) -> dict[str, Any]:
         "role": _word(types_pb2.NodeRole.Name(info.role), "NODE_ROLE_"),
         "state": _word(types_pb2.NodeState.Name(view.state), "NODE_STATE_"),
         "intent": _word(types_pb2.NodeIntent.Name(view.intent), "NODE_INTENT_"),
+        "maintenance_seconds": round(view.maintenance_seconds, 3) if view.maintenance_seconds else None,
         "labels": dict(sorted(info.labels.items())),
         "grpc": info.grpc,
         "http": info.http,

@@ -135,6 +135,7 @@ def node_entry(view: membership_pb2.NodeView) -> Json:
         "role": word(types_pb2.NodeRole, view.info.role),
         "state": word(types_pb2.NodeState, view.state),
         "intent": word(types_pb2.NodeIntent, view.intent),
+        "maintenance_seconds": seconds(view.maintenance_seconds) if view.maintenance_seconds else None,
         "labels": dict(view.info.labels),
         "grpc": view.info.grpc,
         "http": view.info.http,

@@ -62,11 +62,12 @@ NOBODY = Apart()
 @dataclass(frozen=True, slots=True)
 class NodeRow:
     """A row of the node table; of the disks in `info` only ids and paths are kept. `disk_ids`: of all that it ever
-    registered, for replicas may name them."""
+    registered, for replicas may name them. `maintenance_until_ms`: in replicated time; 0: none."""
 
     info: m.NodeInfo
     intent: t.NodeIntent.ValueType
     disk_ids: frozenset[str] = frozenset()
+    maintenance_until_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +122,15 @@ def node_rows(tx: sqlite3.Connection) -> list[NodeRow]:
     disks: dict[int, set[str]] = {}
     for key, disk_id in tx.execute("SELECT node, disk_id FROM disk"):
         disks.setdefault(key, set()).add(disk_id)
-    rows = tx.execute("SELECT key, info, intent FROM node ORDER BY node_id")
+    rows = tx.execute("SELECT key, info, intent, maintenance_until_ms FROM node ORDER BY node_id")
     return [
-        NodeRow(m.NodeInfo.FromString(info), t.NodeIntent.ValueType(intent), frozenset(disks.get(key, ())))
-        for key, info, intent in rows
+        NodeRow(
+            m.NodeInfo.FromString(info),
+            t.NodeIntent.ValueType(intent),
+            frozenset(disks.get(key, ())),
+            int(until_ms),
+        )
+        for key, info, intent, until_ms in rows
     ]
 
 

@@ -75,6 +75,9 @@ def node_view(
 ) -> m.NodeView:
     node_id = known.info.node_id
     view = m.NodeView(info=known.info, intent=known.intent)
+    if known.maintenance_until_ms:
+        left_ms = known.maintenance_until_ms - gateway.consensus.cluster_ms()
+        view.maintenance_seconds = max(0, left_ms) / 1000
     view.raft = next((one.raft for one in gateway.members() if one.node_id == node_id), "")
     if node_id == own.info.node_id:
         view.info.MergeFrom(m.NodeInfo(version=own.info.version, started_wall_ms=own.info.started_wall_ms))

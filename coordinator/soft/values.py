@@ -13,11 +13,12 @@ from quorumfs.v1 import types_pb2 as t
 @dataclass(frozen=True, slots=True)
 class KnownNode:
     """A row of the node table: what is replicated about a node. `info.disks` has ids and paths only; `disk_ids`: of
-    all disks that replicas may be said to lie on."""
+    all disks that replicas may be said to lie on. `maintenance_until_ms`: in replicated time; 0: none."""
 
     info: m.NodeInfo
     intent: t.NodeIntent.ValueType = t.NODE_INTENT_NORMAL
     disk_ids: frozenset[str] = frozenset()
+    maintenance_until_ms: int = 0
 
     @property
     def is_datanode(self) -> bool:

@@ -1118,10 +1118,13 @@ class NodeView(_message.Message):
     HEARTBEAT_AGE_SECONDS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     RAFT_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_SECONDS_FIELD_NUMBER: _builtins.int
     state: _types_pb2.NodeState.ValueType
     intent: _types_pb2.NodeIntent.ValueType
     heartbeat_age_seconds: _builtins.float
     raft: _builtins.str
+    maintenance_seconds: _builtins.float
+    """what is left of it; 0: none"""
     @_builtins.property
     def info(self) -> Global___NodeInfo: ...
     @_builtins.property
@@ -1135,10 +1138,11 @@ class NodeView(_message.Message):
         heartbeat_age_seconds: _builtins.float = ...,
         load: Global___NodeLoad | None = ...,
         raft: _builtins.str = ...,
+        maintenance_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_age_seconds", b"heartbeat_age_seconds", "info", b"info", "intent", b"intent", "load", b"load", "raft", b"raft", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_age_seconds", b"heartbeat_age_seconds", "info", b"info", "intent", b"intent", "load", b"load", "maintenance_seconds", b"maintenance_seconds", "raft", b"raft", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

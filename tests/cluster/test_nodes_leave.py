@@ -106,11 +106,13 @@ def test_a_maintenance_copies_nothing_and_ends_by_itself_under_the_next_leader(
 
     wait_for(whole, PATIENCE_SECONDS, "everything has its replicas")
     before = ordered(cluster)
-    control.well("node", "maintenance", "d2", "--for", "15s")
+    control.well("node", "maintenance", "d2", "--for", "25s")
     cluster.stop("d2")
     dead = cluster.kill_leader()
     wait_for(lambda: node(control, "d2")["state"] == "dead", PATIENCE_SECONDS, "d2 is dead")
-    assert node(control, "d2")["intent"] == "maintenance"
+    resting = node(control, "d2")
+    assert resting["intent"] == "maintenance"
+    assert 0 < resting["maintenance_seconds"] <= 25
     assert ordered(cluster) == before
     assert control("status", "-o", "json").json["chunks"]["under_replicated"] == 0
     cluster.start_node("d2")

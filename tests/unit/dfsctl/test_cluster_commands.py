@@ -91,6 +91,7 @@ def test_status_has_the_documented_shape(dfsctl: Dfsctl, coordinator: Any) -> No
         "role": "datanode",
         "state": "alive",
         "intent": "normal",
+        "maintenance_seconds": None,
         "labels": {"zone": "a"},
         "grpc": "d1:1",
         "http": "d1:2",
@@ -340,6 +341,17 @@ def test_a_decommission_is_waited_for(
     assert said.json["intent"] == "decommissioned"
     coordinator.answers["Control.GetDecommission"] = admin_pb2.Decommissions(nodes=[DEPARTURE])
     assert dfsctl("--timeout", "0.01", "node", "decommission", "d1", "--wait").code == 7
+
+
+def test_what_is_left_of_a_maintenance_is_shown(dfsctl: Dfsctl, coordinator: Any) -> None:
+    resting = membership_pb2.NodeView(
+        info=membership_pb2.NodeInfo(node_id="d1", role=types_pb2.NODE_ROLE_DATANODE),
+        intent=types_pb2.NODE_INTENT_MAINTENANCE,
+        maintenance_seconds=90.0,
+    )
+    coordinator.answers["Membership.GetCluster"] = membership_pb2.ClusterView(nodes=[resting])
+    assert dfsctl("node", "ls", "-o", "json").json[0]["maintenance_seconds"] == 90.0
+    assert "maintenance, 90 s left" in dfsctl("node", "ls").text
 
 
 def test_a_maintenance_has_an_end_or_is_ended(dfsctl: Dfsctl, coordinator: Any) -> None:

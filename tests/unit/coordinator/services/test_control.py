@@ -102,6 +102,14 @@ def test_maintenance_has_an_end(leader: Coordinator, served: Served) -> None:
     assert intent(leader, "d2") == t.NODE_INTENT_NORMAL
 
 
+def test_what_is_left_of_a_maintenance_is_shown(leader: Coordinator, served: Served) -> None:
+    served.set_node("d1", "maintenance", seconds=60.0)
+    leader.clock.advance(20.0)
+    left = {one.info.node_id: one.maintenance_seconds for one in served.status().view.nodes}
+    assert left["d1"] == pytest.approx(40.0, abs=0.1)
+    assert left["d2"] == 0.0
+
+
 def test_labels_are_set_and_removed(leader: Coordinator, served: Served) -> None:
     assert served.set_node("d1", "labels", labels={"zone": "a", "rack": "r1"}).code == Code.OK
     assert served.set_node("d1", "labels", remove_labels=["rack"]).code == Code.OK
