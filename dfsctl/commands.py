@@ -55,6 +55,12 @@ dfsctl = Group(
                 "decommission": Entry("dfsctl.leaving:decommission", "Move everything off a node, for good."),
                 "maintenance": Entry("dfsctl.leaving:maintenance", "Let a node be away for a while."),
                 "forget": Entry("dfsctl.node:forget", "Strike a node that is gone for good."),
+                "shutdown": Entry(
+                    "dfsctl.fleet:shutdown", "End nodes in order, never the last copy or a quorum."
+                ),
+                "logs": Entry("dfsctl.fleet:logs", "What nodes logged, once or as it comes."),
+                "loglevel": Entry("dfsctl.fleet:loglevel", "Read or set nodes' log level."),
+                "exec": Entry("dfsctl.fleet:execute", "Have many nodes do something."),
             },
         ),
         "raft": Group(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from dfsctl.agents import Agents
     from quorumfs import Client
     from quorumfs.rpc.coordinator import Coordinator
     from quorumfs.rpc.trust import TrustedChannels
@@ -42,6 +43,7 @@ class Settings:
     prove: Path | None = None  # the cluster's secret, to be proven instead of sending a token
     connect: Callable[[Settings], Client] = field(default_factory=lambda: _connect)
     follow: Callable[[Settings], Coordinator] = field(default_factory=lambda: _follow)
+    agents: Callable[[Settings], Agents] = field(default_factory=lambda: _agents)
 
     @property
     def as_json(self) -> bool:
@@ -92,6 +94,12 @@ def _follow(given: Settings) -> Coordinator:
         timeout=given.timeout_seconds or CLIENT_DEADLINE_SECONDS,
         token=os.environ.get(TOKEN_VARIABLE),
     )
+
+
+def _agents(given: Settings) -> Agents:
+    from dfsctl.agents import Agents
+
+    return Agents(given.timeout_seconds)
 
 
 def _proven(secret_file: Path) -> TrustedChannels:

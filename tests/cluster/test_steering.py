@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -11,6 +13,7 @@ import pytest
 from quorumfs import Client
 from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 from tests.support.agents import Answer, ask
+from tests.support.commands import Dfsctl
 from tests.support.surprises import surprises
 
 pytestmark = pytest.mark.cluster
@@ -132,6 +135,52 @@ def test_the_collection_is_run_and_explained_from_any_agent(cluster: LocalCluste
         )
 
     wait_for(over, 30.0, "the cycle is over")
+
+
+@pytest.fixture
+def dfsctl(cluster: LocalCluster, tmp_path: Path) -> Dfsctl:
+    return Dfsctl(tmp_path / "home", cluster.coordinators)
+
+
+def test_operators_steer_from_the_command_line(cluster: LocalCluster, dfsctl: Dfsctl) -> None:
+    told = dfsctl.well("node", "loglevel", "-l", "zone in (a,b)", "debug", "--ttl", "1m", "-o", "json").json
+    assert [(one["node_id"], one["result"]["level"]) for one in told["results"]] == [
+        ("d1", "debug"),
+        ("d2", "debug"),
+    ]
+    dfsctl.well("node", "loglevel", "--all", "info")
+    shown = dfsctl.well("node", "exec", "status", "--all", "-o", "json").json
+    assert [one["result"]["node_id"] for one in shown["results"]] == ["c1", "c2", "c3", "d1", "d2", "d3"]
+    records = dfsctl.well("node", "logs", "--all", "--level", "info", "--since", "1h", "-o", "json").json
+    assert {one["node_id"] for one in records} == {"c1", "c2", "c3", "d1", "d2", "d3"}
+    assert [one["ts"] for one in records] == sorted(one["ts"] for one in records)
+    refused = dfsctl("node", "shutdown", "c1", "c2", "--max-unavailable", "2", "-o", "json")
+    assert (refused.code, refused.json["error"]["code"]) == (10, "safety_guard")
+    dfsctl.well("node", "shutdown", "d3", "--reason", "from the command line")
+    wait_for(lambda: state_of(cluster, "d3") != "running", 30.0, "d3 ends")
+    assert "from the command line" in cluster.log("d3")
+    partial = dfsctl("node", "loglevel", "-l", "zone", "info", "-o", "json")
+    assert (partial.code, [one["ok"] for one in partial.json["results"]]) == (8, [True, True, False])
+
+
+def test_a_log_is_followed_as_it_grows(cluster: LocalCluster, dfsctl: Dfsctl) -> None:
+    following = dfsctl.start("node", "logs", "d1", "-f", "--grep", "log.level_set")
+    try:
+        assert following.stdout is not None
+        wait_for(lambda: "node" in (ask(cluster.layout.node("d1"), "/status").json), 10.0, "d1 answers")
+        lines: list[bytes] = []
+        reader = threading.Thread(target=lambda: lines.append(following.stdout.readline()), daemon=True)  # type: ignore[union-attr]
+        reader.start()
+
+        def heard() -> bool:
+            ask(cluster.layout.node("d1"), "/logs/level", "PUT", {"level": "info"})
+            return bool(lines)
+
+        wait_for(heard, 20.0, "the line comes")
+        assert b"log.level_set" in lines[0]
+    finally:
+        following.kill()
+        following.communicate()
 
 
 def test_what_real_nodes_answer_is_what_the_contract_says(cluster: LocalCluster) -> None:
