@@ -71,11 +71,11 @@ def seconds_field(body: Mapping[str, Any], name: str, default: float, seconds_ma
     return float(value)
 
 
-def count_field(body: Mapping[str, Any], name: str, default: int, most: int) -> int:
-    """A whole number from 0 to `most`."""
+def count_field(body: Mapping[str, Any], name: str, default: int, most: int, least: int = 0) -> int:
+    """A whole number from `least` to `most`."""
     value = body.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        refuse(name, value, f"a whole number from 0 to {most}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        refuse(name, value, f"a whole number from {least} to {most}")
     return value
 
 

@@ -31,7 +31,7 @@ EXEC_BODY: schemas.Schema = {
         all=schemas.TRUTH,
         action=schemas.one_of(*ACTIONS),
         params={"type": "object"},
-        max_unavailable={**schemas.COUNT, "maximum": limits.TARGETS_MAX},
+        max_unavailable={"type": "integer", "minimum": 1, "maximum": limits.TARGETS_MAX},
     ),
     "required": ["action"],
 }
@@ -62,7 +62,7 @@ def execute() -> Response:
     name = bodies.choice_field(body, "action", None, tuple(ACTIONS))
     action = ACTIONS[name]
     step = action.make(_params(body, action.fields))
-    limit = bodies.count_field(body, "max_unavailable", 1, limits.TARGETS_MAX)
+    limit = bodies.count_field(body, "max_unavailable", 1, limits.TARGETS_MAX, least=1)
     meant = Meant(
         bodies.text_field(body, "selector", "", limits.SELECTOR_CHARACTERS_MAX),
         bodies.names_field(body, "nodes", limits.TARGETS_MAX),

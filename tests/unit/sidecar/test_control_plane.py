@@ -133,6 +133,7 @@ def test_a_log_is_fetched_with_its_filter(steered: Steered) -> None:
         ({"action": "status", "all": True, "params": []}, 400),
         ({"action": "reboot", "all": True}, 400),
         ({"action": "shutdown", "all": True, "max_unavailable": -1}, 400),
+        ({"action": "shutdown", "all": True, "max_unavailable": 0}, 400),
         ({"action": "shutdown", "all": True, "max_unavailable": True}, 400),
         ({"action": "log_level", "all": True, "params": {"level": "loud"}}, 400),
         ({"action": "labels", "all": True, "params": {"labels": {}}}, 400),

@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from coordinator.metadata import migrations, queries, settings
+from coordinator.metadata.commands.cluster import TOKENS_OVER_MAX
 from coordinator.metadata.machine import FORMAT, Machine
 from quorumfs.errors import Code, InternalError
 from quorumfs.v1 import entries_pb2 as e
@@ -111,6 +112,24 @@ def test_a_token_is_kept_as_a_hash_until_it_is_revoked(cluster: Cluster) -> None
         e.SetToken(token_id="t2", hash=b"h" * 2000),
     ):
         assert cluster.system(e.SystemCommand(set_token=wrong)).code == Code.INVALID_ARGUMENT
+
+
+def test_of_tokens_that_are_over_the_latest_are_kept_and_never_none(cluster: Cluster) -> None:
+    def make(token_id: str) -> None:
+        token = e.SetToken(token_id=token_id, role="viewer", hash=b"h" * 32)
+        assert cluster.system(e.SystemCommand(set_token=token)).number == 1
+
+    make("good")
+    for number in range(TOKENS_OVER_MAX + 20):
+        make(f"t{number:04}")
+        revoke = e.SetToken(token_id=f"t{number:04}", revoke=True)
+        assert cluster.system(e.SystemCommand(set_token=revoke)).number == 1
+    make("last")
+    assert rows(cluster, "SELECT count(*) FROM token WHERE revoked = 1") == [(TOKENS_OVER_MAX,)]
+    assert rows(cluster, "SELECT token_id FROM token WHERE revoked = 0 ORDER BY token_id") == [
+        ("good",),
+        ("last",),
+    ]
 
 
 # Format and schema

@@ -84,6 +84,14 @@ def test_an_end_is_told_in_replicated_time_and_keeps_that_time_going(served: Ser
     assert queries.pending_deadline(served.leader.db) is None
     served("create", role="viewer", ttl_seconds=90.0)
     assert queries.pending_deadline(served.leader.db) is not None
+    served.leader.clock.advance(91.0)
+    served("create", role="viewer")  # an entry tells the time
+    assert queries.pending_deadline(served.leader.db) is None, "what has ended keeps nothing going"
+
+
+def test_an_end_is_told_as_what_is_left(served: Served) -> None:
+    served("create", role="admin")
+    served("create", role="viewer", ttl_seconds=90.0)
     assert sorted(round(one.expires_in_seconds) for one in served.told()) == [0, 90]
 
 
