@@ -84,6 +84,10 @@ RPC_ROLES: Mapping[str, Role] = {
     _CONTROL + "ControlToken": Role.ADMIN,
 }
 
+# Until the cluster has had an admin's token, this is taken from the node's own machine without one: somebody has to
+# make the first.
+FOUNDING_RPC = _CONTROL + "ControlToken"
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from common.access import (
     BEARER_METADATA,
+    FOUNDING_RPC,
     Principal,
     Role,
     bearer_of,
@@ -58,7 +59,7 @@ class Door:
         token = _bearer(context)
         if not is_change(role) and not token and is_local(address):
             return Principal("local", role, address)
-        found = self._book.judge(token, address)
+        found = self._book.judge(token, address, is_founding=path == FOUNDING_RPC and is_local(address))
         if found is None:
             return Principal("local" if is_local(address) else "anybody", role, address)
         require_role(found, role, f"call {path.rpartition('/')[2]}")

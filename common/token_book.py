@@ -138,8 +138,9 @@ class TokenBook:
         finally:
             self._asking.release()
 
-    def judge(self, token: str, address: str) -> Principal | None:
-        """Who presents `token` (empty: none). None: no tokens are configured, and nobody can be told apart.
+    def judge(self, token: str, address: str, *, is_founding: bool = False) -> Principal | None:
+        """Who presents `token` (empty: none). None: no tokens are configured, and nobody can be told apart; or
+        `is_founding`, and there was never an admin's token.
 
         Raises UnauthenticatedError, and UnavailableError when it is not known which tokens there are.
         """
@@ -147,6 +148,8 @@ class TokenBook:
         if known is None or now - known.at > STALE_SECONDS:
             raise _not_known(None if known is None else now - known.at)
         if not known.tokens:
+            return None
+        if not token and is_founding and not any(one.role is Role.ADMIN for one in known.tokens.values()):
             return None
         if not token:
             raise UnauthenticatedError(

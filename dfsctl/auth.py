@@ -35,7 +35,7 @@ secret_file = click.option(
 )
 @secret_file
 def create(role: str, name: str, ttl: str, secret_file: Path | None) -> None:
-    """Make a token. The first one must be an admin's; from then on every change wants one."""
+    """Make a token. From the first one on every change wants one; make an admin's first."""
     request = admin_pb2.ControlTokenRequest(action="create", role=role, name=name, ttl_seconds=_seconds(ttl))
     given = settings()
     answer = _control(given, request, secret_file)

@@ -1,8 +1,7 @@
-"""Whether a change of the access tokens would shut everybody out, or open the cluster. Pure.
+"""Whether revoking a token would shut everybody out. Pure.
 
-1. The first token is an admin's: with any other nobody could make a second one.
-2. The last good admin token is not revoked while others are: it would be the end of administration. A new one first.
-3. Revoked and ended tokens still count as tokens: when all are gone, nothing opens by itself, and a node's own secret
+1. The last good admin token is not revoked: it would be the end of administration. A new one first.
+2. Revoked and ended tokens still count as tokens: when all are gone, nothing opens by itself, and a node's own secret
    (`dfsctl auth token create --secret-file`) is the way back in.
 """
 
@@ -18,13 +17,6 @@ class Standing:
 
     token_id: str
     is_admin: bool
-
-
-def why_not_create(good: Collection[Standing], is_admin: bool) -> str:
-    """Why a token of this kind cannot be made now; empty: it can."""
-    if is_admin or any(one.is_admin for one in good):
-        return ""
-    return "no admin token is good, and nobody else could make, list or revoke tokens"
 
 
 def why_not_revoke(good: Collection[Standing], token_id: str) -> str:

@@ -35,6 +35,7 @@ class WithToken(Dfsctl):
 class Tokens:
     def __init__(self, home: Path, cluster: LocalCluster) -> None:
         self._dfsctl = WithToken(home, cluster.coordinators)
+        self.early = self.make("viewer", "", "early")  # until there is an admin, this machine may make tokens
         self.admin = self.make("admin", "", "root")
         self.operator = self.make("operator", self.admin, "op")
         self.viewer = self.make("viewer", self.admin, "eye")
@@ -82,6 +83,8 @@ def test_every_admin_service_asks_for_one(cluster: LocalCluster, tokens: Tokens)
     assert tokens.run(tokens.operator, "gc", "pause")[0] == 0
     assert tokens.run(tokens.operator, "gc", "resume")[0] == 0
     assert tokens.run(tokens.operator, "auth", "token", "ls")[0] == 6
+    assert tokens.run("", "auth", "token", "create", "--role", "admin")[0] == 6, "there is an admin now"
+    assert tokens.run(tokens.early, "auth", "token", "create", "--role", "admin")[0] == 6
     request = admin_pb2.SetLabelsRequest(set={"colour": "red"})
     for one in cluster.nodes:
         for token, right in ((None, False), (tokens.viewer, False), (tokens.operator, True)):

@@ -15,8 +15,6 @@ NUMBER_MAX = 2**63 - 1
 TEXT_CHARACTERS_MAX = 1024
 TOKENS_OVER_MAX = 100
 
-_OVER = "(revoked = 1 OR expires_ms BETWEEN 1 AND ?1)"
-
 
 def init(context: Context, command: e.InitCluster) -> int:
     """Write down what the cluster is. The same again is harmless; another raises AlreadyExistsError."""
@@ -147,11 +145,13 @@ def set_token(context: Context, command: e.SetToken) -> int:
             command.expires_cluster_ms,
         ),
     )
-    # Those that are over are kept for a while to be shown, and never all forgotten: that tokens are asked for at all
-    # must not depend on their age.
-    context.execute(
-        f"DELETE FROM token WHERE {_OVER} AND token_id NOT IN (SELECT token_id FROM token WHERE {_OVER}"
-        " ORDER BY created_wall_ms DESC, token_id LIMIT ?2)",
-        (context.now_ms, TOKENS_OVER_MAX),
-    )
+    # Those that are over are kept for a while to be shown, and never all forgotten: that tokens are asked for at all,
+    # and that there was an admin's, must not depend on their age.
+    for of_this_kind in ("role = 'admin'", "role <> 'admin'"):
+        over = f"(revoked = 1 OR expires_ms BETWEEN 1 AND ?1) AND {of_this_kind}"
+        context.execute(
+            f"DELETE FROM token WHERE {over} AND token_id NOT IN (SELECT token_id FROM token WHERE {over}"
+            " ORDER BY created_wall_ms DESC, token_id LIMIT ?2)",
+            (context.now_ms, TOKENS_OVER_MAX),
+        )
     return 1

@@ -11,7 +11,7 @@ import grpc
 import pytest
 import structlog
 
-from common.access import GIVEN_ROLES, RPC_ROLES, Role, hash_of, is_change, mint_token
+from common.access import FOUNDING_RPC, GIVEN_ROLES, RPC_ROLES, Role, hash_of, is_change, mint_token
 from common.door import Door, address_of, is_local
 from common.interceptors import AsyncInterceptor, BoundedPool, ThreadedInterceptor, told_result
 from common.token_book import TokenBook
@@ -32,9 +32,11 @@ CHANGES = sorted(path for path in METHODS if is_change(RPC_ROLES[path]))
 ELSEWHERE, HERE = "ipv4:10.1.2.3:999", "ipv4:127.0.0.1:999"
 
 
-def held(role: str) -> types_pb2.TokenInfo:
+def held(role: str, revoked: bool = False) -> types_pb2.TokenInfo:
     text = TOKENS[role]
-    return types_pb2.TokenInfo(token_id=text.split("_")[1], name=role, role=role, hash=hash_of(text))
+    return types_pb2.TokenInfo(
+        token_id=text.split("_")[1], name=role, role=role, hash=hash_of(text), revoked=revoked
+    )
 
 
 class AbortedError(Exception):
@@ -86,6 +88,7 @@ class Bench:
         self.nodes = TokenRegistry(self.clock)
         self.known = known
         self.roles = list(roles)
+        self.revoked: set[str] = set()
         self.asked = 0
         self.ran = 0
         self.book = TokenBook(self.fetch, self.clock)
@@ -96,7 +99,7 @@ class Bench:
         self.asked += 1
         if not self.known:
             raise NoLeaderError("nobody tells")
-        return [held(role) for role in self.roles]
+        return [held(role, role in self.revoked) for role in self.roles]
 
     def close(self) -> None:
         self.pool.shutdown()
@@ -205,6 +208,19 @@ def test_a_new_token_is_known_at_its_first_use() -> None:
     bench.clock.advance(1.0)
     assert bench.call(CHANGES[0]) is Code.UNAUTHENTICATED
     assert bench.call(CHANGES[0], TOKENS["admin"]) is Code.OK
+    bench.close()
+
+
+def test_until_there_was_an_admin_tokens_are_made_here_without_one() -> None:
+    bench = Bench("viewer", "operator")
+    assert bench.call(FOUNDING_RPC) is Code.OK
+    assert bench.call(FOUNDING_RPC, peer=ELSEWHERE) is Code.UNAUTHENTICATED
+    assert bench.call(FOUNDING_RPC, TOKENS["operator"]) is Code.PERMISSION_DENIED
+    for path in CHANGES:
+        assert (bench.call(path) is Code.OK) == (path == FOUNDING_RPC)
+    bench.roles, bench.revoked = ["viewer", "admin"], {"admin"}
+    bench.clock.advance(1.0)
+    assert bench.call(FOUNDING_RPC) is Code.UNAUTHENTICATED, "there was one, if it is revoked by now"
     bench.close()
 
 

@@ -119,6 +119,8 @@ def test_of_tokens_that_are_over_the_latest_are_kept_and_never_none(cluster: Clu
         token = e.SetToken(token_id=token_id, role="viewer", hash=b"h" * 32)
         assert cluster.system(e.SystemCommand(set_token=token)).number == 1
 
+    admin = e.SetToken(token_id="first", role="admin", hash=b"h" * 32, expires_cluster_ms=1)
+    assert cluster.system(e.SystemCommand(set_token=admin)).number == 1
     make("good")
     for number in range(TOKENS_OVER_MAX + 20):
         make(f"t{number:04}")
@@ -127,6 +129,7 @@ def test_of_tokens_that_are_over_the_latest_are_kept_and_never_none(cluster: Clu
     make("last")
     assert rows(cluster, "SELECT count(*) FROM token WHERE revoked = 1") == [(TOKENS_OVER_MAX,)]
     assert rows(cluster, "SELECT token_id FROM token WHERE revoked = 0 ORDER BY token_id") == [
+        ("first",),
         ("good",),
         ("last",),
     ]

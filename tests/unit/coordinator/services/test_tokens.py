@@ -9,7 +9,7 @@ import pytest
 
 from common.access import TTL_SECONDS_MAX, Role, hash_of
 from common.token_book import held_of
-from coordinator.decisions.tokens import Standing, why_not_create, why_not_revoke
+from coordinator.decisions.tokens import Standing, why_not_revoke
 from coordinator.metadata import queries
 from coordinator.services.tokens import TokenDesk
 from quorumfs.errors import (
@@ -59,13 +59,6 @@ def test_a_token_is_shown_once_and_kept_as_its_hash(served: Served) -> None:
     (told,) = served.told()
     assert held_of(told, 0.0).role is Role.ADMIN
     assert told.hash == hash_of(made.token)
-
-
-def test_the_first_token_is_an_admins(served: Served) -> None:
-    with pytest.raises(SafetyGuardError, match="operator was not made"):
-        served("create", role="operator")
-    served("create", role="admin")
-    assert served("create", role="operator").token
 
 
 def test_the_last_admin_is_not_revoked(served: Served) -> None:
@@ -138,12 +131,8 @@ def test_before_genesis_there_are_no_tokens_and_while_starting_nobody_knows(lead
         asyncio.run(desk.table())
 
 
-def test_the_rules_against_locking_oneself_out() -> None:
+def test_the_rule_against_locking_oneself_out() -> None:
     admin, other = Standing("a", True), Standing("b", False)
-    assert why_not_create([], True) == ""
-    assert why_not_create([], False)
-    assert why_not_create([other], False)
-    assert why_not_create([admin], False) == ""
     assert why_not_revoke([admin], "a")
     assert why_not_revoke([admin, other], "a")
     assert why_not_revoke([admin, Standing("c", True)], "a") == ""
