@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import failover, machine, metadata, report, scale, sequential, small_files
+from benchmarks import collection, failover, machine, metadata, report, scale, sequential, small_files
 from benchmarks.children import ROOT
 from benchmarks.plan import Plan
 from benchmarks.results import Results
@@ -24,6 +24,7 @@ BENCHMARKS: Mapping[str, Callable[[Plan, Results], None]] = {
     "sequential": sequential.sequential,
     "small-files": small_files.small_files,
     "scale": scale.scale,
+    "gc": collection.collection,
 }
 
 

@@ -62,6 +62,19 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def forget_peak(pid: int) -> None:
+    """The peak is what the process holds now. Raises OSError."""
+    (_PROC / str(pid) / "clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_bytes(pid: int) -> int:
+    """The most that the process held in memory since `forget_peak`, or its start. Raises OSError."""
+    for line in (_PROC / str(pid) / "status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(f"process {pid} has no memory")
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """What an interval cost: wall seconds, CPU seconds per group, and how many cores were busy with other things."""

@@ -18,17 +18,32 @@ class Plan:
     file_bytes: int  # of the large file
     files: int  # in the namespace that is restarted
     small_files: int  # of a set that goes in and out
+    chunks: int  # that the garbage collection looks at
 
     @classmethod
     def full(cls, directory: Path) -> Plan:
         return cls(
-            directory, rounds=5, seconds=4.0, kills=30, file_bytes=1 << 30, files=1_000_000, small_files=2000
+            directory,
+            rounds=5,
+            seconds=4.0,
+            kills=30,
+            file_bytes=1 << 30,
+            files=1_000_000,
+            small_files=2000,
+            chunks=1_000_000,
         )
 
     @classmethod
     def quick(cls, directory: Path) -> Plan:
         return cls(
-            directory, rounds=3, seconds=2.0, kills=10, file_bytes=256 << 20, files=100_000, small_files=2000
+            directory,
+            rounds=3,
+            seconds=2.0,
+            kills=10,
+            file_bytes=256 << 20,
+            files=100_000,
+            small_files=2000,
+            chunks=100_000,
         )
 
     @staticmethod

@@ -44,7 +44,7 @@ def receive(pieces: Iterable[a.BackupPiece], directory: Path) -> a.BackupManifes
     unfinished.mkdir(mode=0o700)
     try:
         manifest = _receive_database(pieces, unfinished / DATABASE)
-        _write(unfinished / MANIFEST, json.dumps(_signed(manifest), indent=2).encode() + b"\n")
+        write_manifest(manifest, unfinished)
         _sync_directory(unfinished)
         unfinished.rename(directory)
     except BaseException:
@@ -110,6 +110,14 @@ def read_manifest(directory: Path) -> a.BackupManifest:
         raise _damaged(path, f"a field is missing or wrong: {error!r}") from error
 
 
+def write_manifest(manifest: a.BackupManifest, directory: Path) -> None:
+    """Say in the new file of `directory` what lies there; durable on return. Raises FileExistsError, OSError."""
+    with open(directory / MANIFEST, "xb", opener=_private) as file:
+        file.write(json.dumps(_signed(manifest), indent=2).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def as_json(manifest: a.BackupManifest) -> dict[str, Any]:
     """For people and scripts (docs/dfsctl.md)."""
     created = datetime.fromtimestamp(manifest.created_wall_ms / 1000, UTC)
@@ -135,13 +143,6 @@ def _digest(fields: dict[str, Any]) -> str:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "xb", opener=_private) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_directory(path: Path) -> None:

@@ -29,5 +29,15 @@ def test_a_meter_gives_each_group_its_own_cpu() -> None:
     assert account.other_cores >= 0
 
 
+def test_the_peak_of_a_process_counts_from_when_it_was_forgotten() -> None:
+    machine.forget_peak(os.getpid())
+    before = machine.peak_bytes(os.getpid())
+    held = bytearray(os.urandom(1 << 20) * 32)
+    assert machine.peak_bytes(os.getpid()) - before > 16 << 20
+    del held
+    machine.forget_peak(os.getpid())
+    assert machine.peak_bytes(os.getpid()) - before < 16 << 20
+
+
 def test_memory_of_a_process_is_what_it_holds() -> None:
     assert machine.resident_bytes(os.getpid()) > 1 << 20
