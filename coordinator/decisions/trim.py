@@ -18,9 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.decisions.liveness import Liveness
-from coordinator.decisions.placement import DECOMMISSIONED, DECOMMISSIONING, IN_MAINTENANCE, Candidate
-
-_GOING = (DECOMMISSIONING, DECOMMISSIONED)
+from coordinator.decisions.placement import IN_MAINTENANCE, LEAVING, Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ def counting(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> list[
     return [
         one
         for one in _known(nodes, candidates)
-        if one.heard and one.liveness is Liveness.ALIVE and one.intent not in (*_GOING, IN_MAINTENANCE)
+        if one.heard and one.liveness is Liveness.ALIVE and one.intent not in (*LEAVING, IN_MAINTENANCE)
     ]
 
 
@@ -98,7 +96,7 @@ def _known(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> list[Ca
 
 
 def _may_be_emptied(one: Candidate) -> bool:
-    return one.liveness is Liveness.ALIVE and one.intent in _GOING
+    return one.liveness is Liveness.ALIVE and one.intent in LEAVING
 
 
 def _hoped(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> list[str]:
@@ -106,7 +104,7 @@ def _hoped(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> list[st
     return [
         one.node_id
         for one in _known(nodes, candidates)
-        if one.intent not in _GOING and (one.liveness is not Liveness.DEAD or one.intent == IN_MAINTENANCE)
+        if one.intent not in LEAVING and (one.liveness is not Liveness.DEAD or one.intent == IN_MAINTENANCE)
     ]
 
 
