@@ -33,7 +33,7 @@ from quorumfs.errors import NotLeaderError, PreconditionFailedError, QuorumFSErr
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
 
-IDS_PER_PAGE = 10_000
+IDS_PER_PAGE = 2_000  # a few milliseconds of this thread: whoever waits for the interpreter waits no longer
 PER_ENTRY = 500
 STRAYS_PER_CYCLE = 100_000
 WOULD_CONDEMN_MAX = 10_000

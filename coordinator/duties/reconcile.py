@@ -35,7 +35,7 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
 
 REPORTS_PER_ENTRY = 1000
-STORED_PER_PAGE = 10_000
+STORED_PER_PAGE = 2_000
 GATHERINGS_MAX = 8
 IDLE_SECONDS = 0.25
 EARLY_SECONDS = 5.0
