@@ -59,6 +59,7 @@ __all__ = [
 
 REPORTS_MAX = 200_000
 FLAP_GAP_SECONDS_MIN = 1.0
+INHERITED_SECONDS = 5.0
 
 INTENT_NAMES: dict[int, str] = {
     t.NODE_INTENT_NORMAL: "normal",
@@ -81,6 +82,9 @@ class _Node:
     load: m.NodeLoad = field(default_factory=m.NodeLoad)
     disks: tuple[t.DiskInfo, ...] = ()
     trimmed_at: float | None = None
+    inherited: dict[bytes, float] = field(
+        default_factory=dict
+    )  # chunk -> until when its copy counts as under way
 
 
 class SoftState:
@@ -183,6 +187,7 @@ class SoftState:
                 return True  # overtaken on the way: a later one has told the same and more
             node.sequence = beat.sequence
             node.load, node.disks = beat.load, tuple(beat.disks)
+            self._inherit(beat, node, now)
             self._take_delta(beat)
             self._orders.settle(beat.node_id, beat.outcomes)
             return True
@@ -199,6 +204,15 @@ class SoftState:
         node.sequence = 0
         self._inventories.want(node_id)
         self._orders.give_up(node_id)
+
+    def _inherit(self, beat: m.HeartbeatRequest, node: _Node, now: float) -> None:
+        """Copies that a leader before this one ordered. They count a little longer than they are told of: until what
+        they made is in the metadata."""
+        for chunk in beat.load.copying:
+            if not self._orders.is_waiting(beat.node_id, "replicate", chunk):
+                node.inherited[chunk] = now + INHERITED_SECONDS
+        if node.inherited:
+            node.inherited = {chunk: until for chunk, until in node.inherited.items() if until > now}
 
     def _take_delta(self, beat: m.HeartbeatRequest) -> None:
         if len(self._reports) + len(beat.delta) > REPORTS_MAX:
@@ -326,6 +340,17 @@ class SoftState:
         """The commands for one heartbeat answer; one that had no outcome for a while goes again."""
         with self._lock:
             return self._orders.deliver(node_id, self._clock.monotonic())
+
+    def inherited(self) -> list[tuple[str, bytes]]:
+        """(node, chunk) of copies under way that this leadership did not order."""
+        with self._lock:
+            now = self._clock.monotonic()
+            return [
+                (node_id, chunk)
+                for node_id, node in self._nodes.items()
+                for chunk, until in node.inherited.items()
+                if until > now and not self._orders.is_waiting(node_id, "replicate", chunk)
+            ]
 
     def running(self, kind: str) -> list[Order]:
         """Orders of a kind that have no outcome yet."""

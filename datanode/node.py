@@ -105,7 +105,7 @@ class Datanode:
             self._labels.change,
         )
         commands = Commands(hands, Outcomes())
-        content = Content(self._store, commands.outcomes, self._writes, self._reads)
+        content = Content(self._store, commands.outcomes, self._writes, self._reads, commands.copying)
         lanes: list[Worker] = [LaneDuty("orders", commands.orders, commands)]
         lanes += [LaneDuty(f"copies-{k}", commands.copies, commands) for k in range(config.repair.parallel)]
         purge = PurgeDuty(self._store, config.gc.quarantine_seconds, self._is_registered, SystemClock())

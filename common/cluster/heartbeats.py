@@ -262,13 +262,14 @@ class Heartbeats:
 
     def _heartbeat(self) -> m.HeartbeatRequest:
         node, content = self._describe(), self._agenda.content
+        load = content.load()  # first: a copy that is made meanwhile is then in both, never in neither
         return m.HeartbeatRequest(
             cluster_id=self.cluster_id,
             node_id=node.node_id,
             node_uuid=node.node_uuid,
             incarnation=self._agenda.epochs.incarnation,
             sequence=self._sequence,
-            load=content.load(),
+            load=load,
             disks=content.disks(),
             delta=content.take_delta(self._sequence),
             outcomes=content.outcomes(self._sequence),

@@ -13,8 +13,9 @@ Theory of operation
    corrupt or missing replica, or one on a disk that failed, gets a good one in its place: three datanodes must heal
    a rotten block and a lost disk. Where a replica is being deleted none is put.
 5. A chunk with no source left is named in `lost`, never dropped silently.
-6. A young leader orders nothing while a node counts as alive that it has not heard: the node may be making the very
-   copy, or have made it. After `suspect_seconds` such a node counts as suspect.
+6. Copies that a former leader ordered, and that nodes say they are making, are among those on their way. A young leader
+   orders nothing while a node counts as alive that it has not heard: the node may be making the very copy, or have made
+   it. After `suspect_seconds` such a node counts as suspect.
 """
 
 from __future__ import annotations

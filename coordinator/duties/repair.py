@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common import log
@@ -151,6 +151,7 @@ class Repair:
             if not self._rests.rests(row.chunk)
         ]
         running = [Running(one.chunk, one.node_id, one.source) for one in self._soft.running("replicate")]
+        running += self._inherited(damaged)
         decided = plan(
             damaged,
             candidates,
@@ -171,6 +172,15 @@ class Repair:
             f"{survey.under_replicated} chunks lack replicas, {survey.moving} are to be moved: "
             f"ordered {ordered}, running {len(running)}"
         )
+
+    def _inherited(self, damaged: Sequence[Damaged]) -> list[Running]:
+        """Copies that a leader before this one ordered, as their nodes tell, and that are not in the metadata yet."""
+        there = {one.chunk: one.live for one in damaged}
+        return [
+            Running(chunk, node_id, "")
+            for node_id, chunk in self._soft.inherited()
+            if node_id not in there.get(chunk, ())
+        ]
 
     def wait(self) -> float:
         return BUSY_SECONDS if self.figures.running else IDLE_SECONDS

@@ -84,6 +84,10 @@ class OrderBook:
             self._queued.discard((node_id, waiting.order.kind, waiting.order.chunk))
         return waiting
 
+    def is_waiting(self, node_id: str, kind: str, chunk: bytes) -> bool:
+        """Whether such an order has no outcome yet."""
+        return (node_id, kind, chunk) in self._queued
+
     def running(self, kind: str) -> list[Order]:
         """Orders of a kind without an outcome, delivered or not."""
         return [

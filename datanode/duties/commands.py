@@ -106,6 +106,7 @@ class Commands:
         self._execute = execute
         self._lock = threading.Lock()
         self._known: set[Key] = set()
+        self._copying: dict[Key, bytes] = {}
 
     def accept(self, commands: Sequence[m.Command]) -> None:
         """Queue what is new; the rest is waiting or under way already."""
@@ -114,6 +115,8 @@ class Commands:
                 if _key(command) in self._known:
                     continue
                 self._known.add(_key(command))
+                if command.WhichOneof("command") == "replicate":
+                    self._copying[_key(command)] = command.replicate.chunk
             lane = self.copies if command.WhichOneof("command") in _LONG else self.orders
             if not lane.put(command):
                 busy = BusyError("the command was not taken", cause=f"{WAITING_MAX} wait in {lane.name}")
@@ -147,7 +150,14 @@ class Commands:
         self.outcomes.add(outcome)
         with self._lock:
             self._known.discard(_key(command))
+            self._copying.pop(_key(command), None)
         self.tell()
+
+    def copying(self) -> list[bytes]:
+        """Chunks whose copy was ordered and has no outcome yet. A new leader counts with them: one that is made is in
+        the delta before it is gone from here. Any thread."""
+        with self._lock:
+            return sorted(set(self._copying.values()))
 
 
 class LaneDuty:

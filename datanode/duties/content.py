@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from datanode.duties.commands import Outcomes
 from datanode.store.chunks import ChunkStore
@@ -27,11 +27,19 @@ _STATE = {
 class Content:
     """The HeartbeatContent of a datanode. Heartbeat thread, except `inventory`."""
 
-    def __init__(self, store: ChunkStore, outcomes: Outcomes, writes: Gate, reads: Gate) -> None:
+    def __init__(
+        self,
+        store: ChunkStore,
+        outcomes: Outcomes,
+        writes: Gate,
+        reads: Gate,
+        copying: Callable[[], Sequence[bytes]] = tuple,
+    ) -> None:
         self._store = store
         self._outcomes = outcomes
         self._writes = writes
         self._reads = reads
+        self._copying = copying
         self._delta_marks = _Marks()
         self._outcome_marks = _Marks()
         self._cpu = (time.monotonic(), time.process_time())
@@ -42,6 +50,7 @@ class Content:
             read_streams=self._reads.inside,
             rss_bytes=_resident_bytes(),
             cpu_fraction=self._cpu_fraction(),
+            copying=self._copying(),
         )
 
     def disks(self) -> Sequence[t.DiskInfo]:

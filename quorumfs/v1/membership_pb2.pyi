@@ -494,10 +494,15 @@ class NodeLoad(_message.Message):
     READ_STREAMS_FIELD_NUMBER: _builtins.int
     RSS_BYTES_FIELD_NUMBER: _builtins.int
     CPU_FRACTION_FIELD_NUMBER: _builtins.int
+    COPYING_FIELD_NUMBER: _builtins.int
     write_streams: _builtins.int
     read_streams: _builtins.int
     rss_bytes: _builtins.int
     cpu_fraction: _builtins.float
+    @_builtins.property
+    def copying(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """chunks that it was told to copy to itself, by whomever, and has not ended with"""
+
     def __init__(
         self,
         *,
@@ -505,10 +510,11 @@ class NodeLoad(_message.Message):
         read_streams: _builtins.int = ...,
         rss_bytes: _builtins.int = ...,
         cpu_fraction: _builtins.float = ...,
+        copying: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_fraction", b"cpu_fraction", "read_streams", b"read_streams", "rss_bytes", b"rss_bytes", "write_streams", b"write_streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copying", b"copying", "cpu_fraction", b"cpu_fraction", "read_streams", b"read_streams", "rss_bytes", b"rss_bytes", "write_streams", b"write_streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,12 +10,13 @@ import pytest
 from coordinator.duties.departures import LOOK_SECONDS_MIN, LOOK_SHARE, Departures
 from coordinator.duties.repair import Budget, Repair
 from coordinator.metadata import queries
-from coordinator.soft_state import node_table
+from coordinator.soft_state import INHERITED_SECONDS, node_table
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 from tests.support.coordinator import SUSPECT_SECONDS, Coordinator
+from tests.support.ops import ref
 
 NODES = ("d1", "d2", "d3", "d4")
 DECOMMISSIONING, DECOMMISSIONED = t.NODE_INTENT_DECOMMISSIONING, t.NODE_INTENT_DECOMMISSIONED
@@ -115,6 +116,43 @@ def test_a_new_leader_hears_everybody_before_it_orders_anything(leader: Coordina
     leader.beat("d4")
     successor.repair.work()
     assert leader.soft.running("replicate") == []
+
+
+def test_a_copy_that_a_former_leader_ordered_is_not_made_elsewhere_as_well(
+    leader: Coordinator, reign: Reign
+) -> None:
+    chunk = leader.store(b"/x", "d1", "d2")
+    leader.begin()
+    successor = Reign(leader)
+    for node in ("d1", "d2", "d3"):
+        leader.beat(node)
+    leader.beat("d4", load=m.NodeLoad(copying=[chunk]))
+    successor.repair.work()
+    assert leader.soft.running("replicate") == []
+    leader.beat("d4")  # it has made it, and told so; the entry is on its way
+    successor.repair.work()
+    assert leader.soft.running("replicate") == []
+    leader.pass_time(INHERITED_SECONDS + 1, *NODES)  # or it had given up
+    successor.repair.work()
+    assert len(leader.soft.running("replicate")) == 1
+
+
+def test_a_copy_of_ones_own_is_not_counted_twice(leader: Coordinator, reign: Reign) -> None:
+    chunk = leader.store(b"/x", "d1", "d2")
+    attributes = n.SetAttributesRequest(ref=ref(b"/x"), replication=4)
+    leader.batch(n.Op(set_attributes=attributes))
+    reign.repair.work()
+    (order,) = leader.soft.running("replicate")
+    leader.beat(order.node_id, load=m.NodeLoad(copying=[chunk]))
+    reign.repair.work()
+    assert {one.node_id for one in leader.soft.running("replicate")} == {"d3", "d4"}
+    ack = t.ReplicaAck(disk_id=f"disk-{order.node_id}", durable=True)
+    leader.beat(
+        order.node_id,
+        load=m.NodeLoad(copying=[chunk]),
+        outcomes=[m.CommandOutcome(id=order.id, ack=ack)],
+    )
+    assert leader.soft.inherited() == []
 
 
 def test_a_node_that_stays_silent_is_not_waited_for(leader: Coordinator, reign: Reign) -> None:

@@ -206,6 +206,18 @@ def test_outcomes_and_changes_are_told_until_the_heartbeat_that_carried_them_is_
     assert [one.id for one in told.outcomes(4)] == [2]
 
 
+def test_copies_are_told_from_their_order_to_their_outcome(node: Node) -> None:
+    gates = Gate("writes", 1), Gate("reads", 1)
+    told = Content(node.store, node.commands.outcomes, *gates, node.commands.copying)
+    order = m.Command(id=1, epoch=EPOCH, replicate=m.ReplicateCommand(chunk=A, length=1))
+    node.commands.accept([order])
+    assert list(told.load().copying) == [A]
+    command = node.commands.copies.take()
+    assert command is not None
+    assert node.commands.carry_out(command).code != t.ERROR_CODE_OK  # nobody has it
+    assert list(told.load().copying) == []
+
+
 def test_an_inventory_lists_every_sealed_chunk_once_in_order(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
