@@ -1,6 +1,7 @@
 """One data directory: its lock, its identity, its room, its health, and the names of its files.
 
     <path>/disk.json                      who owns it (identity.py)
+    <path>/disks.json                     which other disks the node has, and where (mounts.py)
     <path>/lock                           held while a process uses it
     <path>/node.state                     fencing and counters (fence.py); a copy on every disk
     <path>/holds.log                      deletes that are void (holds.py)

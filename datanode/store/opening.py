@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from datanode.store import identity
+from datanode.store import identity, mounts
 from datanode.store.disk import Disk
 from datanode.store.files import Files
 from datanode.store.identity import DiskIdentity
@@ -71,8 +71,10 @@ def open_disks(
             disks.append(Disk(path, files, reserve_bytes))
             disks[-1].open()
         owner = _owner(disks, random)
+        mounts.refuse_empty(disks)
         for disk in disks:
             _settle(disk, owner, random)
+        mounts.remember(disks)
         if not any(disk.usable for disk in disks):
             raise _none_usable(disks)
     except (PreconditionFailedError, NoDiskError):

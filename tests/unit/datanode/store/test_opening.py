@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,57 @@ def test_a_disk_that_cannot_be_read_degrades_the_node(tmp_path: Path) -> None:
         assert disks.node_uuid == uuid
         assert [disk.state for disk in store.usage()] == ["failed", "ok"]
         put(store, CHUNK, b"x")
+
+
+def test_the_place_of_a_disk_that_is_not_mounted_is_not_a_new_disk(tmp_path: Path) -> None:
+    with opened(tmp_path / "a", tmp_path / "b") as (store, disks):
+        kept = disks.disks[1].disk_id
+        put(store, CHUNK, b"x")
+    (tmp_path / "b").rename(tmp_path / "unplugged")
+    (tmp_path / "b").mkdir()
+    for _ in range(2):  # it stays so
+        with opened(tmp_path / "a", tmp_path / "b") as (store, disks):
+            assert [disk.state for disk in store.usage()] == ["ok", "failed"]
+            assert f"disk {kept} was in {tmp_path / 'b'}" in store.usage()[1].error
+            assert "new-disk" in store.usage()[1].error
+            assert not (tmp_path / "b" / "disk.json").exists()
+    (tmp_path / "b" / "lock").unlink()
+    (tmp_path / "b").rmdir()
+    (tmp_path / "unplugged").rename(tmp_path / "b")
+    with opened(tmp_path / "a", tmp_path / "b") as (store, disks):
+        assert [disk.state for disk in store.usage()] == ["ok", "ok"]
+        assert disks.disks[1].disk_id == kept
+
+
+def test_a_disk_that_is_gone_for_good_is_replaced_when_somebody_says_so(tmp_path: Path) -> None:
+    with opened(tmp_path / "a", tmp_path / "b") as (_, disks):
+        gone = disks.disks[1].disk_id
+    shutil.rmtree(tmp_path / "b")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "new-disk").touch()
+    for _ in range(2):
+        with opened(tmp_path / "a", tmp_path / "b") as (store, disks):
+            assert [disk.state for disk in store.usage()] == ["ok", "ok"]
+            assert disks.disks[1].disk_id != gone
+    assert not (tmp_path / "b" / "new-disk").exists()
+
+
+def test_disks_may_change_places_and_new_places_may_be_added(tmp_path: Path) -> None:
+    with opened(tmp_path / "a", tmp_path / "b") as (_, disks):
+        first, second = (disk.disk_id for disk in disks.disks)
+    (tmp_path / "b").rename(tmp_path / "c")
+    with opened(tmp_path / "a", tmp_path / "b", tmp_path / "c") as (store, disks):
+        assert [disk.state for disk in store.usage()] == ["ok", "ok", "ok"]
+        assert (disks.disks[0].disk_id, disks.disks[2].disk_id) == (first, second)
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b"{", b'{"format": 1, "disks": {"x": "y"}, "crc32c": "0"}'])
+def test_a_damaged_note_about_the_other_disks_stops_nothing(tmp_path: Path, record: bytes) -> None:
+    with opened(tmp_path / "a"):
+        pass
+    (tmp_path / "a" / "disks.json").write_bytes(record)
+    with opened(tmp_path / "a", tmp_path / "b") as (store, _):
+        assert [disk.state for disk in store.usage()] == ["ok", "ok"]
 
 
 def test_nobody_guesses_who_the_node_is(tmp_path: Path) -> None:
