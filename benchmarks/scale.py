@@ -5,16 +5,18 @@ One directory holds as many entries as a page-wise listing must cope with; the o
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import ops
 from benchmarks.machine import Meter, cpu_seconds, resident_bytes
@@ -27,6 +29,7 @@ from quorumfs.limits import LIST_PAGE_DEFAULT
 from quorumfs.rpc.channels import OPTIONS
 from quorumfs.rpc.status import raise_for
 from quorumfs.testing import LocalCluster, wait_for
+from quorumfs.v1 import admin_pb2
 from quorumfs.v1 import namespace_pb2 as pb
 
 LARGE_ENTRIES = 100_000
@@ -144,10 +147,12 @@ def _pages(client: Client, results: Results) -> None:
 
 
 def _stats(client: Client, plan: Plan, results: Results) -> None:
-    """One caller, files at random: by the library, and by a plain unary call (`service`)."""
+    """One caller, files at random: by the library, and by a plain unary call (`service`); of the latter also the time
+    from its start to its end in the leader (`inside the service`), as the leader counts it, within a bucket."""
     dice = random.Random(plan.files)
     wanted = [path_of(dice.randrange(plan.files)) for _ in range(_STATS)]
-    with grpc.insecure_channel(client.leader().grpc, options=OPTIONS) as channel:
+    leader = client.leader().grpc
+    with grpc.insecure_channel(leader, options=OPTIONS) as channel:
         read: Any = channel.unary_unary("/quorumfs.v1.Namespace/Read")
 
         def by_service(path: str) -> None:
@@ -156,9 +161,39 @@ def _stats(client: Client, plan: Plan, results: Results) -> None:
             raise_for(found.results[0].code, found.results[0].error)
 
         for case, ask in (("service", by_service), ("library", client.stat)):
+            before = _reads(client, leader)
             took = sorted(_timed(ask, path) * _MS for path in wanted)
             results.add(f"scale/stat median/{case}", "quorumfs", percentile(took, 0.5), "ms", "lower")
             results.add(f"scale/stat p99/{case}", "quorumfs", percentile(took, 0.99), "ms", "lower")
+            if ask is by_service:
+                counted = [
+                    (le, after - count)
+                    for (le, count), (_, after) in zip(before, _reads(client, leader), strict=True)
+                ]
+                inside = bucket_quantile(counted, 0.5) * _MS
+                results.add("scale/stat median/inside the service", "quorumfs", inside, "ms", "lower")
+
+
+def _reads(client: Client, leader: str) -> list[tuple[float, float]]:
+    """(upper bound in seconds, calls of Read that took at most that) so far."""
+    answer = client.coordinator.call("Admin.GetMetrics", admin_pb2.GetMetricsRequest(), address=leader)
+    return [
+        (float(sample.labels["le"]), sample.value)
+        for family in text_string_to_metric_families(answer.text.decode())
+        for sample in family.samples
+        if sample.name == "quorumfs_rpc_duration_seconds_bucket" and sample.labels["method"] == "Read"
+    ]
+
+
+def bucket_quantile(counted: Sequence[tuple[float, float]], share: float) -> float:
+    """Of a cumulative histogram, by linear interpolation within a bucket; of the last one its lower end."""
+    wanted = counted[-1][1] * share
+    low = below = 0.0
+    for bound, count in counted:
+        if count >= wanted and count > below and math.isfinite(bound):
+            return low + (bound - low) * (wanted - below) / (count - below)
+        low, below = (bound if math.isfinite(bound) else low), count
+    return low
 
 
 def _timed(ask: Callable[[str], object], path: str) -> float:
