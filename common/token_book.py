@@ -90,6 +90,12 @@ class TokenBook:
         known = self._known
         return None if known is None else bool(known.tokens)
 
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether this node has never been told, so that no cluster has taken it yet: it belongs to its machine. Never
+        of a coordinator, which tells itself; nor when there is a file that makes no sense."""
+        return self._known is None and self._file is not None and not self._file.exists()
+
     def wants_refresh(self, token: str) -> bool:
         """Whether who presents `token` should be judged after `refresh_for`: what is known is not fresh and nobody
         asked a moment ago, or this token is not in it."""

@@ -4,8 +4,9 @@ With tokens, a bearer token of a sufficient role is asked for: for every change,
 VIEWER) that come from another machine. The tokens are those of the cluster, as this agent last heard
 (`common/token_book.py`).
 
-Until tokens are configured there is nobody to tell apart, so the place must speak for the caller: changes are
-taken from this machine only, as JSON, and never from a web page that somebody visits:
+Until tokens are configured, or while this node has never heard whether they are (no cluster has taken it yet), there
+is nobody to tell apart, so the place must speak for the caller: changes are taken from this machine only, as JSON, and
+never from a web page that somebody visits:
 - a page's form or image cannot send `application/json`, its script cannot without the permission (CORS) that
   is never given;
 - a browser says `Origin` with every change: with it, refused, also with a token: this agent has no such page;
@@ -75,7 +76,8 @@ class Guard:
             return Principal("local", role, address)
         if self._book.wants_refresh(token):
             self._book.refresh_for(token)
-        found = self._book.judge(token, address)
+        nobodys = self._book.is_nobodys and _is_this_machine(asked)
+        found = None if nobodys else self._book.judge(token, address)
         if found is None:
             if is_change(role):
                 _refuse_stranger(asked)

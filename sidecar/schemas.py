@@ -166,6 +166,7 @@ NODE_ENTRY = obj(
     raft=maybe(TEXT),
     version=TEXT,
     heartbeat_age_seconds=NUMBER,
+    maintenance_seconds=maybe(SECONDS),
     disks=many(DISK),
 )
 _AS_OF = {"observed_by": TEXT, "observed_at": TIME, "age_seconds": SECONDS, "current": TRUTH, "reason": TEXT}

@@ -44,7 +44,7 @@ MEMBERSHIP = "quorumfs.v1.Membership"
 class Membership:
     """Answers with the caller's proven id; refuses a cluster called `elsewhere`."""
 
-    Heartbeat = ReportInventory = GetCluster = None
+    Heartbeat = ReportInventory = GetCluster = GetTokens = None
 
     def Register(self, request: m.RegisterRequest, context: Any) -> m.RegisterResponse:  # noqa: N802
         if request.cluster_id == "elsewhere":
@@ -55,7 +55,7 @@ class Membership:
 class AsyncMembership:
     """The same, as coroutines."""
 
-    Heartbeat = ReportInventory = GetCluster = None
+    Heartbeat = ReportInventory = GetCluster = GetTokens = None
 
     async def Register(self, request: m.RegisterRequest, context: Any) -> m.RegisterResponse:  # noqa: N802
         return Membership().Register(request, context)

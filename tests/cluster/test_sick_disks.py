@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import pytest
 
 from quorumfs import Client
 from quorumfs.testing import LocalCluster, wait_for
+from tests.support.small_disk import fill, small_disk
 
 pytestmark = pytest.mark.cluster
 
 DFSCTL = str(Path(sys.executable).parent / "dfsctl")
-TMPFS_BYTES = 96 << 20
 
 
 @pytest.fixture(scope="module")
@@ -48,48 +47,6 @@ def raft(cluster: LocalCluster, *words: str) -> Any:
 
 def hashes(cluster: LocalCluster) -> set[str]:
     return {row["hash"] for row in raft(cluster, "hash")}
-
-
-@contextmanager
-def small_disk(cluster: LocalCluster, node_id: str) -> Iterator[Path]:
-    """The node's data on a file system of its own, of 96 MiB; the node is stopped before and after."""
-    data = cluster.layout.data_directory(cluster.layout.node(node_id))
-    kept = data.with_name("kept")
-    cluster.stop(node_id)
-    data.rename(kept)
-    data.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_BYTES}", "tmpfs", str(data)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        data.rmdir()
-        kept.rename(data)
-        cluster.start_node(node_id)
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
-    shutil.copytree(kept, data, dirs_exist_ok=True)
-    try:
-        yield data
-    finally:
-        cluster.stop(node_id)
-        shutil.copytree(data, kept, dirs_exist_ok=True)
-        subprocess.run(["umount", str(data)], check=True)
-        data.rmdir()
-        kept.rename(data)
-
-
-def fill(directory: Path) -> Path:
-    """Leave no room."""
-    ballast = directory / "ballast"
-    with open(ballast, "wb", buffering=0) as file:
-        for size in (1 << 20, 4096, 1):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
-    return ballast
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system wants root")

@@ -62,6 +62,20 @@ def test_without_any_knowledge_nobody_is_let_in(clock: ManualClock) -> None:
             book.judge(token, "")
 
 
+def test_a_node_that_was_never_told_is_its_machines_and_a_damaged_note_does_not_make_it_so(
+    clock: ManualClock, tmp_path: Path
+) -> None:
+    coordinators = Coordinators()
+    file = tmp_path / "tokens.json"
+    assert not TokenBook(coordinators, clock).is_nobodys, "a coordinator tells itself"
+    book = TokenBook(coordinators, clock, file)
+    assert book.is_nobodys
+    book.refresh()
+    assert not book.is_nobodys
+    file.write_bytes(b"{")
+    assert not TokenBook(coordinators, clock, file).is_nobodys
+
+
 def test_without_tokens_there_is_nobody_to_tell_apart(clock: ManualClock) -> None:
     book = TokenBook(Coordinators(), clock)
     book.refresh()

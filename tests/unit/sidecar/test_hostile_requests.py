@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,16 +147,21 @@ def test_questions_are_open_here_and_want_a_token_from_elsewhere(path: str, role
         assert tested.get(open_path, environ_base=there).status_code == 200
 
 
-def test_while_it_is_not_known_which_tokens_there_are_nothing_is_changed() -> None:
+def test_a_node_that_no_cluster_has_told_of_tokens_is_its_own_machines(tmp_path: Path) -> None:
     def nobody() -> list[types_pb2.TokenInfo]:
         raise NoLeaderError("nobody answers")
 
-    tested = create_app(agent({OWN: well()}, tokens=nobody)).test_client()
-    answer = tested.post("/shutdown", headers=JSON)
+    file = tmp_path / "tokens.json"
+    tested = create_app(agent({OWN: well()}, tokens=nobody, tokens_file=file)).test_client()
+    answer = tested.post("/shutdown", headers=JSON, environ_base={"REMOTE_ADDR": "10.9.9.9"})
     assert answer.status_code == 503
     assert answer.json is not None
     assert "cannot be checked" in answer.json["error"]["message"]
+    assert tested.post("/shutdown", headers={**JSON, "X-Forwarded-For": "127.0.0.1"}).status_code == 403
     assert tested.get("/status").status_code == 200
+    assert tested.post("/shutdown", headers=JSON).status_code == 202
+    file.write_text("damaged")
+    assert tested.post("/shutdown", headers=JSON).status_code == 503
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)
