@@ -37,6 +37,11 @@ def files_of(cluster: LocalCluster, node_id: str, chunk: str) -> list[Path]:
     return [one for one in found if "quarantine" not in one.parts]
 
 
+def scrubbing(control: Dfsctl) -> set[str]:
+    """What the datanodes' scrubbers do."""
+    return {one["state"] for one in control("scrub", "status", "-o", "json").json}
+
+
 def test_what_somebody_removed_is_found_and_made_anew(
     cluster: LocalCluster, fs: Client, control: Dfsctl
 ) -> None:
@@ -54,6 +59,10 @@ def test_what_somebody_removed_is_found_and_made_anew(
     assert [(one["want"], one["number"]) for one in said.json["zones"]] == [(3, 3)]
     assert all((one["listed"], one["recorded"]) == (12, 12) for one in said.json["nodes"])
     location = fs.locate("/3")[0]
+    control.well(
+        "scrub", "stop"
+    )  # which might find it first: then the metadata knows, and fsck has nothing to tell
+    wait_for(lambda: scrubbing(control) == {"stopped"}, PATIENCE_SECONDS, "nobody scrubs")
     files_of(cluster, "d2", location.chunk)[0].unlink()
     said = control("fsck", "-o", "json")
     assert said.code == 9
@@ -61,6 +70,8 @@ def test_what_somebody_removed_is_found_and_made_anew(
     assert missing == {"d1": [], "d2": [location.chunk], "d3": []}
     wait_for(lambda: bool(files_of(cluster, "d2", location.chunk)), PATIENCE_SECONDS, "it was made anew")
     wait_for(well, PATIENCE_SECONDS, "and counts again")
+    control.well("scrub", "start")
+    wait_for(lambda: scrubbing(control) == {"running"}, PATIENCE_SECONDS, "they scrub again")
 
 
 def test_datanodes_scrub_as_fast_as_they_are_told_and_find_what_is_damaged(
