@@ -49,6 +49,7 @@ ENTRIES_UNDER_WAY_MAX = 2
 BARRIERS_MAX = 2
 READS_MAX = 20_000
 UPKEEP_SECONDS = 0.5
+ROOM_SECONDS_MAX = 3.0  # a leader that waits longer for a segment to be made hands over
 TRANSFER_SECONDS = 2.0
 FETCH_PAUSE_SECONDS = 2.0  # after a snapshot that could not be had: each try costs the leader a copy
 
@@ -158,7 +159,7 @@ class Core:
         self._fetch_at = 0.0
         self._leader_clock = LeaderClock(0, 0.0)
         self._last_stamp_ms = 0
-        self._upkeep_at = clock.monotonic()
+        self._upkeep_at = self._had_room_at = clock.monotonic()
         self._durable_asked = 0  # what was applied then
         self.leadership: Leadership | None = None
         self.turned_at = clock.monotonic()
@@ -195,7 +196,7 @@ class Core:
         if self.leadership is None:
             done(self.not_leader())
             return
-        if not self.journal.has_room() or self.applier.disk_full:
+        if self.disk_full:
             done(
                 NoSpaceError(
                     f"the disk of {self.replica.own_id} is full",
@@ -210,6 +211,11 @@ class Core:
             done(error)
             return
         self._wire.wake()
+
+    @property
+    def disk_full(self) -> bool:
+        """There is no room for the log or the state. Not: the next segment of the log is still being made."""
+        return self.journal.disk_full or self.applier.disk_full
 
     def read(self, question: Question, done: Done) -> None:
         """Answer behind a barrier: what was acknowledged before this call is seen."""
@@ -287,6 +293,7 @@ class Core:
         elif self.leadership is None and self.database.applied_index >= self.replica.noop_index:
             now = self._clock.monotonic()
             self._leader_clock = LeaderClock(self.database.cluster_ms(), now)
+            self._had_room_at = now
             self._last_stamp_ms = self.database.cluster_ms()
             self.leadership = Leadership(self.replica.term(), self._history, now)
             self._outside.leadership_changed(self.leadership)
@@ -378,7 +385,7 @@ class Core:
     def _transfer_leadership(self) -> bool:
         transfer = self._transfer
         if transfer is None:
-            if not self.journal.has_room() or self.applier.disk_full:
+            if self.disk_full or self._waits_long_for_room():
                 self._transfer = Transfer(None, self._clock.monotonic() + TRANSFER_SECONDS, threading.Event())
             return False
         if self._clock.monotonic() >= transfer.deadline:
@@ -392,6 +399,13 @@ class Core:
             return True
         self.replica.hand_leadership_to(peer)
         return False
+
+    def _waits_long_for_room(self) -> bool:
+        """The disk is not full, but too slow to make the next segment: another may have a better one."""
+        now = self._clock.monotonic()
+        if self.journal.has_room():
+            self._had_room_at = now
+        return now - self._had_room_at > ROOM_SECONDS_MAX
 
     def _end_transfer(self, *, given: bool) -> None:
         transfer, self._transfer = self._transfer, None
@@ -449,9 +463,11 @@ class Core:
             )
 
     def _upkeep(self) -> None:
-        """Twice a second: a spare segment, compaction, a snapshot that is needed."""
+        """Twice a second: a spare segment (at once where there is none), compaction, a snapshot that is needed."""
         now = self._clock.monotonic()
         if now < self._upkeep_at:
+            if self.journal.wants_spare:
+                self._outside.prepare_journal()
             return
         self._upkeep_at = now + UPKEEP_SECONDS
         self._outside.prepare_journal()

@@ -191,6 +191,7 @@ class Consensus:
             self._journal_work.clear()
             if not self._stopping.is_set():
                 self._journal.prepare()
+                self._links.wake()  # what waited for room
 
     def _answer(self, readings: Sequence[Reading]) -> None:
         self._readers.ask_all([(one.question, one.done) for one in readings])
@@ -339,7 +340,7 @@ class Consensus:
             fsync=journal.fsync,
             wal_bytes=self._database.wal_bytes,
             longest_checkpoint_seconds=self._database.longest_checkpoint_seconds,
-            disk_full=core.applier.disk_full or not journal.has_room(),
+            disk_full=core.disk_full,
         )
 
     def _member_state(self, member: m.Member, now: float) -> MemberState:

@@ -207,6 +207,17 @@ class Journal(PySyncObjNames):
         """Whether there is room for what one turn of the loop may add. If not, add nothing and vote for nobody."""
         return self._log.has_room()
 
+    @property
+    def disk_full(self) -> bool:
+        """Whether there is no room because the disk has none; otherwise the next segment is only not made yet."""
+        return self._log.segments.disk_full and not self.has_room()
+
+    @property
+    def wants_spare(self) -> bool:
+        """Whether `prepare` is to be called at once: there is no spare segment, and no full disk is known of."""
+        segments = self._log.segments
+        return not segments.has_spare and not segments.disk_full
+
     # Reading
 
     def entries(self, from_index: int, max_bytes: int, max_count: int) -> list[Entry]:

@@ -64,6 +64,7 @@ class Segments:
         self._dead: list[Segment] = []
         self._spare: Segment | None = None
         self._spares_made = 0
+        self._full = False  # the disk had no room for a spare the last time
         self._preparing = False
         self._closed = False
 
@@ -84,6 +85,11 @@ class Segments:
     @property
     def has_spare(self) -> bool:
         return self._spare is not None
+
+    @property
+    def disk_full(self) -> bool:
+        """There is no spare because the disk had no room for one; otherwise it is only not made yet."""
+        return self._full and self._spare is None
 
     @property
     def room(self) -> int:
@@ -150,7 +156,7 @@ class Segments:
                 self._dead.append(self._live.pop(number))
 
     def prepare(self) -> bool:
-        """Remove what is retired, and see to it that there is a spare. False: no room for one now.
+        """See to it that there is a spare, then remove what is retired. False: no room for a spare now.
 
         May run beside the thread that owns the journal; two at once is one too many, the second does nothing.
         """
@@ -159,8 +165,11 @@ class Segments:
                 return self._spare is not None
             self._preparing = True
         try:
-            self._remove_dead()
-            return self._spare is not None or self._make_spare()
+            made = self._spare is not None or self._make_spare()  # first: the log may be waiting for it
+            if self._remove_dead():
+                made = made or self._make_spare()  # what was removed may have made room
+            self._full = not made
+            return made
         finally:
             self._finish_preparing()
 
@@ -170,7 +179,9 @@ class Segments:
             if self._closed:
                 self._close_all()
 
-    def _remove_dead(self) -> None:
+    def _remove_dead(self) -> bool:
+        """Whether there were any."""
+        found = bool(self._dead)
         while self._dead:
             oldest = self._dead[0]
             with suppress(FileNotFoundError):
@@ -178,6 +189,7 @@ class Segments:
             self._files.sync_directory(self._directory)
             with self._lock:
                 self._files.close(self._dead.pop(0).fd)
+        return found
 
     def _make_spare(self) -> bool:
         self._spares_made += 1

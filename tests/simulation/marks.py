@@ -57,6 +57,7 @@ WATCHED = (
     "a proposal expired in the queue",
     "the queue was full",
     "a full disk refused a proposal",
+    "a proposal waited for the next segment of the log",
     "a full disk took nothing of a leader's entries",
     "a retry got the stored answer",
     "a session expired",
@@ -231,8 +232,12 @@ def _put(marks: Marks, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _propose(marks: Marks, core: Any, proposal: Any, done: Any) -> None:
-    full = core.leadership is not None and not core.journal.has_room()
-    marks.hit("a full disk refused a proposal", full)
+    if core.leadership is not None:
+        marks.hit("a full disk refused a proposal", core.disk_full)
+        marks.hit(
+            "a proposal waited for the next segment of the log",
+            not core.disk_full and not core.journal.has_room(),
+        )
 
 
 def _hand_over(marks: Marks, replica: Any) -> None:

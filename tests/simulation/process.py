@@ -147,7 +147,8 @@ class Process:
         self._waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._turn_at = math.inf
         self._busy_until = 0.0
-        self._applying = self._apply_soon = self._turning = False
+        self._applying = self._apply_soon = self._turning = self._preparing = False
+        self.spare_seconds = 0.0  # what a disk under load takes to make a segment
         self.core: Core
         self.identity: Identity
         self.database: SimDatabase
@@ -365,10 +366,19 @@ class Process:
             self.member.applied = max(self.member.applied, database.applied_index)
 
     def _prepare_soon(self) -> None:
-        if self.random.random() < 0.5:
+        if self._preparing:
+            return
+        if self.spare_seconds == 0.0 and self.random.random() < 0.5:
             self.journal.prepare()
-        else:
-            self.later(self.random.random() * 0.02, self.journal.prepare)
+            return
+        slow = self.cluster.plan.faults and self.random.random() < 0.002
+        takes = self.spare_seconds or self.random.random() * (4.0 if slow else 0.02)
+        self._preparing = True
+        self.later(takes, self._prepare)
+
+    def _prepare(self) -> None:
+        self._preparing = False
+        self.journal.prepare()
 
     def _answer(self, readings: Sequence[Reading]) -> None:
         self.later(self.random.random() * 0.002, self._read, readings)

@@ -188,6 +188,36 @@ def a_full_disk_ends_nobody_who_is_greeted(seed: int) -> None:
         stage.settle()
 
 
+def a_segment_that_is_long_in_the_making_deposes_nobody(seed: int) -> None:
+    """The disk is slow, not full: what is proposed meanwhile waits, and nobody is told that there is no room."""
+    with Stage(seed) as stage:
+        leader = stage.leader().node_id
+        term = stage[leader].core.replica.term()
+        stage[leader].spare_seconds = 2.0
+        stage.write_until(leader, lambda: not stage[leader].journal.has_room())
+        answers = stage.write(leader, 5)
+        stage.run(0.5)
+        _expect(answers, [])
+        stage.until(lambda: len(answers) == 5)
+        _expect([one for one in answers if not isinstance(one, bytes)], [])
+        _expect((stage.leader().node_id, stage[leader].core.replica.term()), (leader, term))
+        stage.settle()
+
+
+def a_disk_that_makes_no_segment_at_all_loses_the_leadership(seed: int) -> None:
+    """It is not full, only stuck: another member may have a better one."""
+    with Stage(seed) as stage:
+        leader = stage.leader().node_id
+        stage[leader].spare_seconds = 60.0
+        stage.write_until(leader, lambda: not stage[leader].journal.has_room())
+        stage.run(8.0)
+        _expect(stage.leader().node_id != leader, True)
+        stage.write_through(stage.leader().node_id, 3)
+        stage.crash(leader)
+        stage.start(leader)
+        stage.settle()
+
+
 def a_disk_that_was_set_back_does_not_vote_until_it_has_caught_up(seed: int) -> None:
     """Its peers remember a later start of it than it shows."""
     with Stage(seed) as stage:
@@ -475,6 +505,8 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     two_answers_of_one_voter_are_one_vote,
     a_leader_that_was_replaced_answers_no_question,
     a_full_disk_ends_nobody_who_is_greeted,
+    a_segment_that_is_long_in_the_making_deposes_nobody,
+    a_disk_that_makes_no_segment_at_all_loses_the_leadership,
     a_disk_that_was_set_back_does_not_vote_until_it_has_caught_up,
     a_disk_that_was_set_back_far_is_brought_up_by_a_snapshot,
     what_a_set_back_disk_acknowledged_is_not_lost,

@@ -256,6 +256,15 @@ class Stage:
         refused = [one for one in answers if not isinstance(one, bytes)]
         assert not refused, refused
 
+    def write_until(self, node_id: str, condition: Callable[[], object], most: int = 2000) -> None:
+        """One entry after another until `condition` holds."""
+        for _ in range(most):
+            if condition():
+                return
+            self.write(node_id)
+            self.run(0.002)
+        raise AssertionError(f"not after {most} entries")
+
     def change_members(self, node_id: str, make: Callable[[Configuration], Configuration]) -> list[object]:
         """Propose another configuration; the list gets the answer."""
         answers: list[object] = []

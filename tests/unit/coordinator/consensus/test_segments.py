@@ -72,7 +72,10 @@ def test_segments_are_removed_oldest_first_each_durably() -> None:
     files.fail_next("sync_directory", errno.EIO, after=1)
     with pytest.raises(OSError, match="Input/output"):
         segments.prepare()
-    assert files.names(DIRECTORY) == [segment_name(3), segment_name(4)]
+    assert [name for name in files.names(DIRECTORY) if "segment" in name] == [
+        segment_name(3),
+        segment_name(4),
+    ]
     segments.prepare()
     assert [name for name in files.names(DIRECTORY) if "segment" in name] == [segment_name(4)]
     assert segments.disk_bytes == 2 * SIZE
@@ -85,6 +88,30 @@ def test_a_spare_for_which_there_is_no_room_leaves_nothing_behind() -> None:
     assert files.names(DIRECTORY) == []
     files.capacity_bytes = None
     assert segments.prepare()
+
+
+def test_a_disk_is_full_when_it_had_no_room_for_a_spare_and_not_while_one_is_made() -> None:
+    files = Slow()
+    segments = made(files)
+    assert not segments.disk_full
+    beside = threading.Thread(target=segments.prepare)
+    beside.start()
+    assert files.entered.wait(10)
+    assert not segments.disk_full
+    files.go.set()
+    beside.join(10)
+    crowded = made(FakeFiles(Random(1), capacity_bytes=SIZE - 1))
+    crowded.prepare()
+    assert crowded.disk_full
+
+
+def test_what_was_removed_makes_room_for_a_spare() -> None:
+    files = FakeFiles(Random(1))
+    segments = grown(files, 4)
+    segments.retire(4)
+    files.capacity_bytes = 4 * SIZE
+    assert segments.prepare()
+    assert not segments.disk_full
 
 
 def test_a_second_preparation_beside_the_first_does_nothing() -> None:
