@@ -79,12 +79,10 @@ def compose(table: Buffer, length: int) -> int:
 
     Raises ValueError when the table is not as long as `length` bytes ask for.
     """
-    count = block_count(length)
-    if len(table) != count * CHECKSUM_BYTES:
-        raise ValueError(f"{length} bytes have {count} block checksums, not {len(table) / CHECKSUM_BYTES:g}")
-    if not count:
+    sums = _sums(table, length)
+    if not sums:
         return 0
-    sums = struct.unpack(f"<{count}I", table)
+    count = len(sums)
     low, second, third, high = _BLOCK_TABLES
     whole: int = sums[0] if count > 1 else 0
     for crc in sums[1:-1]:
@@ -92,6 +90,28 @@ def compose(table: Buffer, length: int) -> int:
             low[whole & 255] ^ second[whole >> 8 & 255] ^ third[whole >> 16 & 255] ^ high[whole >> 24] ^ crc
         )
     return combine(whole, sums[-1], length - (count - 1) * BLOCK_BYTES)
+
+
+def prefixes(table: Buffer, length: int) -> list[int]:
+    """The checksum of the first `n` blocks, for n = 0, 1, ...: the last one is that of all `length` bytes.
+
+    Any run of blocks is then verified by one call: `crc32c(blocks m to n, prefixes[m]) == prefixes[n]`.
+    Raises ValueError when the table is not as long as `length` bytes ask for.
+    """
+    sums = _sums(table, length)
+    made = [0]
+    for crc in sums[:-1]:
+        made.append(_shift_block(made[-1]) ^ crc)
+    if sums:
+        made.append(combine(made[-1], sums[-1], length - (len(sums) - 1) * BLOCK_BYTES))
+    return made
+
+
+def _sums(table: Buffer, length: int) -> tuple[int, ...]:
+    count = block_count(length)
+    if len(table) != count * CHECKSUM_BYTES:
+        raise ValueError(f"{length} bytes have {count} block checksums, not {len(table) / CHECKSUM_BYTES:g}")
+    return struct.unpack(f"<{count}I", table)
 
 
 def _shift_block(crc: int) -> int:

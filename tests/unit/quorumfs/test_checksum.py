@@ -16,6 +16,7 @@ from quorumfs.checksum import (
     combine,
     compose,
     crc32c,
+    prefixes,
     verify_blocks,
 )
 from quorumfs.limits import BLOCK_BYTES
@@ -80,6 +81,20 @@ def test_a_table_holds_one_checksum_per_block_and_composes_to_the_whole(length: 
 
 
 @pytest.mark.parametrize("block", [0, 1, 2])
+@pytest.mark.parametrize(
+    "length", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES, 200_000]
+)
+def test_any_run_of_blocks_is_verified_from_the_checksums_of_what_is_before_it(length: int) -> None:
+    data = random.Random(length).randbytes(length)
+    sums = prefixes(block_checksums(data), length)
+    assert sums[-1] == crc32c(data)
+    assert len(sums) == block_count(length) + 1
+    for first in range(len(sums)):
+        for behind in range(first, len(sums)):
+            run = data[first * BLOCK_BYTES : behind * BLOCK_BYTES]
+            assert crc32c(run, sums[first]) == sums[behind]
+
+
 def test_a_flipped_bit_is_found_in_its_block(block: int) -> None:
     data = bytearray(some_bytes(2 * BLOCK_BYTES + 10))
     table = block_checksums(data)

@@ -24,7 +24,6 @@ from quorumfs.limits import KIB, MIB
 from quorumfs.nearness import Nearness
 from quorumfs.open_chunks import OpenChunk
 from quorumfs.read_chunk import ChunkReader
-from quorumfs.sharing import SecondThread
 from quorumfs.suspects import Suspects
 from quorumfs.v1 import namespace_pb2, types_pb2
 from quorumfs.watchdog import Watchdog
@@ -229,7 +228,7 @@ class Files:
             yield None
             return
         fd = os.open(self.path(replica.node_id), os.O_RDONLY)
-        opened = OpenChunk(fd, Opened(0, len(DATA), block_checksums(DATA)), SecondThread())
+        opened = OpenChunk(fd, Opened(0, len(DATA), block_checksums(DATA)))
         if replica.node_id in self.fail:
             os.close(fd)
             opened = _Failing(-1, self.fail[replica.node_id])
@@ -245,7 +244,7 @@ class Files:
 
 class _Failing(OpenChunk):
     def __init__(self, fd: int, number: int) -> None:
-        super().__init__(fd, Opened(0, len(DATA), block_checksums(DATA)), SecondThread())
+        super().__init__(fd, Opened(0, len(DATA), block_checksums(DATA)))
         self._number = number
 
     def read(self, offset: int, length: int) -> bytes:
