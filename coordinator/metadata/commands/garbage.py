@@ -66,8 +66,8 @@ def _take_in(context: Context, one: e.AdoptChunks.One) -> None:
     length = min(one.length, CHUNK_SIZE_BYTES_MAX)
     state = contents.SEALED if length else contents.ALLOCATED
     numbers = [min(number, NUMBER_MAX) for number in (birth.history, birth.index, birth.cluster_ms)]
-    context.execute(_NEW_CHUNK, (one.chunk, state, contents.ON_DATANODES, length, one.checksum, *numbers))
     hold = contents.FREE if _is_of_this_log(context, birth) else contents.OF_ANOTHER_LOG
+    context.execute(_NEW_CHUNK, (one.chunk, state, contents.ON_DATANODES, length, one.checksum, *numbers))
     context.execute(_NEW_ORPHAN, (one.chunk, context.index, context.now_ms, hold))
     context.totals.chunks += 1
 

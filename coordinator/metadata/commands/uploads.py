@@ -51,6 +51,7 @@ def open_upload(context: Context, request: n.OpenUploadRequest) -> n.Result:
     replication = checked_replication(context, request.replication)
     base = old.version if request.from_current and old is not None and old.type == FILE else 0
     mode = checked_mode(request.mode) if request.mode else MODE_KEPT
+    _ = context.history  # its end wants it: refused before anything is written
     upload = Open(
         id=context.derived_id(0),
         version=contents.new_version(context, None, 0, 0),

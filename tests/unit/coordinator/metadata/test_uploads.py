@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from coordinator.metadata import context, queries
+from coordinator.metadata import context, invariants, queries
 from coordinator.metadata.commands import files, sealing
 from quorumfs.checksum import crc32c
 from quorumfs.errors import Code
 from quorumfs.limits import CHUNK_SIZE_BYTES, UPLOAD_TTL_MS
+from quorumfs.mint import derived_id
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
-from tests.support.machines import Cluster, commit_of
+from tests.support.machines import Cluster, Replica, commit_of
 from tests.support.ops import (
     clone,
     delete,
@@ -457,3 +458,15 @@ def test_no_entry_touches_very_many_chunks_whatever_is_put_together_in_it(
     cluster.now_ms += UPLOAD_TTL_MS
     expire = e.SystemCommand(expire_uploads=e.ExpireUploads(uploads=[one.upload for one in requests]))
     assert [cluster.system(expire).number for _ in range(3)] == [1, 1, 0]
+
+
+def test_before_the_cluster_is_initialised_no_upload_is_opened_that_could_end_by_halves() -> None:
+    replica = Replica()
+    opened = n.Op(open_upload=n.OpenUploadRequest(ref=ref(b"/x")))
+    ids = [derived_id(bytes(16), 0, 0, 0)]
+    ops = [opened, n.Op(abort_upload=n.AbortUploadRequest(upload=ids[0]))]
+    item = e.Item(batch=n.Batch(ops=ops).SerializeToString())
+    (raw,) = replica.apply(2, e.Entry(format=1, seed=bytes(16), items=[item]).SerializeToString())
+    codes = [one.code for one in n.BatchResult.FromString(raw).results]
+    assert codes == [Code.PRECONDITION_FAILED, Code.UPLOAD_GONE]
+    assert invariants.violations(replica.db) == []
