@@ -22,7 +22,7 @@ from coordinator.metadata.settings import KNOWN
 from quorumfs.checksum import combine, crc32c
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
-from tests.support.machines import Cluster, Replica
+from tests.support.machines import Cluster, Replica, RowByRow, empty_image
 from tests.support.ops import clone, delete, mkdir, put, symlink
 
 DEPTH_MAX = 4
@@ -283,6 +283,7 @@ def _state() -> bytes:
 
 
 STATE = _state()
+STATES = {"a little of everything": STATE, "before genesis": empty_image()}
 BOOKKEEPING = {"raft_state", "slot", "alembic_version"}
 
 
@@ -323,9 +324,9 @@ def codes(entry: bytes, results: Iterable[bytes]) -> list[int]:
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(entries, min_size=2, max_size=6))
-def test_whatever_an_entry_says_it_is_answered_and_the_state_stays_whole(log: list[Any]) -> None:
-    first, second = Replica(STATE), Replica(STATE)
+@given(st.sampled_from((*STATES, "a little of everything")), st.lists(entries, min_size=2, max_size=6))
+def test_whatever_an_entry_says_it_is_answered_and_the_state_stays_whole(begins: str, log: list[Any]) -> None:
+    first, second = Replica(STATES[begins]), RowByRow(STATES[begins])
     for stamp, made in log:
         before = contents(first)
         entry = encode(first, stamp, made)

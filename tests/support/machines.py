@@ -6,8 +6,13 @@ import hashlib
 import sqlite3
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
+from unittest.mock import patch
 
+from coordinator.metadata import machine as machine_module
 from coordinator.metadata import migrations
+from coordinator.metadata.arrivals import Arrivals
+from coordinator.metadata.context import Context
 from coordinator.metadata.machine import Machine
 from quorumfs.checksum import combine, crc32c
 from quorumfs.v1 import entries_pb2 as e
@@ -50,6 +55,30 @@ class Replica:
     @property
     def index(self) -> int:
         return int(self.db.execute("SELECT applied_index FROM raft_state").fetchone()[0])
+
+
+class RowByRow(Replica):
+    """Writes each new file at once, as if it were alone in its entry: what `Arrivals` is held to."""
+
+    def apply(self, index: int, entry: bytes) -> list[bytes]:
+        with patch.object(machine_module, "Context", _RowByRow):
+            return super().apply(index, entry)
+
+
+class _AtOnce(Arrivals):
+    def __init__(self, tx: sqlite3.Connection) -> None:
+        super().__init__()
+        self._tx = tx
+
+    def add(self, *file: Any) -> None:
+        super().add(*file)
+        self.write(self._tx)
+
+
+class _RowByRow(Context):
+    def __init__(self, tx: sqlite3.Connection, index: int, now_ms: int, wall_ms: int, seed: bytes) -> None:
+        super().__init__(tx, index, now_ms, wall_ms, seed)
+        self.arrivals = _AtOnce(tx)
 
 
 class Cluster:
