@@ -91,7 +91,8 @@ class Applier:
 
     @property
     def waits(self) -> bool:
-        return bool(self._jobs or self._in_hand)
+        """Whether `work` has something to do: also to find out whether a full disk has room again."""
+        return bool(self._jobs or self._in_hand or self.disk_full)
 
     @property
     def backlog_bytes(self) -> int:
@@ -107,6 +108,8 @@ class Applier:
         try:
             if self._in_hand:
                 self._do()
+            elif self.disk_full:  # met by a checkpoint: what it is for is done and answered
+                self._database.checkpoint_if_needed()
         except StorageFull as error:
             if not self.disk_full:
                 _log.error("apply.disk_full", cause=str(error))

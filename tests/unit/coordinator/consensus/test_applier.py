@@ -19,7 +19,7 @@ class Database(SimpleNamespace):
     """Remembers what was done to it; `full` makes the next call fail for want of room."""
 
     def __init__(self) -> None:
-        super().__init__(applied_index=1, groups=[], installs=[], full=False)
+        super().__init__(applied_index=1, groups=[], installs=[], full=False, full_for_checkpoints=False)
 
     def _room(self) -> None:
         if self.full:
@@ -28,8 +28,11 @@ class Database(SimpleNamespace):
     def apply(self, entries: Sequence[LogEntry]) -> list[Any]:
         self._room()
         self.groups.append([entry.index for entry in entries])
-        self.applied_index = entries[-1].index
-        return [None if entry.data is None else [b"done %d" % entry.index] for entry in entries]
+        before, self.applied_index = self.applied_index, max(self.applied_index, entries[-1].index)
+        return [
+            None if entry.data is None or entry.index <= before else [b"done %d" % entry.index]
+            for entry in entries
+        ]
 
     def make_durable(self) -> int:
         self._room()
@@ -41,6 +44,8 @@ class Database(SimpleNamespace):
         self.applied_index = index
 
     def checkpoint_if_needed(self) -> bool:
+        if self.full_for_checkpoints:
+            raise StorageFull("no room")
         return False
 
 
@@ -94,6 +99,20 @@ def test_a_full_disk_is_waited_out_and_nothing_is_lost_or_done_twice(scene: Scen
         assert scene.applier.work()
     assert scene.told == [b"done 2", b"done 3"]
     assert not scene.applier.disk_full
+
+
+def test_a_checkpoint_that_found_no_room_is_tried_again_though_nothing_else_waits(scene: Scene) -> None:
+    scene.database.full_for_checkpoints = True
+    scene.entry(2)
+    assert not scene.applier.work()
+    assert scene.told == [b"done 2"]
+    assert scene.applier.waits
+    assert not scene.applier.work()
+    assert scene.applier.disk_full
+    scene.database.full_for_checkpoints = False
+    assert scene.applier.work()
+    assert not scene.applier.disk_full
+    assert not scene.applier.waits
 
 
 def test_an_install_that_found_no_room_is_tried_again(scene: Scene, tmp_path: Path) -> None:
