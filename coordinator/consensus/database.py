@@ -27,7 +27,7 @@ from common import log
 from coordinator.consensus import snapshots
 from coordinator.consensus.entry_writer import Answers, EntryWriter, StateMachine, position_of
 from coordinator.consensus.faults import CorruptDatabase, storage_faults
-from coordinator.consensus.files import Files, RealFiles, StorageFull
+from coordinator.consensus.files import Files, RealFiles, StorageFailure, StorageFull
 from coordinator.consensus.interfaces import LogEntry
 from coordinator.consensus.readers import Readers, ReaderStats
 from coordinator.consensus.sqlite_files import SqliteFiles
@@ -197,7 +197,12 @@ class Database:
         """Let all that was applied so far survive a power cut; up to which index. Raises StorageFailure."""
         index = self._entries.at.index
         with self._writing(f"syncing the WAL of {self._path}"):
-            self._wal.sync()
+            try:
+                self._wal.sync()
+            except (
+                OSError
+            ) as error:  # for want of room as well: a second one would succeed without having written
+                raise StorageFailure(f"the WAL of {self._path} cannot be synced", error) from error
         self._durable_index = index
         return index
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from coordinator.consensus.faults import CorruptDatabase, storage_faults
-from coordinator.consensus.files import Files
+from coordinator.consensus.files import Files, StorageFailure
 
 POINTER = "CURRENT"
 _POINTER_DRAFT = "CURRENT.tmp"
@@ -92,7 +92,12 @@ class SqliteFiles:
         target = self.directory / f"state-{self._next_number()}.db"
         draft = self.directory / _POINTER_DRAFT
         with storage_faults(target, f"making {file} the state"):
-            sync_file(self.files, file)
+            try:
+                sync_file(self.files, file)
+            except (
+                OSError
+            ) as error:  # for want of room as well: a second one would succeed without having written
+                raise StorageFailure(f"{file} cannot be synced", error) from error
             self._write_draft(draft, target.name)
             self.files.rename(file, target)
             self.files.sync_directory(self.directory)

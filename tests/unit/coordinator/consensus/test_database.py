@@ -1,6 +1,7 @@
 """The database's life on a disk: its files, what it refuses to take for a state, and what ends it."""
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,11 +42,12 @@ class NoSync(RealFiles):
     """The next sync of data fails, once."""
 
     failing = False
+    error = errno.EIO
 
     def sync_data(self, fd: int) -> None:
         if self.failing:
             self.failing = False
-            raise OSError(errno.EIO, "Input/output error")
+            raise OSError(self.error, os.strerror(self.error))
         super().sync_data(fd)
 
 
@@ -219,8 +221,10 @@ def test_after_the_machine_failed_nothing_is_written_but_readers_go_on(
     assert database.snapshot(tmp_path / "copy") == (2, 1)
 
 
-def test_a_sync_that_fails_is_not_tried_again(directory: Path) -> None:
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+def test_a_sync_that_fails_is_not_tried_again(directory: Path, error: int) -> None:
     files = NoSync()
+    files.error = error
     database = opened(directory, files=files)
     database.apply(puts(2, 5))
     files.failing = True

@@ -120,6 +120,18 @@ def test_a_sync_that_fails_is_a_sick_disk(call: str) -> None:
         SqliteFiles(HOME, files).adopt(file)
 
 
+def test_a_snapshot_whose_sync_found_no_room_is_not_adopted_by_a_second_try() -> None:
+    files = disk()
+    adopt(files, b"old")
+    file = incoming(files, b"new")
+    held = SqliteFiles(HOME, files)
+    files.fail_next("sync_data", errno.ENOSPC)
+    with pytest.raises(StorageFailure):
+        held.adopt(file)
+    files.crash()
+    assert state(files) == b"old"
+
+
 def test_a_start_sees_what_the_disk_has_after_a_sync_that_failed() -> None:
     files = disk()
     current = adopt(files, b"on the disk")
