@@ -32,6 +32,7 @@ from quorumfs.errors import (
     InternalError,
     Leader,
     NoLeaderError,
+    NoSpaceError,
     NotLeaderError,
     OutcomeUnknownError,
     QuorumFSError,
@@ -401,6 +402,8 @@ class Coordinator:
         cause = str(last) if last else "the connections were closed"
         if in_doubt:
             return OutcomeUnknownError(f"{what}: no answer within the time limit", cause=cause)
+        if isinstance(last, NoSpaceError):
+            return last
         asked = ", ".join(self.known)
         if isinstance(last, BusyError | TimedOutError) and self._reached:
             return TimedOutError(f"{what}: the leader did not get to it in time", cause=cause)
@@ -456,7 +459,9 @@ def _outcome(error: QuorumFSError, *, transport: bool) -> tuple[Outcome | None, 
     """How the way goes on after `error`; None: it ends here."""
     if isinstance(error, NotLeaderError | NoLeaderError):
         return Outcome.NOT_LEADER, error.leader
-    if isinstance(error, BusyError):
+    if isinstance(
+        error, BusyError | NoSpaceError
+    ):  # a leader whose disk is full hands over, or has room again
         return Outcome.BUSY, None
     if isinstance(error, UnavailableError):
         return Outcome.SILENT, error.leader

@@ -14,6 +14,7 @@ from quorumfs.errors import (
     Code,
     InvalidArgumentError,
     NoLeaderError,
+    NoSpaceError,
     OutcomeUnknownError,
     QuorumFSError,
     SessionExpiredError,
@@ -236,6 +237,38 @@ def test_a_refused_message_uses_no_sequence_number() -> None:
     with pytest.raises(InvalidArgumentError):
         world.mkdir("/b")
     assert world.mkdir("/c").code == Code.OK
+
+
+def test_a_leader_whose_disk_is_full_is_asked_again_until_another_leads() -> None:
+    world = World()
+    world.mkdir("/a")
+    refusals = [3]
+
+    def full(where: str, path: str, raw: bytes) -> None:
+        if where == "c1:1" and path.endswith("/Do") and world.cluster.leader == where:
+            refusals[0] -= 1
+            if not refusals[0]:
+                world.cluster.leader = "c2:1"
+            raise with_trailer(NoSpaceError("the disk of c1 is full"))
+
+    world.net.before = full
+    assert world.mkdir("/b").code == Code.OK
+    assert world.cluster.applied.count("mkdir") == 2
+
+
+def test_full_disks_everywhere_are_told_by_their_name() -> None:
+    world = World(timeout=2.0)
+    world.mkdir("/a")
+
+    def full(where: str, path: str, raw: bytes) -> None:
+        if path.endswith("/Do"):
+            raise with_trailer(NoSpaceError("the disk of c1 is full"))
+
+    world.net.before = full
+    with pytest.raises(NoSpaceError, match="c1"):
+        world.mkdir("/b")
+    world.net.before = lambda where, path, raw: None
+    assert world.mkdir("/b").code == Code.OK, "nothing had happened, and the session goes on"
 
 
 def test_a_busy_leader_is_asked_again() -> None:
