@@ -16,6 +16,7 @@ from common import log
 from coordinator.consensus.files import StorageFull
 from coordinator.consensus.interfaces import DatabaseDoor, LogEntry
 from coordinator.consensus.proposals import Waiting
+from quorumfs.errors import OutcomeUnknownError
 from quorumfs.limits import ENTRY_BYTES_MAX
 
 GROUP_ENTRIES_MAX = 64
@@ -153,6 +154,9 @@ class Applier:
             elif job.waiting and results is not None:
                 for waiting, result in zip(job.waiting, results, strict=True):
                     waiting.done(result)
+            else:
+                for waiting in job.waiting:
+                    waiting.done(_came_otherwise(job.entry.index))
         self._in_hand.clear()
         self._bytes_done += sum(job.size_bytes for job in group)
         for hook in self._hooks:
@@ -167,3 +171,10 @@ class Applier:
         else:
             job.file.unlink(missing_ok=True)
             self._on_installed(0, 0)
+
+
+def _came_otherwise(index: int) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        "the result of the operation is not known here",
+        cause=f"it was done by entry {index}, which came to this coordinator with a snapshot",
+    )

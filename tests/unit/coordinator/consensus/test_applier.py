@@ -13,6 +13,7 @@ from coordinator.consensus.applier import GROUP_ENTRIES_MAX, Applier, Committed,
 from coordinator.consensus.files import StorageFull
 from coordinator.consensus.interfaces import LogEntry
 from coordinator.consensus.proposals import Waiting
+from quorumfs.errors import OutcomeUnknownError
 
 
 class Database(SimpleNamespace):
@@ -132,6 +133,19 @@ def test_a_snapshot_that_is_older_than_the_state_is_thrown_away(scene: Scene, tm
     scene.applier.work()
     assert not file.exists()
     assert scene.told == [("installed", 0)]
+
+
+def test_who_waits_for_an_entry_that_came_with_a_snapshot_is_told_that_the_outcome_is_unknown(
+    scene: Scene, tmp_path: Path
+) -> None:
+    scene.applier.put(Install(tmp_path / "snapshot", 50, 3))
+    scene.entry(50)
+    scene.entry(51)
+    while scene.applier.waits:
+        assert scene.applier.work()
+    installed, unknown, done = scene.told
+    assert (installed, done) == (("installed", 50), b"done 51")
+    assert isinstance(unknown, OutcomeUnknownError)
 
 
 def test_jobs_of_other_kinds_keep_their_place_between_entries(scene: Scene, tmp_path: Path) -> None:
