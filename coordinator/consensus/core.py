@@ -246,6 +246,13 @@ class Core:
             return self.database.cluster_ms()
         return max(self._last_stamp_ms, self._leader_clock.now_ms(self._clock.monotonic()))
 
+    def state_age(self) -> float:
+        """Seconds since this member's state had all that was committed, as far as its leader said; 0 when it leads.
+        What a leader's message took on its way comes on top."""
+        if self.leadership is not None:
+            return 0.0
+        return self._clock.monotonic() - self.replica.freshness.as_of
+
     def not_leader(self) -> NotLeaderError:
         return NotLeaderError(f"{self.replica.own_id} does not lead")
 
@@ -263,6 +270,7 @@ class Core:
         self._lead()
         journal.sync()
         replica.advance_commit()
+        self._note_freshness()
         self._check_state()
         self._upkeep()
         self._wire.poll(self._patience(wait_seconds))
@@ -449,6 +457,13 @@ class Core:
     def _own_check(self) -> tuple[int, bytes]:
         index = self.database.applied_index
         return index, self.database.rolling_at(index) or b""
+
+    def _note_freshness(self) -> None:
+        replica, applied = self.replica, self.database.applied_index
+        if self.leadership is None:
+            replica.freshness.applied(applied, self.journal.term_at)
+        elif applied >= replica.commit_index():
+            replica.freshness.led(replica.beats.quorum_sent_at(self._clock.monotonic()))
 
     def _check_state(self) -> None:
         """Compare this state with the leader's at an index that both have applied."""

@@ -268,7 +268,11 @@ class Consensus:
         """Seconds since a leader was heard; 0 when this member leads."""
         if self._core.leadership is not None:
             return 0.0
-        return self._clock.monotonic() - self._core.replica.heard_at
+        return self._clock.monotonic() - self._core.replica.spoke_at
+
+    def state_age(self) -> float:
+        """Seconds since this member's state had all that was committed; 0 when it leads. See `Core`."""
+        return self._core.state_age()
 
     def transfer(self, node_id: str | None) -> bool:
         """Hand the leadership to a follower (the best one, when None); waits. False: it stays here."""

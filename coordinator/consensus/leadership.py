@@ -1,9 +1,10 @@
-"""What it means to lead, as values: a leadership, its clock, and whom the group still listens to."""
+"""What it means to lead, as values: a leadership, its clock, whom the group still listens to; and what a follower knows
+of the age of its own state."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -77,3 +78,50 @@ class Beats:
         while self._sent and self._sent[0][0] <= beat:
             self._proven_at = self._sent.popleft()[1]
         return self._proven_at
+
+
+NEVER = -1e9
+"""Before any clock.monotonic()."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """By a leader of `term`, heard at `at`: entries up to `commit_index` are committed."""
+
+    at: float
+    term: int
+    commit_index: int
+
+
+class Freshness:
+    """As of when the state has all that was committed: `as_of`, as clock.monotonic() tells time.
+
+    To hear a leader is not enough: who has a full disk hears it all the while and takes nothing in. A message says what
+    was committed when it was sent; when that is applied, the state is as of that message. It does not count when the
+    entry is not of the leader's own term: one that has just been elected tells a commit index from long ago.
+    """
+
+    def __init__(self) -> None:
+        self.as_of = NEVER
+        self._latest: _Told | None = None
+        self._awaited: _Told | None = None
+
+    def heard(self, at: float, term: int, commit_index: int) -> None:
+        self._latest = _Told(at, term, commit_index)
+
+    def applied(self, index: int, term_at: Callable[[int], int | None]) -> None:
+        """Entries up to `index` are applied; `term_at`: of an entry of the log.
+
+        While the state lags behind, every message is of more than it has: one is awaited until that is there.
+        """
+        for told in (self._latest, self._awaited):
+            if told is not None and told.commit_index <= index:
+                if term_at(told.commit_index) == told.term:
+                    self.as_of = max(self.as_of, told.at)
+                self._awaited = None
+        if self._awaited is None:
+            self._awaited = self._latest
+
+    def led(self, proven_at: float) -> None:
+        """This member leads, has applied all that is committed, and nobody else led at `proven_at`."""
+        self.as_of = max(self.as_of, proven_at)

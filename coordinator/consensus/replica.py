@@ -33,7 +33,7 @@ from coordinator.consensus.files import StorageFull
 from coordinator.consensus.guard import BrokenInvariantError, Entry, follow
 from coordinator.consensus.interfaces import LogEntry
 from coordinator.consensus.journal import Journal
-from coordinator.consensus.leadership import Beats
+from coordinator.consensus.leadership import NEVER, Beats, Freshness
 from coordinator.consensus.memory import Memory, was_set_back
 from coordinator.consensus.messages import Message
 from coordinator.consensus.progress import Progress, agreed
@@ -136,7 +136,10 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._boot = boot
         self._may_unmute = False
         now = clock.monotonic()
-        self.heard_at = -1e9
+        self.heard_at = self.spoke_at = (
+            NEVER  # a connection to the leader that broke counts as not hearing it
+        )
+        self.freshness = Freshness()
         self._mute_until = now + timing.election_min
         self._deadline = 0.0
         self._heartbeat_at = now
@@ -507,7 +510,7 @@ class Replica(SyncObj):  # type: ignore[misc]
             greeting = {"boot": self._boot, "last_log_index": self.journal.synced_index}
             self._links.send(peer, {"type": "greeting", **greeting})
         elif self.leader_id() == peer and not self.leads():
-            self.heard_at = -1e9
+            self.heard_at = NEVER
             soon = self._clock.monotonic() + 2 * self._timing.heartbeat * self._chance()
             self._deadline = min(self._deadline, soon)
 
@@ -596,6 +599,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         commit = min(message["commit_index"], plan.verified)
         if commit > self.commit_index():
             self._SyncObj__raftCommitIndex = commit
+        self.freshness.heard(self.heard_at, message["term"], message["commit_index"])
         if self.check is None and message["check_index"]:
             self.check = (message["check_index"], message["check_hash"])
         self._acknowledge(peer, message["beat"], plan.verified, reset=False)
@@ -633,7 +637,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._pre_vote = None
         self._SyncObj__raftLeader = Node(peer)
         self._SyncObj__setState(FOLLOWER)
-        self.heard_at = self._clock.monotonic()
+        self.heard_at = self.spoke_at = self._clock.monotonic()
         self._postpone_election()
         return True
 

@@ -163,7 +163,7 @@ class NamespaceService:
         if batch.max_staleness_ms and age_ms > batch.max_staleness_ms:
             raise PreconditionFailedError(
                 "this coordinator's state is older than was allowed",
-                cause=f"it last heard a leader {age_ms} ms ago; {batch.max_staleness_ms} ms were allowed",
+                cause=f"it is {age_ms} ms old; {batch.max_staleness_ms} ms were allowed",
                 next="ask another coordinator, or without STALE",
             )
         return await self._gateway.read_stale(answers.question(batch, self._soft, age_ms))
@@ -171,7 +171,7 @@ class NamespaceService:
     def _age_ms(self) -> int:
         if self._gateway.leadership() is not None:
             return 0
-        return int(min(self._gateway.consensus.heard_age() * 1000, 2**62))
+        return int(min(self._gateway.consensus.state_age() * 1000, 2**62))
 
     async def typed_read(self, field: str, request: Any, context: Context) -> n.ReadResult:
         batch = n.ReadBatch(ops=[n.ReadOp(**{field: request})])

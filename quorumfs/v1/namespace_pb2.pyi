@@ -31,14 +31,14 @@ class _ConsistencyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Consisten
     CONSISTENCY_LINEARIZABLE: _Consistency.ValueType  # 0
     """by the leader, behind a read barrier"""
     CONSISTENCY_STALE: _Consistency.ValueType  # 1
-    """by whoever is asked, as old as `as_of` says"""
+    """by whoever is asked, as old as `age_ms` says"""
 
 class Consistency(_Consistency, metaclass=_ConsistencyEnumTypeWrapper): ...
 
 CONSISTENCY_LINEARIZABLE: Consistency.ValueType  # 0
 """by the leader, behind a read barrier"""
 CONSISTENCY_STALE: Consistency.ValueType  # 1
-"""by whoever is asked, as old as `as_of` says"""
+"""by whoever is asked, as old as `age_ms` says"""
 Global___Consistency: _TypeAlias = Consistency  # noqa: Y015
 
 @_typing.final
@@ -1126,7 +1126,7 @@ class ReadBatchResult(_message.Message):
     index: _builtins.int
     """state as of this log index"""
     age_ms: _builtins.int
-    """since this member last heard a leader; 0 on the leader"""
+    """since the state had all that was committed, as the leader told; 0 on the leader"""
     tag: _builtins.int
     @_builtins.property
     def error(self) -> _types_pb2.ErrorDetail: ...

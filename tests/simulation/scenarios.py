@@ -218,6 +218,47 @@ def a_disk_that_makes_no_segment_at_all_loses_the_leadership(seed: int) -> None:
         stage.settle()
 
 
+def a_member_that_takes_nothing_in_tells_how_old_its_state_is(seed: int) -> None:
+    """It hears its leader all the while, which is not enough: its disk is full."""
+    with Stage(seed) as stage:
+        leader = stage.leader().node_id
+        full = stage.others(leader)[0]
+        stage.run(1.0)
+        _expect(stage[full].core.state_age() < 0.5, True)
+        disk = stage[full].member.disk
+        disk.fill(0)
+        stage.write_until(leader, lambda: not stage[full].journal.has_room())
+        stage.write_through(leader, 3)
+        stage.run(2.0)
+        _expect(stage[full].core.replica.leader_id(), leader)
+        _expect(stage[full].core.state_age() > 1.9, True)
+        disk.free()
+        stage.settle()
+        stage.run(0.5)
+        _expect(stage[full].core.state_age() < 0.5, True)
+
+
+def who_has_lost_its_leader_tells_how_old_its_state_is(seed: int) -> None:
+    """Also when the connection broke, and when it led itself until then."""
+    with Stage(seed) as stage:
+        leader = stage.leader().node_id
+        others = stage.others(leader)
+        stage.write_through(leader, 3)
+        stage.run(0.2)
+        stage.cut(leader, *others)
+        stage.run(3.0)
+        _expect(2.0 < stage[leader].core.state_age() < 4.0, True)
+        stage.heal(leader, *others)
+        stage.settle()
+        leader = stage.leader().node_id
+        left, other = stage.others(leader)
+        stage.run(0.2)
+        stage.crash(leader, other)
+        stage.run(3.0)
+        _expect(2.5 < stage[left].core.state_age() < 4.0, True)
+        stage.settle()
+
+
 def a_disk_that_was_set_back_does_not_vote_until_it_has_caught_up(seed: int) -> None:
     """Its peers remember a later start of it than it shows."""
     with Stage(seed) as stage:
@@ -507,6 +548,8 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_full_disk_ends_nobody_who_is_greeted,
     a_segment_that_is_long_in_the_making_deposes_nobody,
     a_disk_that_makes_no_segment_at_all_loses_the_leadership,
+    a_member_that_takes_nothing_in_tells_how_old_its_state_is,
+    who_has_lost_its_leader_tells_how_old_its_state_is,
     a_disk_that_was_set_back_does_not_vote_until_it_has_caught_up,
     a_disk_that_was_set_back_far_is_brought_up_by_a_snapshot,
     what_a_set_back_disk_acknowledged_is_not_lost,

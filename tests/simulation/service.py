@@ -75,8 +75,7 @@ class Service:
 
     def _read_stale(self, batch: n.ReadBatch, done: Callable[[bytes], None]) -> None:
         core = self._process.core
-        silent = 0.0 if core.leadership else self._process.clock.monotonic() - core.replica.heard_at
-        age_ms = int(min(silent * 1000, 2**62))
+        age_ms = int(min(core.state_age() * 1000, 2**62))
         if batch.max_staleness_ms and age_ms > batch.max_staleness_ms:
             raise PreconditionFailedError("this coordinator's state is older than was allowed")
         with self._process.database.reader() as tx:

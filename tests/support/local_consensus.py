@@ -60,7 +60,7 @@ class LocalConsensus:
         self._listeners: list[Callable[[Any], None]] = []
         self._leadership: Any = SimpleNamespace(history=1, term=1)
         self._leader_id: str | None = "c1"
-        self.heard = 0.0
+        self.heard = self.age = 0.0
         self.proposed: list[Any] = []
         self.refuse_with: QuorumFSError | None = None
         self.identity = SimpleNamespace(
@@ -96,6 +96,9 @@ class LocalConsensus:
 
     def heard_age(self) -> float:
         return self.heard
+
+    def state_age(self) -> float:
+        return self.age
 
     def subscribe(self, listener: Callable[[Any], None]) -> None:
         self._listeners.append(listener)

@@ -192,7 +192,7 @@ def test_a_full_queue_is_told_inside_the_answer(served: Served) -> None:
 def test_a_stale_read_is_answered_by_a_follower_and_says_how_old_it_may_be(served: Served) -> None:
     served.do(mkdir(b"/a"))
     served.consensus.depose("c2")
-    served.consensus.heard = 1.5
+    served.consensus.age = 1.5
     result = served.read(stat(b"/a"), consistency=n.CONSISTENCY_STALE)
     assert result.results[0].code == Code.OK
     assert result.age_ms == 1500
