@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from coordinator.consensus import Configuration, Consensus, Leadership, Proposal
 from quorumfs.clock import Clock
-from quorumfs.errors import Leader, NotLeaderError, QuorumFSError, UnavailableError
+from quorumfs.errors import Leader, NotLeaderError, QuorumFSError, TimedOutError, UnavailableError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 
@@ -154,16 +154,17 @@ class Gateway:
         result = await self.propose(e.Item(system=raw), 1, len(raw), ttl_seconds)
         return e.SystemResult.FromString(result).results[0]
 
-    async def read(self, question: Question) -> bytes:
-        """Ask behind a read barrier: the answer is not older than the call. Raises like `propose`."""
+    async def read(self, question: Question, ttl_seconds: float | None = None) -> bytes:
+        """Ask behind a read barrier: the answer is not older than the call. Raises like `propose`; TimedOutError when
+        its turn comes later than `ttl_seconds` from now, for then nobody waits for it any more."""
         future = self._future()
-        self.consensus.read(question, self._single(future))
+        self.consensus.read(self._in_time(question, ttl_seconds), self._single(future))
         return await future
 
-    async def read_stale(self, question: Question) -> bytes:
-        """Ask this member's state as it is."""
+    async def read_stale(self, question: Question, ttl_seconds: float | None = None) -> bytes:
+        """Ask this member's state as it is. Raises TimedOutError like `read`."""
         future = self._future()
-        self.consensus.read_stale(question, self._single(future))
+        self.consensus.read_stale(self._in_time(question, ttl_seconds), self._single(future))
         return await future
 
     async def ask(self, fn: Callable[[sqlite3.Connection], T]) -> T:
@@ -182,6 +183,20 @@ class Gateway:
         future = self._future()
         self.consensus.change_members(make, self._single(future))
         await future
+
+    def _in_time(self, question: Question, ttl_seconds: float | None) -> Question:
+        if ttl_seconds is None:
+            return question
+        deadline = self._clock.monotonic() + ttl_seconds
+
+        def ask(tx: sqlite3.Connection) -> bytes:
+            if self._clock.monotonic() >= deadline:
+                raise TimedOutError(
+                    "the question waited too long", cause="its deadline passed before its turn"
+                )
+            return question(tx)
+
+        return ask
 
     def _future(self) -> asyncio.Future[bytes]:
         return asyncio.get_running_loop().create_future()

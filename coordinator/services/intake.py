@@ -35,9 +35,11 @@ class Intake:
     batch: n.Batch
     allocations: tuple[tuple[int, n.AllocateRequest], ...]
 
-    def ttl_seconds(self) -> float:
-        """How long it may wait in a queue."""
-        return min(self.batch.ttl_ms / 1000 or RPC_DEADLINE_SECONDS, RPC_DEADLINE_SECONDS)
+
+def ttl_seconds(batch: n.Batch | n.ReadBatch, remaining: float | None) -> float:
+    """How long it may wait in a queue: as it says, and as its caller waits (`remaining`; None: unknown)."""
+    wanted = min(batch.ttl_ms / 1000 or RPC_DEADLINE_SECONDS, RPC_DEADLINE_SECONDS)
+    return wanted if remaining is None else min(wanted, remaining)
 
 
 def parse_batch(raw: bytes) -> n.Batch:

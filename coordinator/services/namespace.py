@@ -117,9 +117,7 @@ class NamespaceService:
         return _Prepared(e.Item(principal=principal, choices=placed.choices, batch=raw), admitted, placed)
 
     async def _propose(self, prepared: _Prepared, remaining: float | None) -> bytes:
-        ttl = prepared.intake.ttl_seconds()
-        if remaining is not None:
-            ttl = min(ttl, remaining)
+        ttl = intake.ttl_seconds(prepared.intake.batch, remaining)
         operations = len(prepared.intake.batch.ops)
         result = await self._gateway.propose(prepared.item, operations, len(prepared.intake.raw), ttl)
         return explain(result, prepared.placed.refused) if prepared.placed.refused else result
@@ -137,28 +135,29 @@ class NamespaceService:
     # Questions
 
     async def read(self, raw: bytes, context: Context) -> bytes:
-        return await self._read(raw, intake.parse_read(raw))
+        return await self._read(raw, intake.parse_read(raw), context.time_remaining())
 
     async def read_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         async def one(raw: bytes) -> bytes:
-            return await self._read(raw, intake.parse_read(raw))
+            return await self._read(raw, intake.parse_read(raw), None)
 
         async with aclosing(windowed(requests, one)) as found:
             async for answer in found:
                 yield answer
 
-    async def _read(self, raw: bytes, batch: n.ReadBatch) -> bytes:
+    async def _read(self, raw: bytes, batch: n.ReadBatch, remaining: float | None) -> bytes:
         """A serialized ReadBatchResult, whatever happens."""
         try:
             intake.admit_read(raw, batch)
-            return await self._ask(batch)
+            return await self._ask(batch, remaining)
         except QuorumFSError as error:
             return answers.refused_read(error, batch)
 
-    async def _ask(self, batch: n.ReadBatch) -> bytes:
+    async def _ask(self, batch: n.ReadBatch, remaining: float | None) -> bytes:
+        ttl = intake.ttl_seconds(batch, remaining)
         if batch.consistency != n.CONSISTENCY_STALE:
             self._gateway.require_leadership()
-            return await self._gateway.read(answers.question(batch, self._soft, 0))
+            return await self._gateway.read(answers.question(batch, self._soft, 0), ttl)
         age_ms = self._age_ms()
         if batch.max_staleness_ms and age_ms > batch.max_staleness_ms:
             raise PreconditionFailedError(
@@ -166,7 +165,7 @@ class NamespaceService:
                 cause=f"it is {age_ms} ms old; {batch.max_staleness_ms} ms were allowed",
                 next="ask another coordinator, or without STALE",
             )
-        return await self._gateway.read_stale(answers.question(batch, self._soft, age_ms))
+        return await self._gateway.read_stale(answers.question(batch, self._soft, age_ms), ttl)
 
     def _age_ms(self) -> int:
         if self._gateway.leadership() is not None:
@@ -176,7 +175,7 @@ class NamespaceService:
     async def typed_read(self, field: str, request: Any, context: Context) -> n.ReadResult:
         batch = n.ReadBatch(ops=[n.ReadOp(**{field: request})])
         intake.admit_read(b"", batch)
-        result = n.ReadBatchResult.FromString(await self._ask(batch))
+        result = n.ReadBatchResult.FromString(await self._ask(batch, context.time_remaining()))
         if result.code != t.ERROR_CODE_OK:
             raise from_detail(result.error)
         return result.results[0]

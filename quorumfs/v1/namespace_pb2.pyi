@@ -1047,6 +1047,7 @@ class ReadBatch(_message.Message):
     max_staleness_ms: _builtins.int
     """with STALE: refuse to answer when older; 0: any age"""
     ttl_ms: _builtins.int
+    """not asked any more after this long in a queue; 0: the server's limit"""
     request_id: _builtins.str
     tag: _builtins.int
     """echoed; matches answers to questions on a stream"""

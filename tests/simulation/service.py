@@ -47,14 +47,14 @@ class Service:
 
         try:
             self._require_leadership()
-            admitted = intake.admit(raw, batch)
+            intake.admit(raw, batch)
         except QuorumFSError as error:
             done(error)
             return
         if batch.session:
             self._soft.keep_alive((), batch.session)
         item = e.Item(principal=e.Principal(name="anonymous"), batch=raw)
-        self._propose(item, len(batch.ops), len(raw), admitted.ttl_seconds(), done)
+        self._propose(item, len(batch.ops), len(raw), intake.ttl_seconds(batch, None), done)
 
     def read(self, raw: bytes, reply: Reply) -> None:
         """A ReadBatch; `reply` gets a serialized ReadBatchResult."""

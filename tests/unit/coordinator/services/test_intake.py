@@ -13,6 +13,7 @@ from coordinator.services.intake import (
     parse_batch,
     parse_read,
     refuse_unknown,
+    ttl_seconds,
 )
 from quorumfs.errors import FormatTooNewError, InvalidArgumentError, TooLargeError
 from quorumfs.limits import ALLOCATE_CHUNKS_MAX, BATCH_BYTES_MAX, BATCH_OPS_MAX, EXTENTS_BYTES_MAX
@@ -88,9 +89,11 @@ def test_a_field_of_a_newer_version_is_refused_at_any_depth() -> None:
 
 def test_a_batch_waits_no_longer_than_it_allows() -> None:
     raw = n.Batch(ops=[mkdir()], ttl_ms=700).SerializeToString()
-    assert admit(raw, parse_batch(raw)).ttl_seconds() == 0.7
+    assert ttl_seconds(parse_batch(raw), None) == 0.7
+    assert ttl_seconds(parse_batch(raw), 0.2) == 0.2
     raw = n.Batch(ops=[mkdir()]).SerializeToString()
-    assert admit(raw, parse_batch(raw)).ttl_seconds() == 5.0
+    assert ttl_seconds(parse_batch(raw), None) == 5.0
+    assert ttl_seconds(parse_batch(raw), 60.0) == 5.0
 
 
 def test_a_batch_allocates_a_bounded_number_of_chunks() -> None:

@@ -200,6 +200,21 @@ def test_a_stale_read_is_answered_by_a_follower_and_says_how_old_it_may_be(serve
     assert refused.code == Code.PRECONDITION_FAILED
 
 
+def test_a_question_whose_turn_comes_after_its_time_is_not_asked(served: Served, monkeypatch: Any) -> None:
+    served.do(mkdir(b"/a"))
+    at_once = served.consensus.read_stale
+
+    def late(question: Any, done: Any) -> None:
+        served.clock.advance(0.6)
+        at_once(question, done)
+
+    monkeypatch.setattr(served.consensus, "read_stale", late)
+    for consistency in (n.CONSISTENCY_LINEARIZABLE, n.CONSISTENCY_STALE):
+        assert served.read(stat(b"/a"), ttl_ms=500, consistency=consistency).code == Code.TIMED_OUT
+        assert served.read(stat(b"/a"), ttl_ms=700, consistency=consistency).code == Code.OK
+        assert served.read(stat(b"/a"), consistency=consistency).code == Code.OK
+
+
 def test_an_allocation_gets_nodes_that_were_chosen_before_it_was_proposed(served: Served) -> None:
     served.begin(4)
     upload = served.open_upload()
