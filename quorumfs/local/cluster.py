@@ -42,13 +42,17 @@ _CHECK_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the caller of `up` said; None: as it is, or the default for a new cluster."""
+    """What the caller of `up` said; None: as it is, or the default for a new cluster.
+
+    `hosts`: as of Layout; only a new cluster takes them.
+    """
 
     coordinators: int | None = None
     datanodes: int | None = None
     base_port: int | None = None
     overrides: Mapping[str, str] | None = None
     labels: Mapping[str, tuple[str, ...]] | None = None
+    hosts: Mapping[str, str] | None = None
 
 
 class DevCluster:
@@ -382,6 +386,7 @@ def _new_layout(directory: Path, asked: Asked) -> Layout:
         base_port=defaults.base_port if asked.base_port is None else asked.base_port,
         overrides=dict(asked.overrides or {}),
         labels=dict(asked.labels or {}),
+        hosts=dict(asked.hosts or {}),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from quorumfs.errors import InvalidArgumentError
 from quorumfs.limits import MIN_REPLICAS_DEFAULT, REPLICATION_DEFAULT
-from quorumfs.local.layout import HOST, Layout, NodeSpec
+from quorumfs.local.layout import Layout, NodeSpec
 
 Sections = dict[str, dict[str, Any]]
 
@@ -77,12 +77,12 @@ def _sections(layout: Layout, node: NodeSpec) -> Sections:
             "coordinators": [one.address("grpc") for one in layout.coordinator_nodes],
             "secret_file": f"../{layout.secret_file.name}",
         },
-        "grpc": {"host": HOST, "port": node.ports["grpc"]},
-        "http": {"host": HOST, "port": node.ports["http"]},
-        "security": {"mode": "loopback"},
+        "grpc": {"host": node.host, "port": node.ports["grpc"]},
+        "http": {"host": node.host, "port": node.ports["http"]},
+        "security": {"mode": "insecure" if layout.hosts else "loopback"},
     }
     if node.role == "coordinator":
-        sections["raft"] = {"host": HOST, "port": node.ports["raft"]}
+        sections["raft"] = {"host": node.host, "port": node.ports["raft"]}
     if 0 < layout.datanode_count < REPLICATION_DEFAULT:
         sections["data"] = {
             "replication": layout.datanode_count,

@@ -29,12 +29,13 @@ KINDS: tuple[Kind, ...] = ("node", "sidecar")
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """One node: its name, role, the first of its ports, and its labels."""
+    """One node: its name, role, the first of its ports, its labels, and the address it listens on."""
 
     node_id: str
     role: Role
     base_port: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    host: str = HOST
 
     @property
     def ports(self) -> dict[str, int]:
@@ -45,7 +46,7 @@ class NodeSpec:
         return ports
 
     def address(self, service: str) -> str:
-        return f"{HOST}:{self.ports[service]}"
+        return f"{self.host}:{self.ports[service]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,11 @@ class ProcessSpec:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A local cluster as it was asked for. `genesis` is the request that made it (hex), "" before."""
+    """A local cluster as it was asked for. `genesis` is the request that made it (hex), "" before.
+
+    `hosts`: the address of each node that does not listen on the loopback one, by its id; for nodes in network
+    namespaces of their own. Such a cluster runs as `insecure`.
+    """
 
     directory: Path
     coordinator_count: int = 3
@@ -85,25 +90,22 @@ class Layout:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     genesis: str = ""
     genesis_done: bool = False
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_counts(self)
 
     @property
     def coordinator_nodes(self) -> list[NodeSpec]:
-        return [
-            NodeSpec(f"c{k + 1}", "coordinator", self.base_port + PORTS_PER_NODE * k)
-            for k in range(self.coordinator_count)
-        ]
+        return [self._node(f"c{k + 1}", "coordinator", k, {}) for k in range(self.coordinator_count)]
 
     @property
     def datanodes(self) -> list[NodeSpec]:
-        first = self.base_port + PORTS_PER_NODE * self.coordinator_count
         return [
-            NodeSpec(
+            self._node(
                 f"d{k + 1}",
                 "datanode",
-                first + PORTS_PER_NODE * k,
+                self.coordinator_count + k,
                 {key: values[k % len(values)] for key, values in self.labels.items()},
             )
             for k in range(self.datanode_count)
@@ -135,6 +137,10 @@ class Layout:
             f"no node {node_id!r} in the cluster of {self.directory}",
             cause="its nodes are " + ", ".join(node.node_id for node in self.nodes),
         )
+
+    def _node(self, node_id: str, role: Role, place: int, labels: Mapping[str, str]) -> NodeSpec:
+        base_port = self.base_port + PORTS_PER_NODE * place
+        return NodeSpec(node_id, role, base_port, labels, self.hosts.get(node_id, HOST))
 
     def node_directory(self, node: NodeSpec) -> Path:
         return self.directory / node.node_id
@@ -171,6 +177,8 @@ def write_layout(layout: Layout) -> None:
         "genesis": {"request": layout.genesis, "done": layout.genesis_done},
         "nodes": [{"node_id": node.node_id, "role": node.role, "ports": node.ports} for node in layout.nodes],
     }
+    if layout.hosts:
+        body["hosts"] = dict(layout.hosts)
     new = layout.file.with_suffix(".new")
     with open(new, "w", encoding="utf-8") as file:
         json.dump(body, file, indent=2)
@@ -214,6 +222,7 @@ def _decode(directory: Path, body: dict[str, Any]) -> Layout:
         labels={str(key): tuple(map(str, values)) for key, values in body["labels"].items()},
         genesis=str(body["genesis"]["request"]),
         genesis_done=bool(body["genesis"]["done"]),
+        hosts={str(key): str(value) for key, value in body.get("hosts", {}).items()},
     )
 
 

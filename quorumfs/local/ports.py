@@ -36,7 +36,7 @@ def require_free(processes: Iterable[ProcessSpec]) -> None:
         f"{port} ({spec.name}: {service})"
         for spec in processes
         for service, port in spec.ports.items()
-        if not is_free(port)
+        if spec.node.host == HOST and not is_free(port)  # another address may be another network namespace's
     ]
     if taken:
         raise PreconditionFailedError(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import grpc
 
-from quorumfs.local.layout import HOST, Layout, NodeSpec
+from quorumfs.local.layout import Layout, NodeSpec
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
@@ -62,12 +62,12 @@ def _unready(node: NodeSpec, channels: ChannelSource) -> str:
 
 
 def _silent_sidecars(layout: Layout) -> Iterable[str]:
-    return [node.node_id for node in layout.nodes if http_get(node.ports["http"], "/health/live") is None]
+    return [node.node_id for node in layout.nodes if http_get(node.address("http"), "/health/live") is None]
 
 
-def http_get(port: int, path: str) -> tuple[int, bytes] | None:
-    """Status and body of a GET on the loopback address; None when nobody answers in a second."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=_ASK_SECONDS)
+def http_get(address: str, path: str) -> tuple[int, bytes] | None:
+    """Status and body of a GET at host:port; None when nobody answers in a second."""
+    connection = http.client.HTTPConnection(address, timeout=_ASK_SECONDS)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

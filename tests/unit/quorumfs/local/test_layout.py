@@ -44,6 +44,21 @@ def test_the_layout_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert json.loads(layout.file.read_text())["coordinators"] == "127.0.0.1:8000"
 
 
+def test_nodes_with_addresses_of_their_own_listen_there_and_say_that_they_are_open_to_others(
+    tmp_path: Path,
+) -> None:
+    layout = Layout(
+        tmp_path, coordinator_count=1, datanode_count=1, hosts={"c1": "10.9.8.1", "d1": "10.9.8.2"}
+    )
+    assert layout.coordinators == "10.9.8.1:7400"
+    text = tomllib.loads(config_text(layout, layout.node("d1")))
+    assert (text["grpc"]["host"], text["http"]["host"]) == ("10.9.8.2", "10.9.8.2")
+    assert text["cluster"]["coordinators"] == ["10.9.8.1:7400"]
+    assert text["security"]["mode"] == "insecure"
+    write_layout(layout)
+    assert read_layout(tmp_path) == layout
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"format": 99}', '{"format": 1}'])
 def test_a_damaged_cluster_file_is_named(tmp_path: Path, damage: str) -> None:
     (tmp_path / "cluster.json").write_text(damage)
