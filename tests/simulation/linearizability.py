@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
 
 from quorumfs.errors import Code
 from tests.simulation.history import Call
@@ -32,6 +33,27 @@ class Event:
     if_absent: bool
     code: Code | None
     seen: Content = None
+
+
+class Timed(Protocol):
+    """A call. `ended` is infinite when nobody knows whether it happened: then it may, at any time, or never."""
+
+    @property
+    def began(self) -> float: ...
+
+    @property
+    def ended(self) -> float: ...
+
+
+T = TypeVar("T", bound=Timed)
+S = TypeVar("S", bound=Hashable)
+
+
+class Impossible:
+    """What no call can have answered in a state."""
+
+
+IMPOSSIBLE: Final = Impossible()
 
 
 def check(calls: Iterable[Call]) -> int:
@@ -77,37 +99,41 @@ def _events(call: Call) -> Iterator[tuple[bytes, Event]]:
 
 def is_linearizable(events: list[Event]) -> bool | None:
     """None: too many states to say."""
-    events = sorted(events, key=lambda event: (event.began, event.ended))
-    count = len(events)
-    known = sum(1 << k for k, event in enumerate(events) if event.code is not None)
-    tried: set[tuple[int, Content]] = set()
-    stack: list[tuple[int, Content]] = [(0, None)]
+    return is_explained(events, None, _step)
+
+
+def is_explained(events: Sequence[T], start: S, step: Callable[[T, S], S | Impossible]) -> bool | None:
+    """Whether some order of the calls, within their times, explains all answers, from the state `start` on.
+
+    `step` is the state after a call, or IMPOSSIBLE when the call cannot have answered so. None: too many states
+    were tried to say.
+    """
+    ordered = sorted(events, key=lambda event: (event.began, event.ended))
+    known = sum(1 << k for k, event in enumerate(ordered) if event.ended != math.inf)
+    tried: set[tuple[int, S]] = set()
+    stack: list[tuple[int, S]] = [(0, start)]
     while stack:
-        done, content = stack.pop()
+        done, state = stack.pop()
         if done & known == known:
             return True
-        if (done, content) in tried:
+        if (done, state) in tried:
             continue
-        tried.add((done, content))
+        tried.add((done, state))
         if len(tried) > STATES_MAX:
             return None
-        stack += [
-            (done | 1 << k, after)
-            for k in _candidates(events, done, count)
-            if (after := _step(events[k], content)) != _IMPOSSIBLE
-        ]
+        for k in _candidates(ordered, done):
+            after = step(ordered[k], state)
+            if not isinstance(after, Impossible):
+                stack.append((done | 1 << k, after))
     return False
 
 
-_IMPOSSIBLE: Content = (-1, -1)
-
-
-def _candidates(events: list[Event], done: int, count: int) -> list[int]:
+def _candidates(events: Sequence[Timed], done: int) -> list[int]:
     """Those that may come next: begun before any that is not done has ended."""
     first = (~done & (done + 1)).bit_length() - 1
     found: list[int] = []
     deadline = math.inf
-    for k in range(first, count):
+    for k in range(first, len(events)):
         if events[k].began > deadline:
             break
         if not done >> k & 1:
@@ -116,15 +142,15 @@ def _candidates(events: list[Event], done: int, count: int) -> list[int]:
     return [k for k in found if events[k].began <= deadline]
 
 
-def _step(event: Event, content: Content) -> Content:
-    """The register after the call, or _IMPOSSIBLE when it cannot have answered so."""
+def _step(event: Event, content: Content) -> Content | Impossible:
+    """The register after the call, or IMPOSSIBLE when it cannot have answered so."""
     if event.kind == "stat":
         expected = Code.NOT_FOUND if content is None else Code.OK
-        return content if (event.code, event.seen) == (expected, content) else _IMPOSSIBLE
+        return content if (event.code, event.seen) == (expected, content) else IMPOSSIBLE
     if event.kind == "delete":
         code, after = (Code.NOT_FOUND, content) if content is None else (Code.OK, None)
     elif event.if_absent and content is not None:
         code, after = Code.ALREADY_EXISTS, content
     else:
         code, after = Code.OK, event.written
-    return after if event.code in (None, code) else _IMPOSSIBLE
+    return after if event.code in (None, code) else IMPOSSIBLE
