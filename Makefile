@@ -5,8 +5,9 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 SEED   ?= 1
 SECONDS ?= 60
+MINUTES ?= 1
 
-.PHONY: help up down test test-long check generate bench simulate simulate-mutations wheel clean
+.PHONY: help up down test test-long check generate bench chaos simulate simulate-mutations wheel clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 22
@@ -45,6 +46,9 @@ generate: $(VENV)/dev.stamp       ## quorumfs/v1 from protos/
 
 simulate: $(VENV)/dev.stamp       ## one seed of the deterministic simulation: SEED=n SECONDS=n
 	@$(BIN)/python -m tests.simulation --first $(SEED) --seconds $(SECONDS)
+
+chaos: $(VENV)/dev.stamp          ## harm of every kind to real processes under load, then all must be whole: SEED=n MINUTES=n
+	@$(BIN)/python -m tests.support.chaos --seed $(SEED) --minutes $(MINUTES)
 
 bench: $(VENV)/dev.stamp          ## measure, into benchmarks/results: ONLY=create,stat,failover,sequential,small-files,scale QUICK=1
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)

@@ -23,25 +23,39 @@ def small_disk(cluster: LocalCluster, node_id: str, size_bytes: int = TMPFS_BYTE
     cluster.stop(node_id)
     data.rename(kept)
     data.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(data)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
+    try:
+        mount(data, size_bytes)
+    except OSError as error:
         data.rmdir()
         kept.rename(data)
         cluster.start_node(node_id)
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+        pytest.skip(str(error))
     shutil.copytree(kept, data, dirs_exist_ok=True)
     try:
         yield data
     finally:
         cluster.stop(node_id)
         shutil.copytree(data, kept, dirs_exist_ok=True)
-        subprocess.run(["umount", str(data)], check=True)
+        unmount(data)
         data.rmdir()
         kept.rename(data)
+
+
+def mount(directory: Path, size_bytes: int) -> None:
+    """An empty file system of that size there. Raises OSError with the reason where that cannot be."""
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise OSError(f"no file system can be mounted here: {done.stderr.strip()}")
+
+
+def unmount(directory: Path) -> None:
+    """What lies on it is gone."""
+    subprocess.run(["umount", str(directory)], check=True)
 
 
 def fill(directory: Path) -> Path:
