@@ -84,6 +84,7 @@ READ_STALL_SECONDS = 2.0  # no frame of a chunk for so long: another replica
 WRITE_STALL_SECONDS = 2 * STALL_SECONDS  # at least; see stall_seconds
 SEAL_SECONDS = 5 * STALL_SECONDS  # from the last frame to the acknowledgements; see seal_seconds
 STORE_CHUNK_SECONDS = 60.0  # all tries to store one chunk
+SLOWEST_BYTES_PER_SECOND = 1 * MIB  # who takes or gives a chunk more slowly, on the average, is given up
 READ_CHUNK_SECONDS = 20.0  # all tries to find a reachable replica
 SUSPECT_NODE_SECONDS = 15.0  # how long a client avoids a datanode that failed it
 KEEP_ALIVE_SECONDS = 5.0  # between two signs of life of open uploads

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -187,6 +188,8 @@ class _Sending:
         self.length = 0
         self.checksum = 0
         self.ended = False
+        self._waited_seconds = 0.0
+        self._offered_at: float | None = None  # of the frame that nobody has taken yet
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._opening
@@ -196,7 +199,10 @@ class _Sending:
                 if self._voided:
                     return
                 table += frame.table
+                self._offered_at = began = time.monotonic()
                 yield frame.wire
+                self._offered_at = None
+                self._waited_seconds += time.monotonic() - began
                 self.taken += 1
                 self.length += frame.length
                 self._tally.add(frame.length)
@@ -218,6 +224,15 @@ class _Sending:
             return max(limits.SEAL_SECONDS, limits.seal_seconds(self._row) + limits.STALL_SECONDS)
         return max(limits.WRITE_STALL_SECONDS, limits.stall_seconds(self._row))
 
+    @property
+    def drips(self) -> bool:
+        """Whether the datanodes take so little that it would take for ever, though never nothing for long. What the
+        source takes its time for is not theirs."""
+        offered_at = self._offered_at
+        waits = 0.0 if offered_at is None else time.monotonic() - offered_at
+        earned = self.patience_seconds + self.length / limits.SLOWEST_BYTES_PER_SECOND
+        return not self.ended and self._waited_seconds + waits > earned
+
     def check(self) -> None:
         """Raise the source's error, if that is what ended the stream."""
         if self.error is not None:
@@ -231,7 +246,7 @@ class _Sending:
 
 
 def _await(call: Any, sending: _Sending) -> chunks_pb2.WriteResponse:
-    """The response. Raises grpc.FutureTimeoutError when nothing moves any more."""
+    """The response. Raises grpc.FutureTimeoutError when nothing moves any more, or as good as nothing."""
     still = 0
     while True:
         seen = (sending.taken, sending.ended)
@@ -243,7 +258,7 @@ def _await(call: Any, sending: _Sending) -> chunks_pb2.WriteResponse:
         except grpc.FutureTimeoutError:
             # Looked at several times: what moved just after a look must not double the time until it is noticed.
             still = still + 1 if seen == (sending.taken, sending.ended) else 0
-            if still == _LOOKS_PER_STALL:
+            if still == _LOOKS_PER_STALL or sending.drips:
                 raise
 
 

@@ -2,7 +2,8 @@
 
 1. `push` hands over a message and waits for room, at most `limits.stall_seconds` of the row. A next node that
    fails, or takes nothing for so long, is *lost*: its call is cancelled, the messages are let go, this node goes
-   on alone.
+   on alone. So is one that drips: all waits together are that long at most, and what the bytes that it took may take
+   at `limits.SLOWEST_BYTES_PER_SECOND`. Time in which the sender gives nothing is none of these.
 2. gRPC sends from a thread of its own, which takes messages from the outbox. It ends with the call.
 3. A lost row is never joined again within the same chunk: what it has is not whole.
 """
@@ -41,11 +42,15 @@ class Forward:
         opening: bytes,
         seconds: float | None,
         stall_seconds: float | None = None,
+        bytes_per_second: float = limits.SLOWEST_BYTES_PER_SECOND,
     ) -> None:
         """Begins the call; `opening` is the first message, `seconds` the rest of the caller's deadline.
-        `stall_seconds`: instead of what a row of this length is given."""
+        `stall_seconds`: instead of what a row of this length is given. `bytes_per_second`: that it must take."""
         self._behind = tuple(behind)
         self._stall_seconds = limits.stall_seconds(len(behind)) if stall_seconds is None else stall_seconds
+        self._bytes_per_second = bytes_per_second
+        self._waited_seconds = 0.0
+        self._taken_bytes = 0
         self._outbox = Outbox(QUEUED_BYTES)
         self._outbox.put(opening, 0)
         self._lost: QuorumFSError | None = None
@@ -71,14 +76,24 @@ class Forward:
         """Pass `message` on, unchanged. Waits for room; loses the row when there is none for too long."""
         if self._lost is not None:
             return
-        give_up_at = time.monotonic() + self._stall_seconds
+        began = time.monotonic()
+        earned = self._stall_seconds + self._taken_bytes / self._bytes_per_second
+        patience = min(self._stall_seconds, earned - self._waited_seconds)
         while not self._call.done():
-            if self._outbox.put(message, _POLL_SECONDS):
+            if self._outbox.put(message, min(_POLL_SECONDS, max(0.0, patience))):
+                self._waited_seconds += time.monotonic() - began
+                self._taken_bytes += len(message)
                 return
-            if time.monotonic() >= give_up_at:
-                self._lose(self._stalled(f"it took nothing for {self._stall_seconds:g} s"))
+            if time.monotonic() - began >= patience:
+                self._lose(self._stalled(self._why_stalled(patience)))
                 return
         self._lose(self._ended_early())
+
+    def _why_stalled(self, patience: float) -> str:
+        if patience >= self._stall_seconds:
+            return f"it took nothing for {self._stall_seconds:g} s"
+        waited = self._waited_seconds + max(0.0, patience)
+        return f"it was waited for {waited:.1f} s in all and took {self._taken_bytes} bytes"
 
     def acks(self, patience_seconds: float) -> list[ReplicaAck]:
         """One line for each node of the row, after the last message; waits at most `patience_seconds`."""

@@ -23,7 +23,6 @@ from quorumfs.rpc.status import from_rpc
 from quorumfs.v1 import chunks_pb2, chunks_pb2_grpc
 from quorumfs.v1.types_pb2 import NodeAddress
 
-SLOWEST_BYTES_PER_SECOND = limits.MIB  # a source that gives less is given up
 READ_METHOD = "/quorumfs.v1.Chunks/Read"
 
 
@@ -94,7 +93,7 @@ class Puller:
             request_serializer=chunks_pb2.ReadChunkRequest.SerializeToString,
             response_deserializer=None,
         )
-        seconds = limits.RPC_DEADLINE_SECONDS + length / SLOWEST_BYTES_PER_SECOND
+        seconds = limits.RPC_DEADLINE_SECONDS + length / limits.SLOWEST_BYTES_PER_SECOND
         frames = read(chunks_pb2.ReadChunkRequest(chunk=chunk), timeout=seconds)
         try:
             for raw in frames:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 
+from quorumfs import store_chunk
+from quorumfs.clock import ManualClock
 from quorumfs.errors import Code
-from quorumfs.store_chunk import blamed
+from quorumfs.limits import SLOWEST_BYTES_PER_SECOND, WRITE_STALL_SECONDS
+from quorumfs.sources import Frame
+from quorumfs.store_chunk import Tally, _Sending, blamed
 from quorumfs.v1 import types_pb2
 
 ROW = ("d1", "d2", "d3")
@@ -43,3 +49,45 @@ def acks(*codes: Code | None) -> list[types_pb2.ReplicaAck]:
 )
 def test_only_who_broke_the_row_is_to_blame(codes: tuple[Code | None, ...], guilty: set[str]) -> None:
     assert blamed(ROW, acks(*codes)) == guilty
+
+
+class Frames:
+    """A body of frames of 64 KiB. `between` is called before each, as a source that has to be waited for."""
+
+    length = 64 * 65536
+
+    def __init__(self, between: Callable[[], object] = lambda: None) -> None:
+        self._between = between
+
+    def frames(self) -> Iterator[Frame]:
+        for _ in range(64):
+            self._between()
+            yield Frame(b"x", b"\0\0\0\0", 65536)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    made = ManualClock()
+    monkeypatch.setattr(store_chunk.time, "monotonic", made.monotonic)
+    return made
+
+
+def test_a_head_that_drips_just_below_its_patience_is_given_up_all_the_same(clock: ManualClock) -> None:
+    sending = _Sending(b"open", Frames(), Tally(None), 3)
+    taken = 0
+    for _ in sending:
+        clock.advance(WRITE_STALL_SECONDS * 0.9)  # until the next is taken
+        taken += 1
+        if sending.drips:
+            break
+    assert taken <= 4
+    assert not sending.ended
+
+
+def test_a_head_that_takes_enough_and_a_slow_source_are_not_given_up(clock: ManualClock) -> None:
+    slow_source = Frames(lambda: clock.advance(WRITE_STALL_SECONDS))
+    sending = _Sending(b"open", slow_source, Tally(None), 3)
+    for _ in sending:
+        clock.advance(65536 / SLOWEST_BYTES_PER_SECOND)
+        assert not sending.drips
+    assert sending.ended

@@ -39,11 +39,18 @@ class BrokenCall(grpc.RpcError):
 
 
 class Row:
-    """The row behind, as one node: takes `takes` messages (None: all), then stops, fails, or answers."""
+    """The row behind, as one node: takes `takes` messages (None: all), then stops, fails, or answers. Before each it
+    rests for `pause_seconds`."""
 
     def __init__(
-        self, *names: str, takes: int | None = None, fails: bool = False, answers: bool = True
+        self,
+        *names: str,
+        takes: int | None = None,
+        fails: bool = False,
+        answers: bool = True,
+        pause_seconds: float = 0.0,
     ) -> None:
+        self.pause_seconds = pause_seconds
         self.names = names
         self.takes = takes
         self.fails = fails
@@ -66,7 +73,9 @@ class Row:
             if self.fails:
                 self._end(BrokenCall())
             return
-        self.taken.extend(messages)
+        for message in messages:
+            self.ended.wait(self.pause_seconds)
+            self.taken.append(message)
         if self.answers:
             self._end(None)
 

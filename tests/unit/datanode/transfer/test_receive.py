@@ -162,6 +162,47 @@ def test_a_row_that_takes_nothing_is_dropped_after_a_while_and_what_waits_is_bou
     assert ack.error.code == Code.TIMED_OUT
 
 
+def test_a_row_that_drips_just_below_its_patience_is_dropped_all_the_same() -> None:
+    """A message each 0.05 s of 0.1 s: never silent for long, and never through with the chunk."""
+    row = Row("d2", pause_seconds=0.05)
+    message = frames(DATA)[0]
+    forward = Forward(
+        RowChannels(row),
+        [address("d2")],
+        opening(),
+        30.0,
+        stall_seconds=0.1,
+        bytes_per_second=len(message) / 0.03,
+    )
+    pushed = 0
+    while forward.alive and pushed < 100:
+        forward.push(message)
+        pushed += 1
+    assert pushed < 20
+    assert row.cancelled
+    (ack,) = forward.acks(1.0)
+    assert (ack.error.code, "in all" in ack.error.cause) == (Code.TIMED_OUT, True)
+
+
+def test_a_row_waits_for_a_slow_sender_and_is_not_to_blame() -> None:
+    row = Row("d2")
+    pause = threading.Event()
+    message = frames(DATA)[0]
+    forward = Forward(
+        RowChannels(row),
+        [address("d2")],
+        opening(),
+        30.0,
+        stall_seconds=0.05,
+        bytes_per_second=len(message) / 0.001,
+    )
+    for _ in range(8):
+        forward.push(message)
+        pause.wait(0.03)
+    assert forward.alive
+    forward.cancel()
+
+
 def test_a_row_that_never_answers_is_waited_for_only_so_long() -> None:
     row = Row("d2", "d3", answers=False)
     forward = Forward(RowChannels(row), [address("d2"), address("d3")], opening(), 30.0)
