@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from quorumfs.errors import InvalidArgumentError
+from quorumfs.rpc import methods
 from tests.house.generate import ROOT
 
 ROOMS = ("quorumfs", "common", "coordinator", "datanode", "sidecar", "dfsctl", "migrations")
@@ -90,3 +92,57 @@ def test_every_call_has_its_row_in_the_protocol_page() -> None:
         for name in re.findall(r"^  rpc (\w+)\(", proto.read_text(), re.M)
     ]
     assert sorted(rows) == sorted(served)
+
+
+CALLERS = {"client", "node", "admin"}
+DEADLINE = re.compile(r"\d+(\.\d+)?(, growing to \d+)?|by size|stall( \d+(, seal \d+ .*)?)?")
+RETRIES = {"yes", "no", "same bytes"}
+ONLY_LOOKS = (
+    "Get",
+    "List",
+    "Explain",
+    "Examine",
+    "Stat",
+    "Read",
+    "Verify",
+    "Fetch",
+    "StreamLogs",
+    "CreateBackup",
+)
+
+
+def calls() -> list[tuple[str, str, str, str, str]]:
+    """Call, who, deadline, retry, note, as the protocol page tells them."""
+    page = (ROOT / "docs/protocol.md").read_text()
+    return re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \| ?(.*?) ?\|$", page, re.M)
+
+
+def test_every_call_has_a_deadline_and_a_retry_class() -> None:
+    page = (ROOT / "docs/protocol.md").read_text()
+    assert len(calls()) == len(re.findall(r"^\| `\w+` \|", page, re.M))
+    for name, who, deadline, retry, _ in calls():
+        assert who in CALLERS, name
+        assert DEADLINE.fullmatch(deadline), name
+        assert retry in RETRIES, name
+
+
+def test_every_call_that_may_be_repeated_and_changes_something_says_why_once_is_enough() -> None:
+    silent = [
+        name
+        for name, _, _, retry, note in calls()
+        if retry == "yes" and not note and not name.startswith(ONLY_LOOKS)
+    ]
+    assert silent == []
+
+
+def test_what_the_library_sends_again_by_itself_may_be_repeated_by_the_page() -> None:
+    wrong = []
+    for name, _, _, retry, _ in calls():
+        for service in ("Namespace", "Membership", "Chunks", "Admin", "Control", "Trust"):
+            try:
+                method = methods.find(f"{service}.{name}")
+            except InvalidArgumentError:
+                continue
+            if method.only_looks and retry != "yes":
+                wrong.append(f"{service}.{name}")
+    assert wrong == []
