@@ -107,6 +107,7 @@ class TcpLinks:
         self._closed = False
         self._peers: dict[str, Peer] = {}
         self._dial_at: dict[str, float] = {}
+        self._heard_last: dict[str, float] = {}  # of peers whose connection is over
         self._selector = selectors.DefaultSelector()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake_fd, selectors.EVENT_READ)
@@ -177,14 +178,16 @@ class TcpLinks:
         return peer in self._links
 
     def heard_age(self, peer: str, now: float) -> float:
-        """Seconds since anything came from the peer; a large number when there is no connection."""
+        """Seconds since anything came from the peer, also on a connection that is over; a large number: never yet."""
         link = self._links.get(peer)
-        return NEVER_SECONDS if link is None else max(0.0, now - link.heard)
+        heard = self._heard_last.get(peer) if link is None else link.heard
+        return NEVER_SECONDS if heard is None else max(0.0, now - heard)
 
     def set_peers(self, peers: Iterable[Peer]) -> None:
         """The other members are these from now on; connections to others end."""
         before = self._peers
         self._peers = {peer.node_id: peer for peer in peers}
+        self._heard_last = {peer: at for peer, at in self._heard_last.items() if peer in self._peers}
         dialled = self._dialled_peers()
         self._dial_at = {peer: self._dial_at.get(peer, 0.0) for peer in dialled}
         for peer in [peer for peer in self._links if self._peers.get(peer) != before.get(peer)]:
@@ -265,6 +268,7 @@ class TcpLinks:
             self._dial_at[connection.peer] = self._clock.monotonic() + DIAL_PAUSE_SECONDS
         if self._links.get(connection.peer) is connection:
             del self._links[connection.peer]
+            self._heard_last[connection.peer] = connection.heard
             if connection.peer in self._dial_at:
                 self._dial_at[connection.peer] = self._clock.monotonic() + DIAL_PAUSE_SECONDS
             _log.info("link.lost", peer=connection.peer, cause=why)

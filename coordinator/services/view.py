@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from coordinator.consensus import RaftState
+from coordinator.consensus import MemberState, RaftState
 from coordinator.metadata.machine import FORMAT
 from coordinator.services.answers import STATE_OF
 from coordinator.services.gateway import Gateway
@@ -98,14 +98,18 @@ def node_view(
 
 def _add_coordinator(view: m.NodeView, node_id: str, state: RaftState) -> None:
     """A coordinator's health as Raft tells it: only a leader hears from all."""
-    heard = next((one.heard_age for one in state.members if one.member.node_id == node_id), None)
-    if heard is None:
+    member = next((one for one in state.members if one.member.node_id == node_id), None)
+    if member is None:
         return
-    view.heartbeat_age_seconds = heard
-    if heard < COORDINATOR_SUSPECT_SECONDS:
-        view.state = t.NODE_STATE_ALIVE
-    else:
-        view.state = t.NODE_STATE_SUSPECT if heard < COORDINATOR_DEAD_SECONDS else t.NODE_STATE_DEAD
+    view.heartbeat_age_seconds = member.heard_age
+    view.state = state_of(member)
+
+
+def state_of(member: MemberState) -> t.NodeState.ValueType:
+    """A lost connection is doubt at once: nobody may be stopped because a dead one was heard a moment ago."""
+    if member.connected and member.heard_age < COORDINATOR_SUSPECT_SECONDS:
+        return t.NODE_STATE_ALIVE
+    return t.NODE_STATE_SUSPECT if member.heard_age < COORDINATOR_DEAD_SECONDS else t.NODE_STATE_DEAD
 
 
 def raft_status(gateway: Gateway, own: m.NodeView) -> a.RaftStatus:
