@@ -17,10 +17,12 @@ from sidecar import errors, limits
 from sidecar.agent import Agent, agent
 from sidecar.auth import Guard
 from sidecar.views import (
+    balance,
     cluster,
     contract,
     control,
     duties,
+    files,
     gc,
     health,
     labels,
@@ -29,7 +31,9 @@ from sidecar.views import (
     logs,
     metrics,
     raft,
+    repair,
     status,
+    ui,
 )
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -50,6 +54,10 @@ VIEWS = (
     control,
     raft,
     gc,
+    repair,
+    balance,
+    files,
+    ui,
 )
 
 

@@ -141,6 +141,16 @@ def query(allowed: Collection[str]) -> dict[str, str]:
     return dict(request.args.items())
 
 
+def number(asked: Mapping[str, str], name: str, default: int, most: int) -> int:
+    """A whole number of the query, from 1 to `most`."""
+    value = asked.get(name)
+    if value is None:
+        return default
+    if not value.isascii() or not value.isdigit() or len(value) > 18 or not 1 <= int(value) <= most:
+        refuse(name, value, f"a whole number from 1 to {most}")
+    return int(value)
+
+
 def flag(asked: Mapping[str, str], name: str, default: bool) -> bool:
     """`?follow=1`, `?follow=true`, `?follow`; 0 and false say no."""
     value = asked.get(name)

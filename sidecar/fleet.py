@@ -2,7 +2,7 @@
 
 1. A coordinator's agent asks its own node first; a datanode's agent asks the coordinators, the leader first.
 2. "Not leader" and silence lead on to the next one, within a budget of time. Only the leader hears the datanodes: of
-   the nodes' health a follower's answer is told when the leader does not give one.
+   the nodes' health, and of what the collection does, a follower's answer is told when the leader does not give one.
 3. Many askers share one answer; when nobody answers, the last good one is told, with its age.
 """
 
@@ -16,10 +16,18 @@ from google.protobuf.message import Message
 
 from quorumfs.clock import Clock
 from quorumfs.errors import Code, NoLeaderError, OutcomeUnknownError, QuorumFSError, make
-from quorumfs.v1 import admin_pb2, types_pb2
+from quorumfs.v1 import admin_pb2, namespace_pb2, types_pb2
 from sidecar import limits
 from sidecar.leader_tracking import LeaderTracker
-from sidecar.methods import GET_CLUSTER_STATUS, GET_DURABILITY, GET_GC, GET_RAFT
+from sidecar.methods import (
+    GET_BALANCE,
+    GET_CLUSTER_STATUS,
+    GET_DURABILITY,
+    GET_GC,
+    GET_RAFT,
+    GET_REPAIR,
+    READ,
+)
 from sidecar.node_link import NodeLink, Told
 from sidecar.settings import Settings
 from sidecar.shared import Shared
@@ -72,6 +80,41 @@ class Fleet:
         self.raft = Question(self._ask_raft, clock)
         self.gc = Question(self._ask_gc, clock)
         self.durability = Question(self._ask_durability, clock)
+        self.repair = Question(self._ask_repair, clock)
+        self.balance = Question(self._ask_balance, clock)
+
+    def read(
+        self, op: namespace_pb2.ReadOp
+    ) -> tuple[Told[namespace_pb2.ReadBatchResult], QuorumFSError | None]:
+        """A question about files: by the leader, behind its barrier; while nobody leads by any coordinator, as old as
+        it says, with the reason. Raises what the question was refused with, NoLeaderError."""
+        deadline = self._clock.monotonic() + limits.BARRIER_BUDGET_SECONDS
+        batch = namespace_pb2.ReadBatch(ops=[op], ttl_ms=int(limits.BARRIER_BUDGET_SECONDS * 1000))
+        try:
+            return self._read(batch, deadline), None
+        except QuorumFSError as error:
+            if error.code not in (Code.NO_LEADER, Code.UNAVAILABLE):
+                raise
+            batch.consistency = namespace_pb2.CONSISTENCY_STALE
+            return self._read(batch, deadline + limits.PEER_DEADLINE_SECONDS), error
+
+    def _read(self, batch: namespace_pb2.ReadBatch, deadline: float) -> Told[namespace_pb2.ReadBatchResult]:
+        failures: list[QuorumFSError] = []
+        for address in self._coordinators():
+            remaining = deadline - self._clock.monotonic()
+            if remaining <= 0:
+                break
+            seconds = min(remaining, limits.PEER_DEADLINE_SECONDS)
+            try:
+                answer = call(self._transport, address, READ, batch, seconds)
+                _raise_told(answer.error)
+            except QuorumFSError as error:
+                failures.append(error)
+                continue
+            _raise_told(answer.results[0].error)
+            now = self._clock.monotonic() - answer.age_ms / 1000
+            return Told(answer, now, self._clock.wall_ms() - answer.age_ms, address)
+        raise _nobody(str(READ), failures)
 
     def order(
         self,
@@ -113,31 +156,56 @@ class Fleet:
         return [*self._tracker.candidates(), *own]
 
     def _ask_cluster(self) -> Told[admin_pb2.ClusterStatus]:
+        return self._ask_leading(
+            GET_CLUSTER_STATUS,
+            admin_pb2.GetClusterStatusRequest(),
+            lambda found: found.error,
+            lambda found: (found.view.authoritative, found.view.leader),
+        )
+
+    def _ask_leading(
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        error_of: Callable[[Response], types_pb2.ErrorDetail],
+        leading: Callable[[Response], tuple[bool, types_pb2.LeaderHint]],
+    ) -> Told[Response]:
+        """What the leader says, else what a follower does. `leading`: whether it leads, and who does."""
         begun = self._clock.monotonic()
-        request = admin_pb2.GetClusterStatusRequest()
-        told = self._ask(GET_CLUSTER_STATUS, request, lambda found: found.error)
-        leader = told.value.view.leader.grpc
+        told = self._ask(method, request, error_of)
+        is_authoritative, leader = leading(told.value)
         remaining = begun + FLEET_BUDGET_SECONDS - self._clock.monotonic()
-        if told.value.view.authoritative or not leader or remaining <= 0:
+        if is_authoritative or not leader.grpc or remaining <= 0:
             return told
         seconds = min(remaining, limits.PEER_DEADLINE_SECONDS)
         try:
-            answer = call(self._transport, leader, GET_CLUSTER_STATUS, request, seconds)
+            answer = call(self._transport, leader.grpc, method, request, seconds)
         except QuorumFSError:
             return told
-        if answer.error.code or not answer.view.authoritative:
+        if error_of(answer).code or not leading(answer)[0]:
             return told
-        return Told(answer, self._clock.monotonic(), self._clock.wall_ms(), leader)
+        return Told(answer, self._clock.monotonic(), self._clock.wall_ms(), leader.grpc)
 
     def _ask_raft(self) -> Told[admin_pb2.RaftStatus]:
         return self._ask(GET_RAFT, admin_pb2.GetRaftRequest(), lambda found: types_pb2.ErrorDetail())
 
     def _ask_gc(self) -> Told[admin_pb2.GcStatus]:
-        return self._ask(GET_GC, admin_pb2.GetGcRequest(), lambda found: found.error)
+        return self._ask_leading(
+            GET_GC,
+            admin_pb2.GetGcRequest(),
+            lambda found: found.error,
+            lambda found: (found.authoritative, found.leader),
+        )
 
     def _ask_durability(self) -> Told[admin_pb2.Durability]:
-        request = admin_pb2.GetDurabilityRequest()
+        request = admin_pb2.GetDurabilityRequest(problems=limits.PROBLEMS_MAX)
         return self._ask(GET_DURABILITY, request, lambda found: found.error)
+
+    def _ask_repair(self) -> Told[admin_pb2.RepairStatus]:
+        return self._ask(GET_REPAIR, admin_pb2.GetRepairRequest(), lambda found: found.error)
+
+    def _ask_balance(self) -> Told[admin_pb2.BalanceStatus]:
+        return self._ask(GET_BALANCE, admin_pb2.GetBalanceRequest(), lambda found: found.error)
 
     def _ask(
         self,

@@ -14,6 +14,10 @@ FRESH_SECONDS = 0.25  # an answer this young is as good as a new one
 READ_FRESH_SECONDS = 0.5  # the same for the larger ones: metrics, the cluster, raft, gc
 LEADER_FRESH_SECONDS = 3.0  # an older view of the leader is not told as the current one
 PEERS_MAX = 16
+BARRIER_BUDGET_SECONDS = 1.0  # a question about files, to a leader; then any coordinator's state is told
+PROBLEMS_MAX = 100  # chunks that lack replicas, told one by one
+LIST_PAGE_MAX = 500
+PATH_BYTES_MAX = 3500  # as a query parameter, within a request line
 
 # Orders to the cluster, and to other nodes' agents
 ORDER_BUDGET_SECONDS = 6.0  # an entry, through an election
@@ -60,6 +64,7 @@ DRAIN_SECONDS_MAX = 3600.0
 REASON_CHARACTERS_MAX = 500
 
 assert NODE_DEADLINE_SECONDS + PEER_DEADLINE_SECONDS < 2.0, "every endpoint answers within two seconds"
+assert BARRIER_BUDGET_SECONDS + PEER_DEADLINE_SECONDS < 2.0, "also for files, leaderless"
 assert FRESH_SECONDS < NODE_POLL_SECONDS < LEADER_FRESH_SECONDS
 assert THREADS_RESERVED < THREADS_MIN
 assert REQUEST_LINE_BYTES_MAX + HEADER_FIELD_BYTES_MAX < HEAD_BYTES_MAX

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quorumfs.v1 import admin_pb2 as admin
 from quorumfs.v1 import membership_pb2 as membership
+from quorumfs.v1 import namespace_pb2 as namespace
 from sidecar.transport import Method
 
 # Every node
@@ -24,11 +25,17 @@ GET_CLUSTER_STATUS = Method("Control", "GetClusterStatus", admin.GetClusterStatu
 GET_RAFT = Method("Control", "GetRaft", admin.GetRaftRequest, admin.RaftStatus)
 GET_GC = Method("Control", "GetGc", admin.GetGcRequest, admin.GcStatus)
 GET_DURABILITY = Method("Control", "GetDurability", admin.GetDurabilityRequest, admin.Durability)
+GET_REPAIR = Method("Control", "GetRepair", admin.GetRepairRequest, admin.RepairStatus)
+RUN_REPAIR = Method("Control", "RunRepair", admin.RunRepairRequest, admin.RepairStatus)
+GET_BALANCE = Method("Control", "GetBalance", admin.GetBalanceRequest, admin.BalanceStatus)
+CONTROL_BALANCE = Method("Control", "ControlBalance", admin.ControlBalanceRequest, admin.BalanceStatus)
+LIST_CANDIDATES = Method("Control", "ListCandidates", admin.ListCandidatesRequest, admin.Candidates)
 SET_NODE = Method("Control", "SetNode", admin.SetNodeRequest, admin.ActionResponse)
 FORGET_NODE = Method("Control", "ForgetNode", admin.ForgetNodeRequest, admin.ActionResponse)
 RESERVE_ABSENCE = Method("Control", "ReserveAbsence", admin.ReserveAbsenceRequest, admin.ActionResponse)
 RUN_GC = Method("Control", "RunGc", admin.RunGcRequest, admin.GcReport)
 CONTROL_GC = Method("Control", "ControlGc", admin.ControlGcRequest, admin.GcStatus)
 EXPLAIN_CHUNK = Method("Control", "ExplainChunk", admin.ExplainChunkRequest, admin.ChunkStory)
+READ = Method("Namespace", "Read", namespace.ReadBatch, namespace.ReadBatchResult)
 GET_CLUSTER = Method("Membership", "GetCluster", membership.GetClusterRequest, membership.ClusterView)
 GET_TOKENS = Method("Membership", "GetTokens", membership.GetTokensRequest, membership.TokenTable)

@@ -192,8 +192,24 @@ _GC = {
     "candidates": COUNT,
     "condemned": COUNT,
     "quarantined": COUNT,
+    "held": COUNT,
     "paused": TRUTH,
+    "interval_seconds": SECONDS,
     "last_cycle": maybe(obj(**_GC_REPORT)),
+    "accounting": many(
+        obj(
+            node_id=TEXT,
+            total_bytes=COUNT,
+            free_bytes=COUNT,
+            referenced_bytes=COUNT,
+            uploading_bytes=COUNT,
+            orphan_bytes=COUNT,
+            condemned_bytes=COUNT,
+            quarantined_bytes=COUNT,
+            unaccounted_bytes=COUNT,
+            other_bytes=COUNT,
+        )
+    ),
 }
 GC = obj(**_GC)
 GC_AS_OF = obj(**_GC, **_AS_OF)
@@ -225,6 +241,16 @@ DURABILITY = obj(
     zones=_BY_DOMAINS,
     racks=_BY_DOMAINS,
     hosts=_BY_DOMAINS,
+    problems=many(
+        obj(
+            chunk=HEX_ID,
+            size_bytes=COUNT,
+            want=COUNT,
+            live=many(TEXT),
+            others=many(TEXT),
+            paths=many(TEXT),
+        )
+    ),
     counted_age_seconds=SECONDS,
     **_AS_OF,
 )
@@ -257,3 +283,55 @@ EXEC = obj(
     ),
 )
 NODE_ACTION = obj(node_id=TEXT, action=TEXT, detail=TEXT)
+CANDIDATES = obj(chunks=many(CHUNK_STORY), next=maybe(HEX_ID))
+_REPAIR = {"pending": COUNT, "running": COUNT, "done": COUNT, "failed": COUNT, "bytes_per_second": NUMBER}
+REPAIR = obj(**_REPAIR)
+REPAIR_AS_OF = obj(**_REPAIR, **_AS_OF)
+_BALANCE = {
+    "state": TEXT,
+    "bytes_per_second": COUNT,
+    "threshold_percent": COUNT,
+    "moving": COUNT,
+    "moved": COUNT,
+    "moved_bytes": COUNT,
+    "failed": COUNT,
+    "excess_bytes": COUNT,
+    "nodes": many(
+        obj(
+            node_id=TEXT,
+            used_bytes=COUNT,
+            room_bytes=COUNT,
+            used_share=maybe(NUMBER),
+            takes_part=TRUTH,
+        )
+    ),
+}
+BALANCE = obj(**_BALANCE)
+BALANCE_AS_OF = obj(**_BALANCE, **_AS_OF)
+FILE = obj(
+    path=TEXT,
+    name=TEXT,
+    type=TEXT,
+    size_bytes=COUNT,
+    modified=TIME,
+    replication=maybe(COUNT),
+    mode=TEXT,
+    target=maybe(TEXT),
+)
+FILES = obj(path=TEXT, entries=many(FILE), next=maybe(TEXT), **_AS_OF)
+LAYOUT = obj(
+    path=TEXT,
+    size_bytes=COUNT,
+    extents=many(
+        obj(
+            offset=COUNT,
+            length=COUNT,
+            chunk=HEX_ID,
+            chunk_offset=COUNT,
+            inline=TRUTH,
+            replicas=many(obj(node_id=TEXT, state=TEXT, node_state=TEXT)),
+        )
+    ),
+    is_whole=TRUTH,
+    **_AS_OF,
+)

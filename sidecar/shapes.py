@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
+from quorumfs.v1 import admin_pb2, membership_pb2, namespace_pb2, types_pb2
 from sidecar.leader_tracking import Finding, LeaderView
 from sidecar.node_link import Observation
 from sidecar.settings import Settings
@@ -186,6 +186,17 @@ def durability(told: admin_pb2.Durability) -> Json:
         "zones": [_kept(one, "number") for one in told.zones],
         "racks": [_kept(one, "number") for one in told.racks],
         "hosts": [_kept(one, "number") for one in told.hosts],
+        "problems": [
+            {
+                "chunk": one.chunk.hex(),
+                "size_bytes": one.length,
+                "want": one.want,
+                "live": list(one.live),
+                "others": list(one.others),
+                "paths": list(one.paths),
+            }
+            for one in told.lacking
+        ],
         "counted_age_seconds": seconds(told.age_seconds),
     }
 
@@ -239,9 +250,30 @@ def gc(told: admin_pb2.GcStatus) -> Json:
         "candidates": told.candidates,
         "condemned": told.condemned,
         "quarantined": told.quarantined,
+        "held": told.held,
         "paused": told.paused,
+        "interval_seconds": told.interval_seconds,
         "last_cycle": gc_report(told.last_cycle) if told.HasField("last_cycle") else None,
+        "accounting": [disk_classes(one) for one in told.accounting],
     }
+
+
+DISK_CLASSES = (
+    "total_bytes",
+    "free_bytes",
+    "referenced_bytes",
+    "uploading_bytes",
+    "orphan_bytes",
+    "condemned_bytes",
+    "quarantined_bytes",
+    "unaccounted_bytes",
+    "other_bytes",
+)
+
+
+def disk_classes(told: admin_pb2.DiskClasses) -> Json:
+    """Every byte of a node's disks in one class each."""
+    return {"node_id": told.node_id, **{name: getattr(told, name) for name in DISK_CLASSES}}
 
 
 def gc_report(report: admin_pb2.GcReport) -> Json:
@@ -287,4 +319,89 @@ def duty(told: admin_pb2.Duty) -> Json:
         "last_age_seconds": seconds(told.last_age_seconds),
         "runs": told.runs,
         "failures": told.failures,
+    }
+
+
+def repair(told: admin_pb2.RepairStatus) -> Json:
+    """The shape of `dfsctl repair status`."""
+    return {
+        "pending": told.pending,
+        "running": told.running,
+        "done": told.done,
+        "failed": told.failed,
+        "bytes_per_second": told.bytes_per_second,
+    }
+
+
+def balance(told: admin_pb2.BalanceStatus) -> Json:
+    """The shape of `dfsctl balance status`."""
+    return {
+        "state": told.state,
+        "bytes_per_second": told.bytes_per_second,
+        "threshold_percent": told.threshold_percent,
+        "moving": told.moving,
+        "moved": told.moved,
+        "moved_bytes": told.moved_bytes,
+        "failed": told.failed,
+        "excess_bytes": told.excess_bytes,
+        "nodes": [
+            {
+                "node_id": one.node_id,
+                "used_bytes": one.used_bytes,
+                "room_bytes": one.room_bytes,
+                "used_share": round(one.used_bytes / one.room_bytes, 6) if one.room_bytes else None,
+                "takes_part": one.takes_part,
+            }
+            for one in told.nodes
+        ],
+    }
+
+
+def file_entry(told: namespace_pb2.FileInfo, path: bytes) -> Json:
+    """One line of `dfsctl ls`."""
+    kind = word(types_pb2.InodeType, told.type)
+    return {
+        "path": text(path),
+        "name": text(told.name),
+        "type": kind,
+        "size_bytes": told.size,
+        "modified": rfc3339(told.mtime_ns // 1_000_000),
+        "replication": told.replication if kind == "file" else None,
+        "mode": f"{told.mode:04o}",
+        "target": text(told.target) if kind == "symlink" else None,
+    }
+
+
+def text(name: bytes) -> str:
+    """Names are UTF-8; what is not, as a hostile coordinator may say, is shown escaped."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def layout(told: namespace_pb2.Layout) -> Json:
+    """Where a file lies: the shape of `dfsctl locate`, without the places on disks, which only datanodes know."""
+    chunks = {one.chunk: one for one in told.chunks}
+    return {
+        "path": text(told.info.path),
+        "size_bytes": told.info.size,
+        "extents": [_extent(one, chunks.get(one.chunk)) for one in told.extents],
+        "is_whole": not told.next_offset,
+    }
+
+
+def _extent(one: types_pb2.Extent, where: namespace_pb2.ChunkLocation | None) -> Json:
+    replicas = [] if where is None else where.replicas
+    return {
+        "offset": one.offset,
+        "length": one.length,
+        "chunk": one.chunk.hex(),
+        "chunk_offset": one.chunk_offset,
+        "inline": where is not None and where.inline,
+        "replicas": [
+            {
+                "node_id": replica.node_id,
+                "state": word(types_pb2.ReplicaState, replica.state),
+                "node_state": word(types_pb2.NodeState, replica.node_state),
+            }
+            for replica in replicas
+        ],
     }

@@ -6,16 +6,22 @@ from flask import Blueprint, Response, jsonify, request
 
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import admin_pb2
-from sidecar import bodies, schemas, shapes
+from sidecar import bodies, limits, schemas, shapes
 from sidecar.agent import agent
 from sidecar.auth import Role, require, token_of
 from sidecar.contract import Contract, describes
-from sidecar.methods import CONTROL_GC, EXPLAIN_CHUNK, RUN_GC
+from sidecar.methods import CONTROL_GC, EXPLAIN_CHUNK, LIST_CANDIDATES, RUN_GC
 from sidecar.views.freshness import as_of
 
 views = Blueprint("gc", __name__)
 
 PAUSE_BODY = schemas.obj(paused=schemas.TRUTH)
+CANDIDATE_STATES = ("orphan", "held", "quarantined")
+CANDIDATES_QUERY = {
+    "state": schemas.one_of(*CANDIDATE_STATES),
+    "after": schemas.HEX_ID,
+    "limit": {"type": "integer", "minimum": 1, "maximum": limits.LIST_PAGE_MAX},
+}
 CYCLE_BODY = schemas.some(dry_run=schemas.TRUTH, ticket={**schemas.COUNT, "maximum": bodies.NUMBER_MAX})
 
 
@@ -55,6 +61,27 @@ def run_gc() -> Response:
     response = jsonify({**shapes.gc_report(answer), "ticket": answer.ticket, "reason": answer.reason})
     response.status_code = 202 if answer.outcome == "running" else 200
     return response
+
+
+@views.get("/v1/gc/candidates")
+@describes(Contract({200: schemas.CANDIDATES}, query=CANDIDATES_QUERY))
+@require(Role.VIEWER)
+def candidates() -> Response:
+    """`?state=orphan|held|quarantined&after=&limit=`: a page of chunks by id; `next` is the `after` of the next."""
+    query = bodies.query(("state", "after", "limit"))
+    state = bodies.choice_field(query, "state", "orphan", CANDIDATE_STATES)
+    after = query.get("after", "")
+    asked = admin_pb2.ListCandidatesRequest(
+        after=bodies.hex_id(after, ID_BYTES) if after else b"",
+        limit=bodies.number(query, "limit", 100, limits.LIST_PAGE_MAX),
+        held=state == "held",
+        quarantined=state == "quarantined",
+    )
+    answer = agent().fleet.order(
+        LIST_CANDIDATES, asked, lambda found: found.error, token_of(request), changes=False
+    )
+    chunks = [shapes.chunk_story(one) for one in answer.chunks]
+    return jsonify({"chunks": chunks, "next": answer.next.hex() or None})
 
 
 @views.get("/v1/gc/explain/<chunk>")

@@ -14,9 +14,16 @@ from hypothesis import HealthCheck, settings
 
 from common.access import hash_of, mint_token
 from quorumfs.clock import ManualClock
-from quorumfs.errors import NoLeaderError, NotLeaderError, SafetyGuardError, UnavailableError
+from quorumfs.errors import (
+    NoLeaderError,
+    NotFoundError,
+    NotLeaderError,
+    PreconditionFailedError,
+    SafetyGuardError,
+    UnavailableError,
+)
 from quorumfs.rpc.status import to_detail
-from quorumfs.v1 import admin_pb2, types_pb2
+from quorumfs.v1 import admin_pb2, namespace_pb2, types_pb2
 from sidecar.app import create_app
 from sidecar.auth import Role
 from sidecar.contract import contract_of, role_of
@@ -52,6 +59,32 @@ def raft() -> admin_pb2.RaftStatus:
     return told
 
 
+def balance() -> admin_pb2.BalanceStatus:
+    return admin_pb2.BalanceStatus(
+        state="running", nodes=[admin_pb2.BalanceStatus.Node(node_id="d1", used_bytes=1, room_bytes=4)]
+    )
+
+
+def read(asked: namespace_pb2.ReadBatch) -> namespace_pb2.ReadBatchResult:
+    """A directory with one of each kind, and a file of two extents."""
+    result = namespace_pb2.ReadResult()
+    if asked.ops[0].WhichOneof("op") == "list":
+        result.listing.directory.path, result.listing.next = b"/data", b"z"
+        for kind in (
+            types_pb2.INODE_TYPE_FILE,
+            types_pb2.INODE_TYPE_DIRECTORY,
+            types_pb2.INODE_TYPE_SYMLINK,
+        ):
+            result.listing.entries.add(name=b"n%d" % kind, type=kind, replication=3, mode=0o644)
+    else:
+        result.layout.info.path = b"/data/x"
+        result.layout.extents.add(length=5, chunk=b"\1" * 16)
+        result.layout.extents.add(offset=5, length=5, chunk=b"\2" * 16)
+        found = result.layout.chunks.add(chunk=b"\1" * 16)
+        found.replicas.add(node_id="d1", state=types_pb2.REPLICA_STATE_LIVE)
+    return namespace_pb2.ReadBatchResult(results=[result], age_ms=0)
+
+
 def full(**answers: Any) -> FakeNode:
     """A coordinator that answers everything, with something in every field."""
     status = fakes.status(node_id="c1")
@@ -64,11 +97,25 @@ def full(**answers: Any) -> FakeNode:
             "GetClusterStatus": cluster(),
             "GetRaft": raft(),
             "GetDurability": admin_pb2.Durability(
-                copies=[admin_pb2.KeptChunks(want=3)], zones=[admin_pb2.KeptChunks(want=3)]
+                copies=[admin_pb2.KeptChunks(want=3)],
+                zones=[admin_pb2.KeptChunks(want=3)],
+                lacking=[admin_pb2.LackingChunk(chunk=b"\1" * 16, live=["d1"], paths=["/x"])],
             ),
-            "GetGc": admin_pb2.GcStatus(state="idle", last_cycle=gc_report(admin_pb2.RunGcRequest())),
+            "GetGc": admin_pb2.GcStatus(
+                state="idle",
+                last_cycle=gc_report(admin_pb2.RunGcRequest()),
+                accounting=[admin_pb2.DiskClasses(node_id="d1", total_bytes=5)],
+            ),
             "ControlGc": admin_pb2.GcStatus(paused=True),
             "RunGc": gc_report,
+            "GetRepair": admin_pb2.RepairStatus(pending=2),
+            "RunRepair": admin_pb2.RepairStatus(pending=2),
+            "GetBalance": balance(),
+            "ControlBalance": balance(),
+            "ListCandidates": admin_pb2.Candidates(
+                chunks=[admin_pb2.ChunkStory(chunk=b"\1" * 16, state="orphan")], next=b"\2" * 16
+            ),
+            "Read": read,
             "ExplainChunk": lambda asked: admin_pb2.ChunkStory(
                 chunk=asked.chunk, state="orphan", since_wall_ms=1
             ),
@@ -90,6 +137,14 @@ def refusing() -> FakeNode:
         ForgetNode=action,
         ReserveAbsence=action,
         RunGc=admin_pb2.GcReport(error=REFUSED),
+        GetRepair=admin_pb2.RepairStatus(error=to_detail(NoLeaderError("none"))),
+        RunRepair=admin_pb2.RepairStatus(error=to_detail(NoLeaderError("none"))),
+        GetBalance=admin_pb2.BalanceStatus(error=to_detail(NoLeaderError("none"))),
+        ControlBalance=admin_pb2.BalanceStatus(error=to_detail(PreconditionFailedError("off"))),
+        ListCandidates=admin_pb2.Candidates(error=to_detail(NoLeaderError("none"))),
+        Read=namespace_pb2.ReadBatchResult(
+            results=[namespace_pb2.ReadResult(error=to_detail(NotFoundError("no /data")))]
+        ),
         ControlGc=admin_pb2.GcStatus(error=to_detail(NoLeaderError("none"))),
         ExplainChunk=admin_pb2.ChunkStory(error=to_detail(NoLeaderError("none"))),
         SetLabels=admin_pb2.Labels(error=to_detail(NoLeaderError("none"))),
@@ -99,7 +154,20 @@ def refusing() -> FakeNode:
 
 def without_leader() -> FakeNode:
     refused = NotLeaderError("not the leader")
-    orders = ("SetNode", "ForgetNode", "ReserveAbsence", "RunGc", "ControlGc", "ExplainChunk")
+    orders = (
+        "SetNode",
+        "ForgetNode",
+        "ReserveAbsence",
+        "RunGc",
+        "ControlGc",
+        "ExplainChunk",
+        "ListCandidates",
+        "GetRepair",
+        "RunRepair",
+        "GetBalance",
+        "ControlBalance",
+        "Read",
+    )
     node = full(**dict.fromkeys(orders, refused))
     node.answers["GetStatus"], node.answers["GetHealth"] = (
         leaderless().answers["GetStatus"],
@@ -129,6 +197,11 @@ BODIES: dict[tuple[str, str], list[Any]] = {
     ("PATCH", "/v1/labels"): [{"labels": {"a": "b", "c": None}}],
     ("POST", "/v1/duties/<name>"): [{"action": "run"}],
     ("POST", "/v1/gc"): [{"paused": True}],
+    ("POST", "/v1/repair"): [{}],
+    ("POST", "/v1/balance"): [
+        {"action": "start", "bytes_per_second": 5, "threshold_percent": 3},
+        {"action": "pause"},
+    ],
     ("POST", "/v1/gc/cycles"): [{}, {"dry_run": True}, {"ticket": 7}],
     ("POST", "/v1/cluster/exec"): [
         {"action": "status", "all": True},
@@ -141,6 +214,7 @@ BODIES: dict[tuple[str, str], list[Any]] = {
     ("POST", "/v1/cluster/nodes/<node_id>/<action>"): [{}],
 }
 PATHS = {
+    "/ui/<name>": "/ui/app.js",
     "/v1/duties/<name>": "/v1/duties/gc",
     "/v1/gc/explain/<chunk>": f"/v1/gc/explain/{CHUNK}",
     "/v1/cluster/nodes/<node_id>/<action>": "/v1/cluster/nodes/d1/drain",
