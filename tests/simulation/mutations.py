@@ -414,7 +414,12 @@ MUTATIONS = (
         "what a failed sync left is taken as durable", _method(Segments, "sync", _failed_sync_is_fine), 8
     ),
     Mutation("the log's tail is thrown away at a start", _method(Replica, "_adopt", _log_thrown_away), 2),
-    Mutation("a torn frame is read", lambda: patch.object(recovery, "read_frame", _unchecked_frame), 3),
+    Mutation(
+        "a torn frame is read",
+        lambda: patch.object(recovery, "read_frame", _unchecked_frame),
+        3,
+        play=scenarios.a_frame_that_is_on_the_disk_in_part_is_cut_at_the_next_start,
+    ),
     Mutation("every message truncates", lambda: patch.object(replica_module, "follow", _always_truncate), 4),
     Mutation(
         "the commit index is believed beyond what was compared",

@@ -188,6 +188,21 @@ def a_full_disk_ends_nobody_who_is_greeted(seed: int) -> None:
         stage.settle()
 
 
+def a_frame_that_is_on_the_disk_in_part_is_cut_at_the_next_start(seed: int) -> None:
+    """Its first sector is there, and looks like a frame."""
+    with Stage(seed) as stage:
+        leader = stage.leader().node_id
+        member = stage.others(leader)[0]
+        stage.until(stage.all_agree)
+        torn = stage.cut_power_in_a_long_frame(member)
+        answers = stage.write(leader, 1, "x" * 1000)
+        stage.until(lambda: torn() and answers)
+        stage.start(member)
+        stage.write_through(stage.leader().node_id, 3)
+        _expect(stage.happened(member, "journal.tail_cut"), True)
+        stage.settle()
+
+
 def a_segment_that_is_long_in_the_making_deposes_nobody(seed: int) -> None:
     """The disk is slow, not full: what is proposed meanwhile waits, and nobody is told that there is no room."""
     with Stage(seed) as stage:
@@ -546,6 +561,7 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     two_answers_of_one_voter_are_one_vote,
     a_leader_that_was_replaced_answers_no_question,
     a_full_disk_ends_nobody_who_is_greeted,
+    a_frame_that_is_on_the_disk_in_part_is_cut_at_the_next_start,
     a_segment_that_is_long_in_the_making_deposes_nobody,
     a_disk_that_makes_no_segment_at_all_loses_the_leadership,
     a_member_that_takes_nothing_in_tells_how_old_its_state_is,

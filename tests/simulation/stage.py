@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from coordinator.consensus import records
 from coordinator.consensus.configuration import Configuration
 from coordinator.consensus.core import TRANSFER_SECONDS, Change, Transfer
 from coordinator.consensus.messages import Message, decode
@@ -23,6 +24,7 @@ from tests.simulation.marks import Marks, watched_log, watching
 from tests.simulation.plan import limits_of, plan_of
 from tests.simulation.process import Member, Process
 from tests.simulation.world import Violation, World
+from tests.support.fake_files import PowerCut
 
 CALM: dict[str, Any] = {
     "spares": 0,
@@ -221,6 +223,28 @@ class Stage:
         for node_id in node_ids:
             self.cluster.members[node_id].start()
 
+    def cut_power_in_a_long_frame(self, node_id: str) -> Callable[[], bool]:
+        """The machine loses power when it has written a frame of the log of several sectors and not synced it; only the
+        first of them is on its disk. The answer tells whether that has happened."""
+        disk = self.cluster.members[node_id].disk
+        write, sync_data = disk.write, disk.sync_data
+        torn: list[int] = []
+
+        def watched_write(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+            write(fd, data, offset)
+            if not torn and bytes(data[:4]) == records._FRAME_MAGIC and len(data) > 2 * records.SECTOR_BYTES:
+                torn.append(fd)
+
+        def watched_sync(fd: int) -> None:
+            if fd in torn:
+                disk.keeps = 1
+                del disk.write, disk.sync_data
+                raise PowerCut
+            sync_data(fd)
+
+        disk.write, disk.sync_data = watched_write, watched_sync  # type: ignore[method-assign]
+        return lambda: disk.keeps is not None
+
     def back_up(self, node_id: str) -> Backup:
         """Copy a machine that is off."""
         member = self._member_that_is_off(node_id)
@@ -240,12 +264,12 @@ class Stage:
 
     # Work
 
-    def write(self, node_id: str, count: int = 1) -> list[bytes | QuorumFSError]:
+    def write(self, node_id: str, count: int = 1, message: str = "written") -> list[bytes | QuorumFSError]:
         """Propose `count` entries, one after another; the list fills with the answers."""
         answers: list[bytes | QuorumFSError] = []
         process = self[node_id]
         for number in range(count):
-            raw = [e.SystemCommand(set_alarm=e.SetAlarm(code=f"{node_id}.{number}", message="written"))]
+            raw = [e.SystemCommand(set_alarm=e.SetAlarm(code=f"{node_id}.{number}", message=message))]
             process.later(0.01 * number, self.cluster.services[process].system, raw, answers.append)
         return answers
 

@@ -89,6 +89,8 @@ class FakeFiles:
         self.changes = 0
         self.die_before: int | None = None
         """Raise PowerCut instead of the change to the disk with this number (see `changes`)."""
+        self.keeps: int | None = None
+        """A power cut leaves so many sectors of each file that were not synced, the first; None: as chance has it."""
         self._random = random
         self._directories: dict[Path, Directory] = {Path("/"): Directory()}
         self._open: dict[int, Inode] = {}
@@ -124,6 +126,10 @@ class FakeFiles:
     def _lose(self, inode: Inode) -> None:
         random = self._random
         fate = random.choice(("nothing", "everything", "some", "some"))
+        if self.keeps is not None:
+            fate = "nothing"
+            for sector in sorted(inode.old)[self.keeps :]:
+                inode.put(sector, inode.old[sector])
         for sector, before in inode.old.items():
             after = inode.sector(sector)
             if fate == "everything":
