@@ -29,7 +29,7 @@ from coordinator.duties.desk import Desk
 from coordinator.duties.repair import Budget, Rests
 from coordinator.metadata import excess, queries, settings
 from coordinator.metadata.excess import Pending, Replicated
-from coordinator.soft_state import SoftState
+from coordinator.soft_state import Order, SoftState
 from quorumfs.clock import Clock
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -111,9 +111,13 @@ class BalanceDuty:
         self._found = False  # moves, since all chunks were looked through
         self._resting = False  # some chunks that could move perhaps failed just now
         self._state = OFF
+        self._running: list[Order] = []
         self.figures = Figures()
 
     def work(self) -> str:
+        self._running = self._soft.running(
+            ORDER
+        )  # before outcomes are taken: what ends after that is not done yet
         self._take_outcomes()
         wish, begun = self._desk.look(lambda tx: (read(tx), excess.pending(tx, MOVES_AT_ONCE)))
         self._state = wish.state
@@ -154,9 +158,8 @@ class BalanceDuty:
 
     def _order(self, pending: Sequence[Pending], candidates: Mapping[str, Candidate], index: int) -> int:
         known = self._soft.known()
-        running = self._soft.running(ORDER)
-        ordered = {(one.node_id, one.chunk) for one in running}
-        busy = [one.node_id for one in running]
+        ordered = {(one.node_id, one.chunk) for one in self._running}
+        busy = [one.node_id for one in self._running]
         number = 0
         for one in pending:
             node = candidates.get(one.node_id)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from coordinator.decisions.collection import Birth, Found
-from coordinator.duties.balance import FAILURES_MAX, SETTLE_SECONDS, BalanceDuty
+from coordinator.duties.balance import FAILURES_MAX, ORDER, SETTLE_SECONDS, BalanceDuty
 from coordinator.duties.trim import TrimDuty
 from coordinator.metadata import excess, invariants, queries, settings
 from coordinator.soft_state import known_nodes
@@ -304,3 +305,27 @@ def test_only_sealed_chunks_without_a_replica_there_are_promised(farm: Farm) -> 
     assert begin(chunk, "d4") == 1
     assert begin(chunk, "d4") == 0
     assert farm.pending == [("d4", chunk)]
+
+
+def test_an_outcome_that_comes_in_the_middle_of_a_round_orders_no_second_copy(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no order that runs any more, and not in the metadata yet."""
+    farm.store(20, "d1", "d2", "d3")
+    farm.set(1)
+    for _ in range(10):
+        farm.duty.work()
+        if farm.leader.soft.running(ORDER):
+            break
+    before = {(one.node_id, one.chunk) for one in farm.leader.soft.running(ORDER)}
+    assert before
+    look: Any = farm.leader.desk.look
+
+    def interrupted(question: Any) -> Any:
+        monkeypatch.setattr(farm.leader.desk, "look", look)
+        farm.beat()
+        return look(question)
+
+    monkeypatch.setattr(farm.leader.desk, "look", interrupted)
+    farm.duty.work()
+    assert not before & {(one.node_id, one.chunk) for one in farm.leader.soft.running(ORDER)}
