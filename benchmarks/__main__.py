@@ -11,7 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import collection, failover, machine, metadata, report, scale, sequential, small_files
+from benchmarks import (
+    collection,
+    failover,
+    heartbeats,
+    machine,
+    metadata,
+    report,
+    scale,
+    sequential,
+    small_files,
+)
 from benchmarks.children import ROOT
 from benchmarks.plan import Plan
 from benchmarks.results import Results
@@ -25,6 +35,7 @@ BENCHMARKS: Mapping[str, Callable[[Plan, Results], None]] = {
     "small-files": small_files.small_files,
     "scale": scale.scale,
     "gc": collection.collection,
+    "heartbeats": heartbeats.heartbeats,
 }
 
 

@@ -7,28 +7,32 @@ and finds nothing to do.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
-import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.machine import Meter, forget_peak, peak_bytes, resident_bytes
 from benchmarks.plan import Plan
+from benchmarks.restoring import (
+    FILE,
+    PATIENCE_SECONDS,
+    datanodes_alive,
+    put_file,
+    put_replicas,
+    restore_filled,
+)
 from benchmarks.results import Results, percentile
 from benchmarks.systems import coordinator_pids
 from common.cluster import ClusterNode
 from common.cluster.content import Agenda
 from common.cluster.transport import GrpcTransport
 from datanode.duties.content import INVENTORY_PAGE_IDS
-from quorumfs import Client, backups
-from quorumfs.errors import QuorumFSError
-from quorumfs.local.processes import console_script
+from quorumfs import Client
 from quorumfs.rpc.trust import TrustedChannels, read_secret
 from quorumfs.testing import LocalCluster, wait_for
 from quorumfs.v1 import admin_pb2 as a
@@ -36,11 +40,10 @@ from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 NODES = ("d1", "d2", "d3")
+DISK = "disk"
 ID_BYTES = 16
 HEARTBEAT_SECONDS = 0.2
-PATIENCE_SECONDS = 120.0
 CYCLE_SECONDS = 600.0
-FILE = "/chunks"
 ROUNDS_MAX = 3
 _MS = 1e3
 
@@ -104,7 +107,7 @@ class _Node:
     def disks(self) -> Sequence[t.DiskInfo]:
         return [
             t.DiskInfo(
-                disk_id="disk",
+                disk_id=DISK,
                 path="/disk",
                 state="ok",
                 total_bytes=1 << 40,
@@ -151,75 +154,24 @@ class _Node:
 
 
 def _load(cluster: LocalCluster, directory: Path, ids: Sequence[bytes], plan: Plan) -> int:
-    """Back up, put the chunks into the backup, restore it, and wait for the leader and its datanodes.
+    """Put the chunks into the metadata, and wait for the leader and its datanodes.
 
     What the leader holds in memory, in bytes, when it answers for the first time.
     """
-    backup = directory / "backup"
     with cluster.client() as client:
-        wait_for(lambda: _datanodes(client) == len(NODES), PATIENCE_SECONDS, "the datanodes are registered")
-        pieces = client.coordinator.stream("Control.CreateBackup", a.CreateBackupRequest(), PATIENCE_SECONDS)
-        manifest = backups.receive(pieces, backup)
+        wait_for(lambda: datanodes_alive(client) == len(NODES), PATIENCE_SECONDS, "the datanodes are there")
+
+    def fill(tx: sqlite3.Connection) -> None:
+        """Each chunk with one replica, dealt out in turns."""
+        put_file(tx, ids, replicas=1)
+        for k, name in enumerate(NODES):
+            put_replicas(tx, name, DISK, ids[k :: len(NODES)])
+
     plan.say(f"gc: loading {len(ids)} chunks")
-    _fill(backup / backups.DATABASE, ids)
-    raw = (backup / backups.DATABASE).read_bytes()
-    manifest.size_bytes, manifest.sha256 = len(raw), hashlib.sha256(raw).digest()
-    (backup / backups.MANIFEST).unlink()
-    backups.write_manifest(manifest, backup)
-    (node,) = cluster.layout.coordinator_nodes
-    cluster.kill(node.node_id)
-    file = cluster.layout.node_directory(node) / "node.toml"
-    words = ["--config", str(file), "--restore-backup", str(backup), "--replace", "--yes"]
-    subprocess.run([console_script("quorumfs-coordinator"), *words], check=True, stdout=subprocess.DEVNULL)
-    cluster.start_node(node.node_id)
+    before = resident_bytes(restore_filled(cluster, directory, fill))
     with cluster.client() as client:
-        wait_for(lambda: _asked(lambda: client.stat(FILE)), PATIENCE_SECONDS, "the leader answers")
-        before = resident_bytes(coordinator_pids(cluster)[node.node_id])
-        wait_for(lambda: _datanodes(client) == len(NODES), PATIENCE_SECONDS, "the datanodes are back")
+        wait_for(lambda: datanodes_alive(client) == len(NODES), PATIENCE_SECONDS, "the datanodes are back")
     return before
-
-
-def _fill(path: Path, ids: Sequence[bytes]) -> None:
-    """One file of one byte per chunk, each chunk with one replica, dealt out in turns."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as tx:
-        tx.execute("BEGIN")
-        inode, version = tx.execute("SELECT next_inode, next_version FROM totals").fetchone()
-        keys = [tx.execute("SELECT key FROM node WHERE node_id = ?", (name,)).fetchone()[0] for name in NODES]
-        name = FILE.removeprefix("/").encode()
-        row = (inode, t.INODE_TYPE_FILE, 1, name, 0o644, 0, version, 1, None, 0)
-        tx.execute("INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        tx.execute("INSERT INTO dentry VALUES (1, ?, ?)", (name, inode))
-        tx.execute("INSERT INTO version VALUES (?, ?, ?, 0, 1)", (version, inode, len(ids)))
-        tx.executemany(
-            "INSERT INTO chunk VALUES (?, 1, 0, NULL, 1, 0, 1, 1, 1, 1, 0)", ((one,) for one in ids)
-        )
-        tx.executemany(
-            "INSERT INTO extent VALUES (?, ?, 1, ?, 0)", ((version, k, one) for k, one in enumerate(ids))
-        )
-        tx.executemany(
-            "INSERT INTO replica VALUES (?, ?, 0, ?)",
-            ((one, keys[k % len(keys)], t.REPLICA_STATE_LIVE) for k, one in enumerate(ids)),
-        )
-        tx.execute(
-            "UPDATE totals SET next_inode = next_inode + 1, next_version = next_version + 1, files = files + 1,"
-            " chunks = chunks + ?, logical_bytes = logical_bytes + ?",
-            (len(ids), len(ids)),
-        )
-        tx.execute("COMMIT")
-
-
-def _datanodes(client: Client) -> int:
-    """How many are registered and heard."""
-    nodes = client.coordinator.cluster_view().nodes
-    return sum(one.info.role == t.NODE_ROLE_DATANODE and one.state == t.NODE_STATE_ALIVE for one in nodes)
-
-
-def _asked(ask: Callable[[], object]) -> bool:
-    try:
-        ask()
-    except QuorumFSError:
-        return False
-    return True
 
 
 def _cycle(client: Client) -> a.GcReport:

@@ -62,6 +62,13 @@ def resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def keep_to_cores(pid: int, cores: Iterable[int]) -> None:
+    """All threads of a process, and those that they will start, run on these cores only. Raises OSError."""
+    wanted = set(cores)
+    for task in (_PROC / str(pid) / "task").iterdir():
+        os.sched_setaffinity(int(task.name), wanted)
+
+
 def forget_peak(pid: int) -> None:
     """The peak is what the process holds now. Raises OSError."""
     (_PROC / str(pid) / "clear_refs").write_text("5", encoding="ascii")

@@ -19,6 +19,7 @@ class Plan:
     files: int  # in the namespace that is restarted
     small_files: int  # of a set that goes in and out
     chunks: int  # that the garbage collection looks at
+    datanodes: int  # whose heartbeats one leader gets
 
     @classmethod
     def full(cls, directory: Path) -> Plan:
@@ -31,6 +32,7 @@ class Plan:
             files=1_000_000,
             small_files=2000,
             chunks=1_000_000,
+            datanodes=1000,
         )
 
     @classmethod
@@ -44,6 +46,7 @@ class Plan:
             files=100_000,
             small_files=2000,
             chunks=100_000,
+            datanodes=200,
         )
 
     @staticmethod

@@ -329,6 +329,7 @@ class AsyncInterceptor(grpc.aio.ServerInterceptor):
         self, tokens: TokenRegistry, metrics: RpcMetrics | None, book: TokenBook | None = None
     ) -> None:
         self._observer = _Observer(tokens, metrics, book)
+        self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}  # gRPC asks for every call
 
     async def intercept_service(
         self,
@@ -339,9 +340,14 @@ class AsyncInterceptor(grpc.aio.ServerInterceptor):
         path = handler_call_details.method
         if handler is None or not path.startswith(_OURS):
             return handler
+        known = self._wrapped.get(path)
+        if known is not None and known[0] is handler:
+            return known[1]
         inner = _behavior(handler)
         wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
-        return _handler_like(handler, wrap(path, inner))
+        made = _handler_like(handler, wrap(path, inner))
+        self._wrapped[path] = handler, made
+        return made
 
     async def _admit(self, call: _Call, path: str, context: Any) -> None:
         door = self._observer.door

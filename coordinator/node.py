@@ -125,6 +125,7 @@ class CoordinatorNode:
         self._consensus: Consensus | None = None
         self._tenure: Tenure | None = None
         self._repair: Repair | None = None
+        self._reconcile: Reconcile | None = None
         self._collect: Collect | None = None
         self._departures: Departures | None = None
         self._balance: BalanceDuty | None = None
@@ -157,6 +158,11 @@ class CoordinatorNode:
         )
         add_gauges(self._figures, self._gateway, self._soft)
         add_repair_gauges(self._figures, self._soft, lambda: self._repair)
+        self._figures.gauges.add(
+            "quorumfs_replica_reports_waiting",
+            "Replicas that were reported and are not compared with the metadata yet.",
+            self._reports_waiting,
+        )
 
     # The process
 
@@ -187,7 +193,7 @@ class CoordinatorNode:
         while not self._lifecycle.wait(POLL_SECONDS):
             health = self._face.health()
             if self._gateway.attached:
-                self._agent.observe_leader(self._gateway.leader(), self._gateway.consensus.status().term)
+                self._agent.observe_leader(self._gateway.leader(), self._gateway.consensus.term)
                 self._agent.set_ready(health.live)
             if health.ready != ready_before:
                 ready_before = health.ready
@@ -293,6 +299,7 @@ class CoordinatorNode:
             self._figures.collected,
         )
         self._departures = Departures(desk, soft, self._clock)
+        self._reconcile = Reconcile(desk, soft, self._clock)
         trim = TrimDuty(desk, soft, self._holders(), self._clock, epoch)
         self._balance = BalanceDuty(desk, soft, self._chance, self._clock, trim.look_at)
         return [
@@ -302,7 +309,7 @@ class CoordinatorNode:
             Reap(desk),
             Expiry(desk, soft, config.upload.ttl_seconds, config.session.ttl_seconds),
             LivenessDuty(soft, lambda change: self._figures.transition(change.after.value)),
-            Reconcile(desk, soft, self._clock),
+            self._reconcile,
             self._repair,
             self._departures,
             Packing(
@@ -366,6 +373,10 @@ class CoordinatorNode:
             failed=figures.failed,
             bytes_per_second=self._config.repair.bytes_per_second,
         )
+
+    def _reports_waiting(self) -> Sequence[Sample]:
+        reconcile = self._reconcile
+        return [((), float(reconcile.waiting))] if reconcile is not None and self._soft.leading else []
 
     def _departure_rate(self, node_id: str) -> float | None:
         departures = self._departures

@@ -14,7 +14,6 @@ Any thread may call any method; each takes one lock for a short time and does no
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable
@@ -23,11 +22,11 @@ from dataclasses import dataclass, field
 from coordinator.decisions.liveness import Liveness, Timing, judge, silence_seconds
 from coordinator.decisions.liveness import Signs as NodeSigns
 from coordinator.decisions.placement import DECOMMISSIONED, DECOMMISSIONING, IN_MAINTENANCE, Candidate
-from coordinator.metadata import queries
 from coordinator.metadata.queries import LostDisk
 from coordinator.soft.inventories import Inventories
 from coordinator.soft.orders import INVENTORY, OrderBook
 from coordinator.soft.signs import Promises, Signs
+from coordinator.soft.tables import known_node, known_nodes, lost_disks, node_table
 from coordinator.soft.values import (
     Done,
     Inventory,
@@ -53,6 +52,7 @@ __all__ = [
     "Report",
     "SoftState",
     "Transition",
+    "known_node",
     "known_nodes",
     "node_table",
 ]
@@ -60,6 +60,7 @@ __all__ = [
 REPORTS_MAX = 200_000
 FLAP_GAP_SECONDS_MIN = 1.0
 INHERITED_SECONDS = 5.0
+CANDIDATE_SECONDS = 1.0  # how long what placement sees of a silent node may be used again
 
 INTENT_NAMES: dict[int, str] = {
     t.NODE_INTENT_NORMAL: "normal",
@@ -81,6 +82,11 @@ class _Node:
     was: Liveness = Liveness.ALIVE
     load: m.NodeLoad = field(default_factory=m.NodeLoad)
     disks: tuple[t.DiskInfo, ...] = ()
+    disk_states: tuple[tuple[str, str], ...] = ()
+    lost: tuple[KnownNode, frozenset[LostDisk]] | None = None  # as of that row; until its disks change
+    candidate: tuple[KnownNode, int, Candidate] | None = (
+        None  # as of that row and promise; until it is heard again
+    )
     trimmed_at: float | None = None
     inherited: dict[bytes, float] = field(
         default_factory=dict
@@ -101,6 +107,7 @@ class SoftState:
     def _clear(self) -> None:
         self._known: dict[str, KnownNode] = {}
         self._known_index = 0
+        self._read_alone: dict[str, int] = {}  # rows newer than the table: as of which index
         self._nodes: dict[str, _Node] = {}
         self._orders = OrderBook(self._epoch)
         self._inventories = Inventories()
@@ -109,6 +116,8 @@ class SoftState:
         self._sessions: Signs[int] = Signs()
         self._promises = Promises()
         self._alarms: dict[str, tuple[str, int]] = {}
+        self._judged_at: float | None = None
+        self._listening_since = 0.0  # or since the leadership began
 
     # Leadership
 
@@ -149,10 +158,24 @@ class SoftState:
         with self._lock:
             if self._leading_since is None or table.index < self._known_index:
                 return
+            self._read_alone = {one: index for one, index in self._read_alone.items() if index > table.index}
+            known.update((one, self._known[one]) for one in self._read_alone)
             self._known, self._known_index = known, table.index
             for node_id in [one for one in self._nodes if one not in known]:
                 del self._nodes[node_id]
                 self._orders.give_up(node_id)
+
+    def learn_known(self, node: KnownNode, index: int) -> None:
+        """Take one row of the node table over, as of the log's `index`, unless it is known as of later. A thousand
+        nodes that register at once must not read the whole table each."""
+        node_id = node.info.node_id
+        with self._lock:
+            if self._leading_since is None or index < max(
+                self._known_index, self._read_alone.get(node_id, 0)
+            ):
+                return
+            self._known = {**self._known, node_id: node}
+            self._read_alone[node_id] = index
 
     def known(self) -> dict[str, KnownNode]:
         with self._lock:
@@ -186,7 +209,10 @@ class SoftState:
             if beat.sequence < node.sequence:
                 return True  # overtaken on the way: a later one has told the same and more
             node.sequence = beat.sequence
-            node.load, node.disks = beat.load, tuple(beat.disks)
+            node.load, node.disks, node.candidate = beat.load, tuple(beat.disks), None
+            states = tuple((disk.disk_id, disk.state) for disk in node.disks)
+            if states != node.disk_states:
+                node.disk_states, node.lost = states, None
             self._inherit(beat, node, now)
             self._take_delta(beat)
             self._orders.settle(beat.node_id, beat.outcomes)
@@ -228,6 +254,7 @@ class SoftState:
         with self._lock:
             if self._leading_since is None:
                 return []
+            self._forgive_own_silence()
             changes = []
             for node_id in [node_id for node_id, known in self._known.items() if known.is_datanode]:
                 node = self._nodes.setdefault(node_id, _Node())
@@ -237,9 +264,20 @@ class SoftState:
                     node.was = after
             return changes
 
+    def _forgive_own_silence(self) -> None:
+        """Who was stopped, or did not get to work, has heard nobody meanwhile: that was not the nodes' silence."""
+        now = self._clock.monotonic()
+        if self._judged_at is not None and now - self._judged_at > self._timing.suspect_seconds:
+            self._listening_since = now
+        self._judged_at = now
+
     def _judge(self, node: _Node) -> tuple[Liveness, float]:
         now = self._clock.monotonic()
-        since = now if self._leading_since is None else self._leading_since
+        since = now if self._leading_since is None else max(self._leading_since, self._listening_since)
+        if node.was is Liveness.ALIVE and node.last_heard is not None and node.last_heard >= since:
+            silence = now - node.last_heard
+            if 0 <= silence < self._timing.suspect_seconds:
+                return Liveness.ALIVE, silence  # of nearly all, nearly always: thousands of times a second
         signs = NodeSigns(node.last_heard, node.heard_since, node.was)
         return judge(signs, self._timing, since, now), silence_seconds(signs, since, now)
 
@@ -248,7 +286,8 @@ class SoftState:
         with self._lock:
             node = self._nodes.get(node_id) or _Node()
             liveness, silence = self._judge(node)
-            lost = self._lost_disk_ids(node_id, node)
+            known = self._known.get(node_id)
+            lost = frozenset(disk.disk_id for disk in self._lost_disks(known, node)) if known else frozenset()
             return Pulse(liveness, silence, node.last_heard is not None, node.load, node.disks, lost)
 
     def gone(self) -> frozenset[str | LostDisk]:
@@ -263,15 +302,15 @@ class SoftState:
                 if self._leading_since is not None and self._judge(node)[0] is Liveness.DEAD:
                     found.add(node_id)
                 else:
-                    found.update(LostDisk(node_id, one) for one in self._lost_disk_ids(node_id, node))
+                    found.update(self._lost_disks(known, node))
             return frozenset(found)
 
-    def _lost_disk_ids(self, node_id: str, node: _Node) -> frozenset[str]:
+    @staticmethod
+    def _lost_disks(known: KnownNode, node: _Node) -> frozenset[LostDisk]:
         """Those that its last heartbeat did not tell of, or called failed; what is read-only or full can be read."""
-        known = self._known.get(node_id)
-        if known is None or not node.disks or known.intent == t.NODE_INTENT_MAINTENANCE:
-            return frozenset()
-        return known.disk_ids.difference(disk.disk_id for disk in node.disks if disk.state != "failed")
+        if node.lost is None or node.lost[0] is not known:
+            node.lost = known, lost_disks(known, node.disk_states)
+        return node.lost[1]
 
     def recently_heard(self, node_id: str) -> bool:
         """True when the node sent a heartbeat to this leader less than `suspect_seconds` ago."""
@@ -297,6 +336,19 @@ class SoftState:
 
     def _candidate(self, known: KnownNode, node: _Node, promised: int) -> Candidate:
         liveness, silence = self._judge(node)
+        if node.candidate is not None:
+            of, then_promised, one = node.candidate
+            young = silence - one.heartbeat_age_seconds < CANDIDATE_SECONDS
+            if of is known and then_promised == promised and one.liveness is liveness and young:
+                return one
+        one = self._new_candidate(known, node, promised, liveness, silence)
+        node.candidate = known, promised, one
+        return one
+
+    @staticmethod
+    def _new_candidate(
+        known: KnownNode, node: _Node, promised: int, liveness: Liveness, silence: float
+    ) -> Candidate:
         usable = [disk for disk in node.disks if disk.state in ("", "ok")]
         broken = [f"{disk.path or disk.disk_id} is {disk.state}" for disk in node.disks if disk not in usable]
         labels = known.info.labels
@@ -374,15 +426,20 @@ class SoftState:
         with self._lock:
             return [self._reports.popleft() for _ in range(min(limit, len(self._reports)))]
 
-    def wanting_inventory(self, at_once: int) -> list[str]:
-        """Datanodes that are heard and shall send a full inventory now; at most `at_once` send together."""
+    @property
+    def waiting_reports(self) -> int:
+        """How many reports nobody has taken yet."""
+        return len(self._reports)
+
+    def wanting_inventory(self) -> list[str]:
+        """Datanodes that are heard and shall send a full inventory now; not too many send together."""
         with self._lock:
             heard = [
                 node_id
                 for node_id, node in self._nodes.items()
                 if node.last_heard is not None and self._judge(node)[0] is not Liveness.DEAD
             ]
-            return self._inventories.wanting(heard, at_once, self._clock.monotonic())
+            return self._inventories.wanting(heard, self._clock.monotonic())
 
     def want_inventory(self, node_id: str) -> None:
         """What was reported of this node could not be kept: it shall tell everything again."""
@@ -488,16 +545,3 @@ def duplicate(beat: m.HeartbeatRequest, why: str) -> DuplicateNodeError:
         next="stop one of them, or give it another node.id and an empty data directory",
         ids={"node_id": beat.node_id, "node_uuid": beat.node_uuid},
     )
-
-
-def node_table(tx: sqlite3.Connection) -> NodeTable:
-    """The node table with the index that it is as of."""
-    return NodeTable(queries.applied_index(tx), tuple(known_nodes(tx)))
-
-
-def known_nodes(tx: sqlite3.Connection) -> list[KnownNode]:
-    """The node table as soft state wants it."""
-    return [
-        KnownNode(row.info, row.intent, row.disk_ids, row.maintenance_until_ms)
-        for row in queries.node_rows(tx)
-    ]

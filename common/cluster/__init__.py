@@ -11,9 +11,9 @@ Theory of operation
    made durable first (`EpochStore.obey`), then its commands are handed on.
 4. What is reported (changed replicas, outcomes of commands) stays with its owner until the heartbeat that
    carried it is acknowledged; so an outcome may be told twice, never lost.
-5. `NodeManager` is this process's view of the membership, refreshed from any coordinator that answers
-   (`watching.py`, one thread); it says how old it is and never goes back. `LeaderTracker` says who leads, how
-   that is known (raft, heartbeat, hint, poll), and since when.
+5. `NodeManager` is this process's view of the membership (a datanode's: of the coordinators), refreshed from any
+   coordinator that answers (`watching.py`, one thread); it says how old it is and never goes back. `LeaderTracker` says
+   who leads, how that is known (raft, heartbeat, hint, poll), and since when.
 6. A coordinator has no heartbeats: Raft tells it who leads, and it looks at its own tables.
 """
 

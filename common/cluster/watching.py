@@ -1,6 +1,8 @@
-"""Keeps the NodeManager's view fresh: asks the leader, or any coordinator that answers, every few seconds.
+"""Keeps the NodeManager's view fresh: asks the leader, or any coordinator that answers, now and then.
 
-Separate from heartbeats, so that a slow answer about the cluster never delays a sign of life.
+1. Separate from heartbeats, so that a slow answer about the cluster never delays a sign of life.
+2. A datanode asks for the coordinators only. Were it to ask for all nodes, a leader of a thousand datanodes would tell
+   each of them of the thousand, again and again: a thousand times more than all their heartbeats.
 """
 
 from __future__ import annotations
@@ -14,10 +16,14 @@ from common.cluster.transport import Transport
 from quorumfs.errors import NoLeaderError, QuorumFSError
 from quorumfs.rpc.status import leader_of
 from quorumfs.v1 import membership_pb2 as m
+from quorumfs.v1 import types_pb2 as t
 
-FRESH_SECONDS = 5.0
+FRESH_SECONDS = 20.0  # the answers to heartbeats tell of new coordinators at once
+OWN_SECONDS = 5.0
 SEARCH_SECONDS = 1.0
 DEADLINE_SECONDS = 1.0
+DATANODE_ASKS = m.GetClusterRequest(role=t.NODE_ROLE_COORDINATOR)
+"""What a datanode wants to know."""
 
 
 class ViewFromCoordinators:
@@ -43,7 +49,7 @@ class ViewFromCoordinators:
         failures = []
         for address in self._addresses():
             try:
-                view = self._transport.cluster(address, m.GetClusterRequest(), DEADLINE_SECONDS)
+                view = self._transport.cluster(address, DATANODE_ASKS, DEADLINE_SECONDS)
             except QuorumFSError as error:
                 failures.append(f"{address}: {error}")
                 continue
@@ -79,4 +85,4 @@ class OwnView:
         return f"{len(view.nodes)} nodes at index {view.index}"
 
     def wait(self) -> float:
-        return SEARCH_SECONDS
+        return OWN_SECONDS

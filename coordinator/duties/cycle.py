@@ -274,7 +274,7 @@ class Cycle:
             yield self._pause()
 
     def _delete(self, node_id: str, condemned: Sequence[tuple[bytes, int]]) -> Deleted:
-        commit_index = self._desk.consensus.status().commit_index
+        commit_index = self._desk.consensus.commit_index
         try:
             deleted = self._holders.delete(node_id, Orders(self._epoch, commit_index, condemned))
         except QuorumFSError as error:

@@ -36,8 +36,8 @@ from quorumfs.v1 import types_pb2 as t
 
 REPORTS_PER_ENTRY = 1000
 STORED_PER_PAGE = 2_000
-GATHERINGS_MAX = 8
 IDLE_SECONDS = 0.25
+GATHER_SECONDS = 0.1  # reports that trickle in are looked at together, and written in one entry
 EARLY_SECONDS = 5.0
 EARLY_MAX = 100_000
 UNDECIDED_SECONDS = 30.0
@@ -83,12 +83,20 @@ class Reconcile:
         if inventory is not None:
             self._compare(inventory)
         doubted = self._doubts.order()
-        asked = [one for one in self._soft.wanting_inventory(GATHERINGS_MAX) if self._soft.gather(one)]
+        asked = [one for one in self._soft.wanting_inventory() if self._soft.gather(one)]
         self._busy = bool(written or inventory or self._fresh or self._findings or self._listed)
         return f"wrote {written} replica states, doubted {doubted}, asked {len(asked)} nodes for inventories"
 
     def wait(self) -> float:
-        return 0.0 if self._busy else IDLE_SECONDS
+        if len(self._fresh) + len(self._findings) + len(self._listed) >= REPORTS_PER_ENTRY:
+            return 0.0
+        return GATHER_SECONDS if self._busy else IDLE_SECONDS
+
+    @property
+    def waiting(self) -> int:
+        """Reports that came and were not compared with the metadata yet. Any thread."""
+        own = len(self._fresh) + len(self._findings) + len(self._listed)
+        return own + self._soft.waiting_reports
 
     # Reports
 

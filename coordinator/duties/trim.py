@@ -42,6 +42,7 @@ NEXT_MAX = 10_000
 TOLD_SECONDS = 2.0
 BUSY_SECONDS = 0.05
 IDLE_SECONDS = 1.0
+LOOK_SHARE = 20  # looking for what is too much takes so small a part of the time, while it finds nothing
 
 _log = log.get(__name__)
 
@@ -68,7 +69,7 @@ class TrimDuty:
         self._epoch = epoch
         self._after = b""
         self._leaving_after: dict[str, bytes] = {}
-        self._busy = False
+        self._pause = IDLE_SECONDS
         self._next: deque[bytes] = deque(maxlen=NEXT_MAX)
         self._silent: set[str] = set()  # of this round
         self.figures = Figures()
@@ -86,17 +87,22 @@ class TrimDuty:
         marked = self._mark(candidates, list(found.values()))
         if marked:
             went += self._go_on(candidates, marked, has_looked=True)
-        self._busy = bool(page.after or went or marked or self._next)
+        found_some = bool(went or marked or self._next)
+        self._pause = (
+            BUSY_SECONDS if found_some else max(self._pause, BUSY_SECONDS if page.after else IDLE_SECONDS)
+        )
         return f"{len(marked)} chunks had too many replicas, {went} replicas went"
 
     def wait(self) -> float:
-        return BUSY_SECONDS if self._busy else IDLE_SECONDS
+        return self._pause
 
     # What is too much
 
     def _next_page(self) -> Page:
         gone, after = self._soft.gone(), self._after
+        began = self._clock.monotonic()
         page = self._desk.look(lambda tx: excess.too_many(tx, after, LOOK_AT, PER_ROUND, gone))
+        self._pause = LOOK_SHARE * (self._clock.monotonic() - began)
         self._after = page.after
         return page
 
@@ -128,7 +134,11 @@ class TrimDuty:
         """The next few chunks of each node that leave it; those of the dead may have to be taken back."""
         after = dict(self._leaving_after)
         pages = self._desk.look(
-            lambda tx: {one: excess.leaving(tx, one, after.get(one, b""), PER_ROUND) for one in candidates}
+            lambda tx: {
+                one: excess.leaving(tx, one, after.get(one, b""), PER_ROUND)
+                for one in excess.nodes_with_leaving(tx)
+                if one in candidates
+            }
         )
         self._leaving_after = {one: page[-1] for one, page in pages.items() if len(page) == PER_ROUND}
         return list(dict.fromkeys(chunk for page in pages.values() for chunk in page))
@@ -159,7 +169,7 @@ class TrimDuty:
     def _delete(self, node_id: str, condemned: Sequence[tuple[bytes, int]]) -> int:
         if self._soft.epoch() != self._epoch:
             raise NotLeaderError("the leadership of this duty is over")
-        commit_index = self._desk.consensus.status().commit_index
+        commit_index = self._desk.consensus.commit_index
         try:
             deleted = self._holders.delete(node_id, Orders(self._epoch, commit_index, condemned))
         except QuorumFSError as error:

@@ -102,6 +102,15 @@ def _replicated(
     )
 
 
+def nodes_with_leaving(tx: sqlite3.Connection) -> list[str]:
+    """The nodes on which any replica is being deleted."""
+    rows = tx.execute(
+        "SELECT node_id FROM node WHERE EXISTS (SELECT 1 FROM replica WHERE node = node.key AND state = ?)",
+        (DELETING,),
+    )
+    return [node_id for (node_id,) in rows]
+
+
 def leaving(tx: sqlite3.Connection, node_id: str, after: bytes, limit: int) -> list[bytes]:
     """A page of the chunks whose replica on a node is being deleted, in order, those after `after`."""
     return [row[0] for row in tx.execute(_LEAVING, (node_id, DELETING, after, limit))]

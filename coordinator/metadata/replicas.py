@@ -25,6 +25,7 @@ LIVE = t.REPLICA_STATE_LIVE
 _WANTING = "FROM chunk WHERE state = 1 AND home = 0 AND live < want"
 _CHUNK = "SELECT state, upload IS NOT NULL, length, checksum FROM chunk WHERE id = ?"
 _NODE = "SELECT key FROM node WHERE node_id = ?"
+_NODES = "SELECT key, info, intent, maintenance_until_ms FROM node"
 _DISK = "SELECT node, disk.key FROM disk JOIN node ON node.key = disk.node WHERE node_id = ? AND disk_id = ?"
 
 
@@ -118,20 +119,33 @@ class DamagedChunk:
     leaving: tuple[str, ...] = ()
 
 
-def node_rows(tx: sqlite3.Connection) -> list[NodeRow]:
+def node_rows(tx: sqlite3.Connection, role: int = t.NODE_ROLE_UNSPECIFIED) -> list[NodeRow]:
+    """All of them, or the few of a role, by id."""
+    if role != t.NODE_ROLE_UNSPECIFIED:
+        rows = tx.execute(f"{_NODES} WHERE role = ? ORDER BY node_id", (role,)).fetchall()
+        return [_node(row, _disk_ids(tx, row[0])) for row in rows]
     disks: dict[int, set[str]] = {}
     for key, disk_id in tx.execute("SELECT node, disk_id FROM disk"):
         disks.setdefault(key, set()).add(disk_id)
-    rows = tx.execute("SELECT key, info, intent, maintenance_until_ms FROM node ORDER BY node_id")
-    return [
-        NodeRow(
-            m.NodeInfo.FromString(info),
-            t.NodeIntent.ValueType(intent),
-            frozenset(disks.get(key, ())),
-            int(until_ms),
-        )
-        for key, info, intent, until_ms in rows
-    ]
+    rows = tx.execute(f"{_NODES} ORDER BY node_id").fetchall()
+    return [_node(row, disks.get(row[0], ())) for row in rows]
+
+
+def node_row(tx: sqlite3.Connection, node_id: str) -> NodeRow | None:
+    """One of them."""
+    row = tx.execute(f"{_NODES} WHERE node_id = ?", (node_id,)).fetchone()
+    return None if row is None else _node(row, _disk_ids(tx, row[0]))
+
+
+def _disk_ids(tx: sqlite3.Connection, node: int) -> list[str]:
+    return [disk_id for (disk_id,) in tx.execute("SELECT disk_id FROM disk WHERE node = ?", (node,))]
+
+
+def _node(row: tuple[int, bytes, int, int], disk_ids: Iterable[str]) -> NodeRow:
+    _, info, intent, until_ms = row
+    return NodeRow(
+        m.NodeInfo.FromString(info), t.NodeIntent.ValueType(intent), frozenset(disk_ids), int(until_ms)
+    )
 
 
 def chunk_rows(tx: sqlite3.Connection, chunks: Iterable[bytes]) -> dict[bytes, ChunkRow]:

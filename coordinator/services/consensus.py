@@ -95,7 +95,7 @@ class ConsensusService(membership_pb2_grpc.ConsensusServicer):
             answer.cluster_id = identity.cluster_id
             answer.accepted.CopyFrom(identity.genesis)
             if self._gateway.attached:
-                answer.commit_index = self._gateway.consensus.status().commit_index
+                answer.commit_index = self._gateway.consensus.commit_index
         return answer
 
     # Snapshots

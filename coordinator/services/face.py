@@ -145,7 +145,7 @@ class CoordinatorFace:
         )
         if not self._gateway.attached:
             return result
-        result.term = self._gateway.consensus.status().term
+        result.term = self._gateway.consensus.term
         leader = view.hint_of(self._gateway.leader())
         if leader is not None:
             result.leader.CopyFrom(leader)

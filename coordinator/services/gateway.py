@@ -112,7 +112,7 @@ class Gateway:
         leader_id = consensus.leader_id()
         for member in consensus.members():
             if member.node_id == leader_id:
-                return Leader(member.node_id, member.grpc, member.http, consensus.status().term)
+                return Leader(member.node_id, member.grpc, member.http, consensus.term)
         return None
 
     def not_leader(self) -> QuorumFSError:

@@ -17,7 +17,7 @@ from coordinator.metadata import queries
 from coordinator.services import view
 from coordinator.services.gateway import Gateway
 from coordinator.services.tokens import TokenDesk
-from coordinator.soft_state import KnownNode, SoftState, node_table
+from coordinator.soft_state import KnownNode, SoftState, known_node
 from quorumfs.errors import (
     BusyError,
     DuplicateNodeError,
@@ -84,7 +84,9 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
                 done = await self._gateway.system(command)
             if done.code != t.ERROR_CODE_OK:
                 raise make(done.code, done.error.message, cause=done.error.cause, next=done.error.next)
-            self._soft.set_known(await self._gateway.ask(node_table))
+            found = await self._gateway.ask(lambda tx: known_node(tx, node.node_id))
+            if found is not None:
+                self._soft.learn_known(*found)
             _log.info("node.registered", node=node.node_id, grpc=node.grpc, version=node.version)
         self._soft.registered(node.node_id, node.incarnation)
         known = self._soft.known().get(node.node_id)
@@ -94,7 +96,7 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
             epoch=self._soft.epoch(),
             heartbeat_interval_ms=self._interval_ms,
             leader=self._hint(),
-            commit_index=self._gateway.consensus.status().commit_index,
+            commit_index=self._gateway.consensus.commit_index,
             labels=known.info.labels if known is not None else node.labels,
         )
 
@@ -141,7 +143,7 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
             f"this leader is behind what {node_id} has seen",
             cause=f"the node has heard of history {highest.history}, term {highest.term}, commit index "
             f"{highest_commit_index}; this leader has history {leadership.history}, term {leadership.term}, last "
-            f"index {self._gateway.consensus.status().last_index}",
+            f"index {self._gateway.consensus.last_index}",
             next="the coordinators lost acknowledged state: restore a newer backup, or begin a new history",
         )
         if self._soft.raise_alarm("history_behind", str(error)):
@@ -151,7 +153,7 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
     def _is_behind(self, leadership: Leadership, highest: t.Epoch, highest_commit_index: int) -> bool:
         if highest.history != leadership.history:
             return highest.history > leadership.history
-        last_index = self._gateway.consensus.status().last_index
+        last_index = self._gateway.consensus.last_index
         return highest.term > leadership.term or highest_commit_index > last_index
 
     # Heartbeats
@@ -172,7 +174,7 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
         answer = m.HeartbeatResponse(
             code=t.ERROR_CODE_OK,
             epoch=self._soft.epoch(),
-            commit_index=consensus.status().commit_index,
+            commit_index=consensus.commit_index,
             interval_ms=self._interval_ms,
             leader=self._hint(),
             coordinators=self._gateway.members(),
@@ -203,7 +205,7 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
     # The view
 
     async def GetCluster(self, request: m.GetClusterRequest, context: Any) -> m.ClusterView:  # noqa: N802
-        return await view.cluster_view(self._gateway, self._soft, self._own, request.selector)
+        return await view.cluster_view(self._gateway, self._soft, self._own, request.selector, request.role)
 
     async def GetTokens(self, request: m.GetTokensRequest, context: Any) -> m.TokenTable:  # noqa: N802
         require_node(context)

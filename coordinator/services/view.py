@@ -25,8 +25,14 @@ def hint_of(leader: Leader | None) -> t.LeaderHint | None:
     return t.LeaderHint(node_id=leader.node_id, grpc=leader.grpc, http=leader.http, term=leader.term)
 
 
-async def cluster_view(gateway: Gateway, soft: SoftState, own: m.NodeView, selector: str) -> m.ClusterView:
-    """The nodes that match `selector` (all, when empty), from this member's state, without a barrier.
+async def cluster_view(
+    gateway: Gateway,
+    soft: SoftState,
+    own: m.NodeView,
+    selector: str,
+    role: t.NodeRole.ValueType = t.NODE_ROLE_UNSPECIFIED,
+) -> m.ClusterView:
+    """The nodes of a role that match `selector` (all, when empty), from this member's state, without a barrier.
 
     Before genesis it holds this node alone. Raises InvalidArgumentError for a bad selector.
     """
@@ -44,15 +50,16 @@ async def cluster_view(gateway: Gateway, soft: SoftState, own: m.NodeView, selec
     leader = hint_of(gateway.leader())
     if leader is not None:
         result.leader.CopyFrom(leader)
-    for known in await nodes(gateway):
+    for known in await nodes(gateway, role):
         if wanted is None or wanted.matches(dict(known.info.labels)):
             result.nodes.append(node_view(known, gateway, soft, state, own))
     return result
 
 
-async def nodes(gateway: Gateway) -> list[KnownNode]:
-    """The node table, and those members that it does not list yet (the first moments of a cluster)."""
-    known = await gateway.ask(known_nodes)
+async def nodes(gateway: Gateway, role: t.NodeRole.ValueType = t.NODE_ROLE_UNSPECIFIED) -> list[KnownNode]:
+    """The node table, and those members that it does not list yet (the first moments of a cluster); of a role only,
+    if one is given."""
+    known = await gateway.ask(lambda tx: known_nodes(tx, role))
     listed = {node.info.node_id for node in known}
     young = [
         KnownNode(
@@ -65,7 +72,7 @@ async def nodes(gateway: Gateway) -> list[KnownNode]:
             )
         )
         for member in gateway.members()
-        if member.node_id not in listed
+        if member.node_id not in listed and role != t.NODE_ROLE_DATANODE
     ]
     return sorted([*known, *young], key=lambda node: (node.info.role, node.info.node_id))
 

@@ -13,6 +13,9 @@ from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 PAGE_SECONDS = 60.0  # a gathering without a page for so long is given up
+AT_ONCE_MIN = 8
+AT_ONCE_MAX = 64
+SMALL_IDS = 20_000  # an inventory up to this is told in a moment, and takes no memory to speak of
 
 
 @dataclass(slots=True)
@@ -22,6 +25,7 @@ class _Gathering:
     until: float
     since: float
     next_page: int = 0
+    ids: int = 0
     pages: list[bytes] = field(default_factory=list)  # ids, in order
     through: bytes = b""
     live: set[bytes] = field(default_factory=set)  # those told one by one
@@ -33,6 +37,9 @@ class Inventories:
     """An inventory counts only whole: every page in order, and their ids too, of one gathering of one process.
 
     The collection gets one of its own for each node that it asked: of a gathering that began after it asked.
+
+    Each that arrives small lets one more node tell at the same time, up to AT_ONCE_MAX; one that is large takes that
+    back. So a thousand nodes are through in a minute, and the inventories of millions never lie in memory together.
     """
 
     def __init__(self) -> None:
@@ -41,17 +48,18 @@ class Inventories:
         self._told: set[str] = set()  # nodes whose inventory came, or is coming
         self._running: dict[str, _Gathering] = {}
         self._whole: deque[Inventory] = deque()
+        self._at_once = AT_ONCE_MIN
 
     def want(self, node_id: str) -> None:
         """What is known of the node's replicas is incomplete: it shall tell everything again."""
         self._running.pop(node_id, None)
         self._told.discard(node_id)
 
-    def wanting(self, heard: Iterable[str], at_once: int, now: float) -> list[str]:
-        """Of the nodes that are heard, those to ask now, so that at most `at_once` tell together."""
+    def wanting(self, heard: Iterable[str], now: float) -> list[str]:
+        """Of the nodes that are heard, those to ask now, so that not too many tell together."""
         for node_id in [one for one, gathering in self._running.items() if gathering.until <= now]:
             self.want(node_id)
-        room = max(0, at_once - len(self._running))
+        room = max(0, self._at_once - len(self._running))
         return [node_id for node_id in heard if node_id not in self._told][:room]
 
     def begin(self, node_id: str, gather_id: int, incarnation: int, now: float) -> None:
@@ -72,12 +80,17 @@ class Inventories:
         if page.page < gathering.next_page:
             return True  # a page sent again after a lost answer
         gathering.next_page += 1
+        gathering.ids += len(page.ids) // ID_BYTES + len(page.replicas)
+        if gathering.ids > SMALL_IDS:
+            self._at_once = AT_ONCE_MIN
         gathering.until = now + PAGE_SECONDS
         if not _take(gathering, page):
             self.want(page.node_id)
             return False
         if page.last:
             del self._running[page.node_id]
+            if gathering.ids <= SMALL_IDS:
+                self._at_once = min(AT_ONCE_MAX, self._at_once + 1)
             self._finish(_inventory(page.node_id, gathering))
         return True
 

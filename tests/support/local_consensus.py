@@ -127,6 +127,18 @@ class LocalConsensus:
             disk_full=False,
         )
 
+    @property
+    def term(self) -> int:
+        return int(self.status().term)
+
+    @property
+    def commit_index(self) -> int:
+        return int(self.status().commit_index)
+
+    @property
+    def last_index(self) -> int:
+        return int(self.status().last_index)
+
     def schema_revision(self) -> str:
         return migrations.FIRST
 

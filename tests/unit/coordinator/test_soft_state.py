@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.decisions.liveness import Liveness, Timing
+from coordinator.soft.inventories import AT_ONCE_MAX, AT_ONCE_MIN, SMALL_IDS
 from coordinator.soft.orders import COMMAND_SECONDS
 from coordinator.soft.signs import PROMISE_SECONDS, Signs
 from coordinator.soft_state import KnownNode, NodeTable, Report, SoftState
@@ -88,9 +89,31 @@ def test_silence_is_told_once_per_change(soft: SoftState, clock: ManualClock) ->
         ("d3", Liveness.SUSPECT),
     }
     assert soft.judge() == []
-    clock.advance(27)
-    changed = {one.node_id: one.after for one in soft.judge()}
+    changed = pass_time(soft, clock, 27)
     assert changed == {"d1": Liveness.DEAD, "d2": Liveness.SUSPECT, "d3": Liveness.DEAD}
+
+
+def pass_time(soft: SoftState, clock: ManualClock, seconds: int) -> dict[str, Liveness]:
+    """Second by second, as the duty judges; what each node came to."""
+    changed = {}
+    for _ in range(seconds):
+        clock.advance(1)
+        changed.update({one.node_id: one.after for one in soft.judge()})
+    return changed
+
+
+def test_the_time_in_which_the_leader_itself_stood_still_is_nobodys_silence(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    """It was stopped, or starved: heartbeats came, and nobody was there to hear them."""
+    for node_id in ("d1", "d2", "d3"):
+        soft.heard(beat(node_id))
+    soft.judge()
+    clock.advance(40)
+    assert soft.judge() == []
+    assert soft.gone() == frozenset()
+    assert set(pass_time(soft, clock, 3).values()) == {Liveness.SUSPECT}
+    assert set(pass_time(soft, clock, 27).values()) == {Liveness.DEAD}
 
 
 def test_a_command_goes_with_the_next_answer_until_its_outcome_comes(
@@ -159,9 +182,9 @@ def test_a_node_whose_disks_all_failed_says_so(soft: SoftState) -> None:
 
 def test_an_inventory_is_whole_when_its_last_page_came_in_order(soft: SoftState) -> None:
     soft.heard(beat("d1"))
-    assert soft.wanting_inventory(8) == ["d1"]
+    assert soft.wanting_inventory() == ["d1"]
     assert soft.gather("d1")
-    assert soft.wanting_inventory(8) == []
+    assert soft.wanting_inventory() == []
     (command,) = soft.deliver("d1")
     first = page(command.full_inventory.gather_id, 0, ids=b"a" * 16 + b"b" * 16)
     assert soft.inventory_page(first)
@@ -183,7 +206,7 @@ def test_an_inventory_with_a_lost_page_is_asked_for_again(soft: SoftState) -> No
     (command,) = soft.deliver("d1")
     assert not soft.inventory_page(page(command.full_inventory.gather_id, 1, last=True))
     assert soft.take_inventory() is None
-    assert soft.wanting_inventory(8) == ["d1"]
+    assert soft.wanting_inventory() == ["d1"]
 
 
 def test_pages_of_an_older_gathering_are_refused(soft: SoftState) -> None:
@@ -197,12 +220,41 @@ def page(gather_id: int, number: int, **fields: object) -> m.InventoryPage:
     return m.InventoryPage(gather_id=gather_id, page=number, **values)  # type: ignore[arg-type]  # a test's shorthand
 
 
-def test_few_nodes_gather_at_once(soft: SoftState) -> None:
-    for node_id in ("d1", "d2", "d3"):
+def many(soft: SoftState, count: int) -> None:
+    """So many nodes, all of them heard."""
+    names = [f"n{number:03d}" for number in range(count)]
+    soft.set_known(NodeTable(20, tuple(known(one) for one in names)))
+    for node_id in names:
         soft.heard(beat(node_id))
-    for node_id in soft.wanting_inventory(2):
-        soft.gather(node_id)
-    assert soft.wanting_inventory(2) == []
+
+
+def test_few_nodes_gather_at_once_and_more_when_they_have_little_to_tell(soft: SoftState) -> None:
+    many(soft, 200)
+    widest, rounds = 0, 0
+    while asked := soft.wanting_inventory():
+        rounds += 1
+        widest = max(widest, len(asked))
+        assert [one for one in asked if not soft.gather(one)] == []
+        assert soft.wanting_inventory() == []
+        for node_id in asked:
+            gather_id = soft.deliver(node_id)[0].full_inventory.gather_id
+            told = page(gather_id, 0, node_id=node_id, node_uuid=f"uuid-{node_id}", last=True)
+            assert soft.inventory_page(told)
+    assert AT_ONCE_MIN < widest <= AT_ONCE_MAX
+    assert rounds < 200 / AT_ONCE_MIN / 2
+
+
+def test_nodes_with_much_to_tell_do_it_few_at_once(soft: SoftState) -> None:
+    many(soft, 40)
+    ids = b"".join(number.to_bytes(16, "big") for number in range(SMALL_IDS + 1))
+    while asked := soft.wanting_inventory():
+        assert len(asked) <= AT_ONCE_MIN
+        for node_id in asked:
+            soft.gather(node_id)
+            gather_id = soft.deliver(node_id)[0].full_inventory.gather_id
+            soft.inventory_page(
+                page(gather_id, 0, node_id=node_id, node_uuid=f"uuid-{node_id}", last=True, ids=ids)
+            )
 
 
 def test_every_upload_gets_its_full_time_again_under_a_new_leader(
@@ -254,6 +306,19 @@ def test_an_older_node_table_never_takes_the_place_of_a_newer_one(soft: SoftStat
     assert soft.known() == {"d1": known("d1")}
 
 
+def test_a_row_that_was_read_alone_outlives_an_older_table_and_no_newer_one(soft: SoftState) -> None:
+    new, draining = known("d9"), KnownNode(known("d2").info, t.NODE_INTENT_DRAINING)
+    soft.set_known(NodeTable(20, (known("d1"), known("d2"))))
+    soft.learn_known(new, 25)
+    soft.learn_known(draining, 19)
+    assert soft.known() == {"d1": known("d1"), "d2": known("d2"), "d9": new}
+    soft.set_known(NodeTable(22, (known("d1"), draining)))
+    assert soft.known() == {"d1": known("d1"), "d2": draining, "d9": new}
+    soft.set_known(NodeTable(26, (known("d1"),)))
+    soft.learn_known(new, 25)
+    assert soft.known() == {"d1": known("d1")}
+
+
 def test_a_node_table_that_comes_after_the_end_is_not_kept(soft: SoftState) -> None:
     soft.end()
     soft.set_known(NodeTable(20, (known("d1"),)))
@@ -293,7 +358,7 @@ def test_a_dead_node_takes_no_place_among_those_that_gather(soft: SoftState, clo
     soft.heard(beat("d1"))
     clock.advance(30)
     soft.heard(beat("d2"))
-    assert soft.wanting_inventory(1) == ["d2"]
+    assert soft.wanting_inventory() == ["d2"]
 
 
 def test_what_a_node_has_promised_away_is_forgotten_second_by_second(

@@ -30,6 +30,7 @@ class Coordinators:
     beats: list[tuple[str, m.HeartbeatRequest]] = field(default_factory=list)
     pages: list[m.InventoryPage] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=list)
+    asked: list[m.GetClusterRequest] = field(default_factory=list)
 
     def hint(self) -> t.LeaderHint | None:
         if self.leader is None:
@@ -95,6 +96,7 @@ class Coordinators:
 
     def cluster(self, address: str, request: m.GetClusterRequest, seconds: float) -> m.ClusterView:
         self._reach(address, seconds)
+        self.asked.append(request)
         nodes = [
             m.NodeView(info=m.NodeInfo(node_id=one, grpc=one, role=t.NODE_ROLE_COORDINATOR))
             for one in self.addresses

@@ -123,6 +123,13 @@ def test_the_view_comes_from_any_coordinator_that_answers() -> None:
     assert watching.wait() > 1
 
 
+def test_a_datanode_asks_for_the_coordinators_alone() -> None:
+    """A leader of a thousand datanodes would have to tell each of them of the thousand."""
+    coordinators = Coordinators(["c1:1", "c2:1"], leader="c1:1")
+    watcher(coordinators)[0].work()
+    assert [one.role for one in coordinators.asked] == [t.NODE_ROLE_COORDINATOR]
+
+
 def test_a_view_that_nobody_tells_names_everybody_that_was_asked() -> None:
     coordinators = Coordinators(["c1:1", "c2:1"], dead={"c1:1"}, stopped={"c2:1"})
     with pytest.raises(NoLeaderError) as failed:

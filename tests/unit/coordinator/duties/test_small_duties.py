@@ -44,7 +44,7 @@ def test_a_dead_node_raises_an_alarm_until_it_is_trusted_again(leader: Coordinat
     for _ in range(27):
         leader.clock.advance(1)
         leader.beat("d2")
-    duty.work()
+        duty.work()
     assert codes(leader) == ["node_dead:d1"]
     leader.beat("d1")
     duty.work()

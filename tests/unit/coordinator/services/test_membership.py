@@ -86,6 +86,19 @@ def test_labels_that_operators_gave_or_changed_stay_and_write_nothing(served: Se
     assert served.entries == entries + 1
 
 
+def test_the_view_tells_of_one_role_if_it_is_asked_for_one(served: Served) -> None:
+    served.register(node_info("d1"))
+
+    def told(role: t.NodeRole.ValueType) -> list[str]:
+        request = m.GetClusterRequest(role=role)
+        view: m.ClusterView = served.leader.run(lambda: served.service.GetCluster(request, None))
+        return [one.info.node_id for one in view.nodes]
+
+    assert told(t.NODE_ROLE_COORDINATOR) == ["c1", "c2", "c3"]
+    assert told(t.NODE_ROLE_DATANODE) == ["d1"]
+    assert told(t.NODE_ROLE_UNSPECIFIED) == ["c1", "c2", "c3", "d1"]
+
+
 def test_a_node_speaks_for_itself_only(served: Served) -> None:
     assert served.register(node_info("d1")).code == Code.OK
     with pytest.raises(Exception, match="may not speak for d1"):
