@@ -218,7 +218,8 @@ class RepairSection(Section):
         description="Most bytes per second that repair copies, in the whole cluster.",
     )
     parallel: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=4, description="Most copies that a datanode makes at the same time."
+        default=4,
+        description="Most copies that a datanode makes at the same time; of small chunks more wait for it there.",
     )
 
 

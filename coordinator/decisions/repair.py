@@ -7,21 +7,24 @@ Theory of operation
    one copy come before chunks with two. A node in maintenance comes back: its replicas count as there, unless nobody
    else has one. What lies on a node that leaves is a source like any other, and does not count.
 3. Copies that are on their way count, so that nothing is copied twice; a node takes at most `per_node` of
-   them at once, as destination or as source.
+   them at once, as destination or as source. Of small chunks more wait at a node (`weigh`): most of the time of such a
+   copy would be the way of its order and of its outcome, by heartbeats.
 4. The destination comes from placement among nodes that are alive, away from every node that has a replica in
    any state, in a zone without a replica when there is one. Only when no other node is left, one that has a
    corrupt or missing replica, or one on a disk that failed, gets a good one in its place: three datanodes must heal
    a rotten block and a lost disk. Where a replica is being deleted none is put.
-5. A chunk with no source left is named in `lost`, never dropped silently.
-6. Copies that a former leader ordered, and that nodes say they are making, are among those on their way. A young leader
+5. When no such replica is left, one on a disk that failed is read as long as it can be: one copy, from which the others
+   are made; what it gives is verified like any other.
+6. A chunk with no source left is named in `lost`, never dropped silently.
+7. Copies that a former leader ordered, and that nodes say they are making, are among those on their way. A young leader
    orders nothing while a node counts as alive that it has not heard: the node may be making the very copy, or have made
    it. After `suspect_seconds` such a node counts as suspect.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coordinator.decisions.liveness import Liveness
@@ -31,7 +34,7 @@ from coordinator.decisions.placement import IN_MAINTENANCE, LEAVING, Candidate, 
 @dataclass(frozen=True, slots=True)
 class Damaged:
     """A committed chunk that may lack replicas. `live`: nodes with a verified replica; `leaving`: those whose replica
-    is being deleted; `others`: nodes with any other."""
+    is being deleted; `others`: nodes with any other; of these, `last_resort` have it on a disk that failed."""
 
     chunk: bytes
     length: int
@@ -40,6 +43,7 @@ class Damaged:
     live: tuple[str, ...]
     others: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
+    last_resort: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Running:
     chunk: bytes
     destination: str
     source: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,15 @@ class Plan:
     copies: tuple[Copy, ...]
     lost: tuple[bytes, ...]
     waiting: int  # chunks that need a copy and get none in this round
+
+
+FULL_BYTES = 8 << 20
+SMALL_PER_FULL = 16
+
+
+def weigh(length: int) -> float:
+    """How much of a place a copy of so many bytes takes among the `per_node` of a node: 1 from FULL_BYTES on."""
+    return min(1.0, max(1 / SMALL_PER_FULL, length / FULL_BYTES))
 
 
 def plan(
@@ -75,10 +89,14 @@ def plan(
     per_node: int,
     at_once: int,
     chance: Chance,
+    weight: Callable[[int], float] = lambda length: 1.0,
 ) -> Plan:
     """The next copies to order; at most `at_once` together with those that run."""
     under_way = Counter(one.chunk for one in running)
-    busy = Counter(one.destination for one in running) + Counter(one.source for one in running)
+    busy: defaultdict[str, float] = defaultdict(float)
+    for other in running:
+        busy[other.destination] += other.weight
+        busy[other.source] += other.weight
     heading = {(one.chunk, one.destination) for one in running}
     room = at_once - len(running)
     copies: list[Copy] = []
@@ -86,10 +104,13 @@ def plan(
     waiting = 0
     for one in sorted(damaged, key=lambda one: (len(_reachable(one.live, candidates)), one.chunk)):
         sources = _reachable(one.live, candidates)
+        lacking = _lacking(one, sources, candidates)
+        if not sources:
+            sources, lacking = _reachable(one.last_resort, candidates), 1
         if not sources:
             lost.append(one.chunk)
             continue
-        if _lacking(one, sources, candidates) <= under_way[one.chunk]:
+        if lacking <= under_way[one.chunk]:
             continue
         copy = None if room <= 0 else _copy(one, sources, candidates, busy, heading, per_node, chance)
         if copy is None:
@@ -97,8 +118,8 @@ def plan(
             continue
         copies.append(copy)
         room -= 1
-        busy[copy.destination] += 1
-        busy[copy.sources[0]] += 1
+        busy[copy.destination] += weight(one.length)
+        busy[copy.sources[0]] += weight(one.length)
     return Plan(tuple(copies), tuple(lost), waiting)
 
 
@@ -138,13 +159,15 @@ def _copy(
     one: Damaged,
     sources: Sequence[str],
     candidates: Mapping[str, Candidate],
-    busy: Mapping[str, int],
+    busy: Mapping[str, float],
     heading: Collection[tuple[bytes, str]],
     per_node: int,
     chance: Chance,
 ) -> Copy | None:
     """One more replica of one chunk, or None when no node has room for the work now."""
-    idle = sorted((source for source in sources if busy[source] < per_node), key=lambda node: busy[node])
+    idle = sorted(
+        (source for source in sources if busy.get(source, 0) < per_node), key=lambda node: busy.get(node, 0)
+    )
     if not idle:
         return None
     under_way = {node for chunk, node in heading if chunk == one.chunk}

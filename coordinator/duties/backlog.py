@@ -33,13 +33,15 @@ NOBODY = Apart()
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """How much lacks replicas. `lost`: one of the `missing`, which have none on any node and disk that is there.
+    """How much lacks replicas. `lost`: one of the `missing`, which have none on any node and disk that is there;
+    `on_failed_disks`: have them on disks that failed only.
     `moving`: lacks none yet, but would without nodes that leave."""
 
     under_replicated: int = 0
     missing: int = 0
     lost: bytes | None = None
     moving: int = 0
+    on_failed_disks: int = 0
 
 
 class Backlog:
@@ -77,7 +79,7 @@ class Backlog:
         counts = queries.chunk_counts(tx, gone)
         lost = queries.a_lost_chunk(tx, gone) if counts.missing else None
         moving, first = queries.moving(tx, gone, apart, LISTED_MAX)
-        self.survey = Survey(counts.under_replicated, counts.missing, lost, moving)
+        self.survey = Survey(counts.under_replicated, counts.missing, lost, moving, counts.on_failed_disks)
         self._listed = [*queries.endangered_chunks(tx, gone, LISTED_MAX), *first]
         self._place = min(self._place, len(self._listed)) if unchanged else 0
         self._gone, self._apart = gone, apart

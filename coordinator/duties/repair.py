@@ -6,7 +6,8 @@
    what is wrong: it is told to verify its replica.
 3. A node in maintenance is expected back: nothing is copied because of its silence, unless nobody else has a chunk.
 4. A disk that failed, or was taken out, of a node that is alive is as good as dead: its replicas are made anew, also on
-   another disk of the same node when no other node is left.
+   another disk of the same node when no other node is left. Nobody reads from it, unless nobody else has a chunk; what
+   then cannot be read is found to be corrupt, and missing.
 5. What lies on nodes that leave is copied like what lacks replicas, after it.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 from common import log
 from coordinator.decisions.placement import Chance
-from coordinator.decisions.repair import Copy, Damaged, Plan, Running, plan, unheard
+from coordinator.decisions.repair import FULL_BYTES, Copy, Damaged, Plan, Running, plan, unheard, weigh
 from coordinator.duties.backlog import Backlog, Survey
 from coordinator.duties.desk import Desk
 from coordinator.metadata import queries
@@ -37,6 +38,7 @@ SOURCE_IN_DOUBT = (t.ERROR_CODE_CORRUPT, t.ERROR_CODE_CHUNK_NOT_FOUND, t.ERROR_C
 BUSY_SECONDS = 0.25
 IDLE_SECONDS = 1.0
 LOST_ALARM = "chunks_missing"
+DESPERATE_ALARM = "chunks_on_failed_disks"
 
 _log = log.get(__name__)
 
@@ -136,6 +138,7 @@ class Repair:
             self._hurried.clear()
             self._rests.clear()
             self._backlog.look_anew()
+        running = self._running()
         self._take_outcomes()
         self._write_made()
         candidates, gone = self._soft.candidates(), self._soft.gone()
@@ -146,11 +149,19 @@ class Repair:
             lambda tx: (queries.applied_index(tx), self._backlog.page(tx, gone, apart(candidates)))
         )
         damaged = [
-            Damaged(row.chunk, row.length, row.checksum, row.want, row.live, row.others, row.leaving)
+            Damaged(
+                row.chunk,
+                row.length,
+                row.checksum,
+                row.want,
+                row.live,
+                row.others,
+                row.leaving,
+                row.last_resort,
+            )
             for row in rows
             if not self._rests.rests(row.chunk)
         ]
-        running = [Running(one.chunk, one.node_id, one.source) for one in self._soft.running("replicate")]
         running += self._inherited(damaged)
         decided = plan(
             damaged,
@@ -159,6 +170,7 @@ class Repair:
             per_node=self._per_node,
             at_once=AT_ONCE_MAX,
             chance=self._chance,
+            weight=weigh,
         )
         ordered = self._order(decided, index)
         survey = self._backlog.survey
@@ -172,6 +184,14 @@ class Repair:
             f"{survey.under_replicated} chunks lack replicas, {survey.moving} are to be moved: "
             f"ordered {ordered}, running {len(running)}"
         )
+
+    def _running(self) -> list[Running]:
+        """Copies without an outcome. To be asked before outcomes are taken: what ends after that is neither an order
+        that runs nor in the metadata, and would be ordered again."""
+        return [
+            Running(one.chunk, one.node_id, one.source, weigh(self._lengths.get(one.chunk, FULL_BYTES)))
+            for one in self._soft.running("replicate")
+        ]
 
     def _inherited(self, damaged: Sequence[Damaged]) -> list[Running]:
         """Copies that a leader before this one ordered, as their nodes tell, and that are not in the metadata yet."""
@@ -218,6 +238,7 @@ class Repair:
         )
 
     def _tell_lost(self, survey: Survey) -> None:
+        self._tell_desperate(survey.on_failed_disks)
         if not survey.missing:
             self._soft.clear_alarm(LOST_ALARM)
             return
@@ -225,6 +246,16 @@ class Repair:
         message = f"{survey.missing} chunks have no readable replica, {first} among them"
         if self._soft.raise_alarm(LOST_ALARM, message):
             _log.error("repair.no_source", chunks=survey.missing, first=first)
+
+    def _tell_desperate(self, chunks: int) -> None:
+        if not chunks:
+            self._soft.clear_alarm(DESPERATE_ALARM)
+            return
+        message = (
+            f"{chunks} chunks have replicas on failed disks only; repair copies from there what can be read"
+        )
+        if self._soft.raise_alarm(DESPERATE_ALARM, message):
+            _log.warning("repair.last_resort", chunks=chunks)
 
     def _take_outcomes(self) -> None:
         for done in self._soft.take_done(("replicate",)):

@@ -19,6 +19,7 @@ from coordinator.metadata.replicas import Apart as Apart
 from coordinator.metadata.replicas import ChunkCounts as ChunkCounts
 from coordinator.metadata.replicas import ChunkRow as ChunkRow
 from coordinator.metadata.replicas import DamagedChunk as DamagedChunk
+from coordinator.metadata.replicas import FailedDisk as FailedDisk
 from coordinator.metadata.replicas import Gone as Gone
 from coordinator.metadata.replicas import LostDisk as LostDisk
 from coordinator.metadata.replicas import NodeRow as NodeRow

@@ -36,6 +36,13 @@ class LostDisk(NamedTuple):
     disk_id: str
 
 
+class FailedDisk(LostDisk):
+    """One that failed and is still in its node, and equal to the same as a `LostDisk`: what lies on it counts for
+    nothing, but can be read perhaps, when nobody else has it."""
+
+    __slots__ = ()
+
+
 Gone = Collection[str | LostDisk]
 """Whose replicas count as lost: nodes by their id, and disks."""
 
@@ -95,7 +102,8 @@ class ChunkRow:
 
 @dataclass(frozen=True, slots=True)
 class ChunkCounts:
-    """`missing`: no replica on a node that is there; `under_replicated`: some, but fewer than wanted."""
+    """`missing`: no replica on a node that is there; `under_replicated`: some, but fewer than wanted. Of these,
+    `on_failed_disks` have none but on disks that failed and can be read perhaps."""
 
     files: int
     directories: int
@@ -103,12 +111,14 @@ class ChunkCounts:
     under_replicated: int
     missing: int
     corrupt: int
+    on_failed_disks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DamagedChunk:
     """A sealed chunk with fewer replicas than it wants. `live`, `leaving` (being deleted), `others`: node ids by the
-    state of their replica; one on a lost disk is among the others."""
+    state of their replica; one on a lost disk is among the others. `last_resort`: those of them that have it on a disk
+    that failed, from which it can be read perhaps."""
 
     chunk: bytes
     length: int
@@ -117,6 +127,7 @@ class DamagedChunk:
     live: tuple[str, ...]
     others: tuple[str, ...]
     leaving: tuple[str, ...] = ()
+    last_resort: tuple[str, ...] = ()
 
 
 def node_rows(tx: sqlite3.Connection, role: int = t.NODE_ROLE_UNSPECIFIED) -> list[NodeRow]:
@@ -193,14 +204,15 @@ def chunk_counts(tx: sqlite3.Connection, gone: Gone) -> ChunkCounts:
         (t.REPLICA_STATE_CORRUPT,),
     ).fetchone()
     lacking, missing = tx.execute(f"SELECT count(*), coalesce(sum(live = 0), 0) {_WANTING}").fetchone()
-    lying = _lying(tx, gone)
+    lying, desperate = _lying(tx, gone), 0
     if lying:
-        hurt, lost, counted_above = tx.execute(
-            "SELECT count(*), coalesce(sum(live = lost), 0), coalesce(sum(live < want), 0)"
-            f" FROM ({_on_gone(lying)})"
+        hurt, lost, desperate, counted_above = tx.execute(
+            "SELECT count(*), coalesce(sum(live = lost AND NOT readable), 0),"
+            " coalesce(sum(live = lost AND readable), 0), coalesce(sum(live < want), 0)"
+            f" FROM ({_on_gone(tx, lying, gone)})"
         ).fetchone()
         lacking, missing = lacking + hurt - counted_above, missing + lost
-    return ChunkCounts(files, directories, chunks, lacking - missing, missing, corrupt)
+    return ChunkCounts(files, directories, chunks, lacking - missing, missing, corrupt, desperate)
 
 
 def wanting_chunks(tx: sqlite3.Connection, after: tuple[int, bytes], limit: int) -> list[tuple[int, bytes]]:
@@ -213,7 +225,8 @@ def wanting_chunks(tx: sqlite3.Connection, after: tuple[int, bytes], limit: int)
 
 
 def endangered_chunks(tx: sqlite3.Connection, gone: Gone, limit: int) -> list[bytes]:
-    """Chunks that have a replica, but too few without those that are `gone`: up to `limit`, fewest copies first.
+    """Chunks that have a replica, if only on a disk that failed, but too few without those that are `gone`: up to
+    `limit`, fewest copies first.
 
     All replicas on those nodes and disks are read.
     """
@@ -221,7 +234,9 @@ def endangered_chunks(tx: sqlite3.Connection, gone: Gone, limit: int) -> list[by
     if not lying:
         return []
     rows = tx.execute(
-        f"SELECT id FROM ({_on_gone(lying)}) WHERE live > lost ORDER BY live - lost, id LIMIT ?", (limit,)
+        f"SELECT id FROM ({_on_gone(tx, lying, gone)}) WHERE live > lost OR readable"
+        " ORDER BY live - lost, id LIMIT ?",
+        (limit,),
     )
     return [row[0] for row in rows]
 
@@ -231,7 +246,9 @@ def a_lost_chunk(tx: sqlite3.Connection, gone: Gone) -> bytes | None:
     lying = _lying(tx, gone)
     row = tx.execute(f"SELECT id {_WANTING} AND live = 0 LIMIT 1").fetchone()
     if row is None and lying:
-        row = tx.execute(f"SELECT id FROM ({_on_gone(lying)}) WHERE live = lost LIMIT 1").fetchone()
+        row = tx.execute(
+            f"SELECT id FROM ({_on_gone(tx, lying, gone)}) WHERE live = lost AND NOT readable LIMIT 1"
+        ).fetchone()
     return None if row is None else bytes(row[0])
 
 
@@ -257,14 +274,24 @@ def _damaged(tx: sqlite3.Connection, chunk: bytes, gone: Gone, apart: Apart) -> 
         return None
     leaving = tuple(one.node_id for one in replicas if one.state == t.REPLICA_STATE_DELETING)
     others = tuple(one.node_id for one in replicas if one.node_id not in {*live, *leaving})
-    return DamagedChunk(chunk, length, checksum, want, live, others, leaving)
+    failed = failed_disks(gone)
+    desperate = tuple(one.node_id for one in replicas if one.state == LIVE and one.on in failed)
+    return DamagedChunk(chunk, length, checksum, want, live, others, leaving, desperate)
 
 
-def _on_gone(lying: str) -> str:
-    """Chunks that the loss of the replicas `lying` there leaves with fewer than they want."""
+def failed_disks(gone: Gone) -> frozenset[LostDisk]:
+    """Of what is gone, what can be read perhaps."""
+    return frozenset(one for one in gone if isinstance(one, FailedDisk))
+
+
+def _on_gone(tx: sqlite3.Connection, lying: str, gone: Gone) -> str:
+    """Chunks that the loss of the replicas `lying` there leaves with fewer than they want; `readable`: whether one of
+    these lies on a disk that failed and is still there."""
+    failed = _lying(tx, failed_disks(gone)) or "0"
     return (
-        "SELECT chunk.id AS id, live, want, lost FROM"
-        f" (SELECT chunk, count(*) AS lost FROM replica WHERE ({lying}) AND state = {LIVE} GROUP BY chunk)"
+        "SELECT chunk.id AS id, live, want, lost, readable FROM"
+        f" (SELECT chunk, count(*) AS lost, max({failed}) AS readable FROM replica"
+        f" WHERE ({lying}) AND state = {LIVE} GROUP BY chunk)"
         " JOIN chunk ON chunk.id = chunk WHERE live - lost < want AND state = 1 AND home = 0"
     )
 
@@ -278,7 +305,7 @@ def _lying(tx: sqlite3.Connection, gone: Gone) -> str:
         conditions.append(f"node IN ({_listed(row[0] for row in nodes if row)})")
     if any(disks):
         of = _listed(row[0] for row in disks if row)
-        conditions.append(f"node IN ({of}) AND disk IN ({_listed(row[1] for row in disks if row)})")
+        conditions.append(f"(node IN ({of}) AND disk IN ({_listed(row[1] for row in disks if row)}))")
     return " OR ".join(conditions)
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from coordinator.metadata import queries
-from coordinator.metadata.queries import LostDisk
+from coordinator.metadata.queries import FailedDisk, LostDisk
 from coordinator.soft.values import KnownNode, NodeTable
 from quorumfs.v1 import types_pb2 as t
 
@@ -40,6 +40,6 @@ def lost_disks(known: KnownNode, told: Iterable[tuple[str, str]]) -> frozenset[L
     if not states or known.intent == t.NODE_INTENT_MAINTENANCE:
         return frozenset()
     node_id = known.info.node_id
-    failed = (LostDisk(node_id, one) for one in known.disk_ids if states.get(one) == "failed")
+    failed = (FailedDisk(node_id, one) for one in known.disk_ids if states.get(one) == "failed")
     absent = (LostDisk(node_id, one) for one in known.disk_ids if one not in states)
     return frozenset([*failed, *absent])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.decisions.liveness import Liveness
 from coordinator.decisions.placement import IN_MAINTENANCE, Candidate
-from coordinator.decisions.repair import Damaged, Plan, Running, plan
+from coordinator.decisions.repair import FULL_BYTES, SMALL_PER_FULL, Damaged, Plan, Running, plan, weigh
 
 GIB = 1 << 30
 
@@ -139,6 +140,23 @@ def test_what_a_node_in_maintenance_has_counts_as_there() -> None:
     (copy,) = decide([chunk(1, "d1", "d2")], nodes).copies
     assert copy.sources == ("d2",)
     assert decide([chunk(1, "d1", "d2")], nodes, [Running(chunk(1).chunk, "d3", "d2")]).copies == ()
+
+
+def test_of_small_chunks_more_wait_at_a_node_than_it_copies_at_once() -> None:
+    """An order and its outcome take heartbeats; were it one small chunk at a time, that would be all the time."""
+
+    def copies(length: int) -> int:
+        damaged = [replace(chunk(number, "d1", "d2"), length=length) for number in range(200)]
+        chance = random.Random(1).random
+        decided = plan(damaged, FIVE, [], per_node=2, at_once=256, chance=chance, weight=weigh)
+        return len(decided.copies)
+
+    assert copies(FULL_BYTES) == copies(64 << 20) == 4
+    assert copies(64 << 10) == 4 * SMALL_PER_FULL
+    running = [Running(chunk(k).chunk, "d3", "d1", weigh(FULL_BYTES)) for k in (301, 302)]
+    chance = random.Random(1).random
+    decided = plan([chunk(1, "d1")], FIVE, running, per_node=2, at_once=9, chance=chance, weight=weigh)
+    assert decided.waiting == 1
 
 
 @given(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.decisions.repair import FULL_BYTES
 from coordinator.duties.departures import LOOK_SECONDS_MIN, LOOK_SHARE, Departures
 from coordinator.duties.repair import Budget, Repair
 from coordinator.metadata import queries
@@ -211,8 +212,8 @@ def test_three_nodes_can_give_up_none_of_three_replicas(leader: Coordinator) -> 
 
 
 def test_what_is_hurt_comes_before_what_is_moved(leader: Coordinator, reign: Reign) -> None:
-    moved = [leader.store(b"/%d" % k, "d1", "d2", "d3") for k in range(8)]
-    hurt = leader.store(b"/hurt", "d2", "d3")
+    moved = [leader.store(b"/%d" % k, "d1", "d2", "d3", length=FULL_BYTES) for k in range(8)]
+    hurt = leader.store(b"/hurt", "d2", "d3", length=FULL_BYTES)
     say(leader, "d1", DECOMMISSIONING)
     reign.repair.work()
     ordered = [one.chunk for one in leader.soft.running("replicate")]

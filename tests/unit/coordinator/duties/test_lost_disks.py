@@ -7,6 +7,7 @@ import random
 import pytest
 
 from coordinator.duties.liveness import LivenessDuty
+from coordinator.duties.reconcile import Reconcile
 from coordinator.duties.repair import Budget, Repair
 from coordinator.metadata import queries
 from coordinator.metadata.queries import LostDisk
@@ -67,14 +68,89 @@ def test_its_replicas_are_lost_until_it_is_back(two_disks: Coordinator, state: s
     assert (leader.soft.gone(), under_replicated(leader)) == (frozenset(), 0)
 
 
-def test_a_chunk_that_lay_on_lost_disks_alone_is_missing(two_disks: Coordinator) -> None:
-    leader = two_disks
+def alone_on_the_disk(leader: Coordinator) -> bytes:
+    """A chunk that has no good replica but there."""
     chunk = leader.store(b"/x", "d1", "d2")
     leader.become(chunk, "d2", t.REPLICA_STATE_CORRUPT)
-    tell(leader, "failed")
+    return chunk
+
+
+def test_a_chunk_that_lay_alone_on_a_disk_that_was_taken_out_is_missing(two_disks: Coordinator) -> None:
+    leader = two_disks
+    chunk = alone_on_the_disk(leader)
+    tell(leader, listed=False)
     assert queries.chunk_counts(leader.db, leader.soft.gone()).missing == 1
     assert queries.a_lost_chunk(leader.db, leader.soft.gone()) == chunk
     assert queries.a_lost_chunk(leader.db, ()) is None
+
+
+def test_a_chunk_that_lies_alone_on_a_disk_that_failed_is_in_danger_and_not_missing(
+    two_disks: Coordinator,
+) -> None:
+    leader = two_disks
+    chunk = alone_on_the_disk(leader)
+    tell(leader, "failed")
+    gone = leader.soft.gone()
+    counts = queries.chunk_counts(leader.db, gone)
+    assert (counts.under_replicated, counts.missing, counts.on_failed_disks) == (1, 0, 1)
+    assert queries.a_lost_chunk(leader.db, gone) is None
+    assert queries.endangered_chunks(leader.db, gone, 10) == [chunk]
+    (found,) = queries.damaged_chunks(leader.db, [chunk], gone)
+    assert (found.live, found.last_resort) == ((), ("d1",))
+
+
+def replications(commands: list[m.Command]) -> list[m.Command]:
+    return [one for one in commands if one.WhichOneof("command") == "replicate"]
+
+
+def test_what_nobody_else_has_is_copied_from_a_disk_that_failed(two_disks: Coordinator) -> None:
+    """One copy from there, and the others from that one."""
+    leader = two_disks
+    duty = Repair(
+        leader.desk, leader.soft, random.Random(1).random, Budget(1e9, leader.clock), 4, leader.clock
+    )
+    alone_on_the_disk(leader)
+    tell(leader, "failed")
+    duty.work()
+    assert [code for code, _, _ in leader.soft.alarms()] == ["chunks_on_failed_disks"]
+    ordered = {node_id: replications(leader.beat(node_id)) for node_id in ("d3", "d4")}
+    ((destination, (order,)),) = [one for one in ordered.items() if one[1]]
+    assert [one.node_id for one in order.replicate.sources] == ["d1"]
+    ack = t.ReplicaAck(node_id=destination, disk_id=f"disk-{destination}", durable=True)
+    leader.beat(destination, outcomes=[m.CommandOutcome(id=order.id, code=t.ERROR_CODE_OK, ack=ack)])
+    leader.clock.advance(SUSPECT_SECONDS / 2)
+    tell(leader, "failed")
+    duty.work()
+    duty.work()
+    later = [one for node_id in ("d2", "d3", "d4") for one in replications(leader.beat(node_id))]
+    assert later
+    assert {one.node_id for command in later for one in command.replicate.sources} == {destination}
+    assert leader.soft.alarms() == []
+
+
+def test_what_cannot_be_read_from_a_disk_that_failed_becomes_missing(two_disks: Coordinator) -> None:
+    leader = two_disks
+    duty = Repair(
+        leader.desk, leader.soft, random.Random(1).random, Budget(1e9, leader.clock), 4, leader.clock
+    )
+    chunk = alone_on_the_disk(leader)
+    tell(leader, "failed")
+    duty.work()
+    ((destination, (order,)),) = [
+        (node_id, found) for node_id in ("d3", "d4") if (found := replications(leader.beat(node_id)))
+    ]
+    leader.beat(destination, outcomes=[m.CommandOutcome(id=order.id, code=t.ERROR_CODE_UNAVAILABLE)])
+    duty.work()
+    (doubt,) = [one for one in tell(leader, "failed") if one.WhichOneof("command") == "verify"]
+    assert doubt.verify.chunk == chunk
+    leader.beat(
+        "d1",
+        outcomes=[m.CommandOutcome(id=doubt.id, code=t.ERROR_CODE_CORRUPT)],
+        disks=[t.DiskInfo(disk_id=FAILED, state="failed"), t.DiskInfo(disk_id="spare", state="ok")],
+    )
+    Reconcile(leader.desk, leader.soft, leader.clock).work()
+    counts = queries.chunk_counts(leader.db, leader.soft.gone())
+    assert (counts.missing, counts.on_failed_disks) == (1, 0)
 
 
 @pytest.mark.parametrize("state", ["read_only", "full"])

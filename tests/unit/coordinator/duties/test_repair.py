@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,29 @@ def test_a_dead_nodes_replica_is_made_anew_on_another_node(leader: Coordinator, 
     assert duty.work() == "every chunk has its replicas"
     assert (duty.figures.done, duty.figures.bytes_copied, duty.figures.pending) == (1, 5, 0)
     assert queries.held(leader.db, "d1", (), queries.Apart()).remaining_chunks == 0
+
+
+def test_an_outcome_that_comes_in_the_middle_of_a_round_orders_no_second_copy(
+    leader: Coordinator, duty: Repair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no order that runs any more, and not in the metadata yet."""
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    kill(leader, "d1")
+    duty.work()
+    order = copies(leader, "d4")[chunk]
+    look: Any = leader.desk.look
+
+    def interrupted(question: Any) -> Any:
+        monkeypatch.setattr(leader.desk, "look", look)
+        finish(leader, "d4", order)
+        return look(question)
+
+    monkeypatch.setattr(leader.desk, "look", interrupted)
+    duty.work()
+    assert leader.soft.running("replicate") == []
+    duty.work()
+    assert leader.replicas(chunk)["d4"] == "live"
+    assert leader.soft.running("replicate") == []
 
 
 @pytest.mark.parametrize("state", [CORRUPT, MISSING])
