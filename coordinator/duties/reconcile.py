@@ -11,7 +11,9 @@ Theory of operation
    believed at once.
 4. A replica that is being deleted is the business of whoever deletes it: reports about it are passed over. What an
    inventory lists beyond the metadata is doubted when the node deleted replicas since its gathering began.
-5. Every node is asked for a full inventory once per leadership and per start of its process; few at a time.
+5. A replica that was corrupt stays so in the metadata while its node has it at its place. Once its chunk is whole
+   without it the node is told to look: it has put the bytes aside, and says that they are not there.
+6. Every node is asked for a full inventory once per leadership and per start of its process; few at a time.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ EARLY_SECONDS = 5.0
 EARLY_MAX = 100_000
 UNDECIDED_SECONDS = 30.0
 UNDECIDED_MAX = 10_000
+HEALED_SECONDS = 10.0  # between two looks at what was corrupt
+HEALED_PER_LOOK = 200
 
 _MISSING = (t.ERROR_CODE_CHUNK_NOT_FOUND, t.ERROR_CODE_NOT_FOUND)
 _NOT_THERE = (t.REPLICA_STATE_CORRUPT, t.REPLICA_STATE_MISSING)
@@ -71,6 +75,9 @@ class Reconcile:
         self._early: Later[Report] = Later(clock, EARLY_SECONDS, EARLY_MAX)
         self._undecided: Later[Done] = Later(clock, UNDECIDED_SECONDS, UNDECIDED_MAX)
         self._busy = False
+        self._clock = clock
+        self._healed_due = clock.monotonic()
+        self._healed_after = (b"", "")
 
     def work(self) -> str:
         self._take_outcomes()
@@ -82,6 +89,7 @@ class Reconcile:
         inventory = self._soft.take_inventory()
         if inventory is not None:
             self._compare(inventory)
+        self._doubt_healed()
         doubted = self._doubts.order()
         asked = [one for one in self._soft.wanting_inventory() if self._soft.gather(one)]
         self._busy = bool(written or inventory or self._fresh or self._findings or self._listed)
@@ -97,6 +105,17 @@ class Reconcile:
         """Reports that came and were not compared with the metadata yet. Any thread."""
         own = len(self._fresh) + len(self._findings) + len(self._listed)
         return own + self._soft.waiting_reports
+
+    def _doubt_healed(self) -> None:
+        if self._clock.monotonic() < self._healed_due:
+            return
+        self._healed_due = self._clock.monotonic() + HEALED_SECONDS
+        after, gone = self._healed_after, self._soft.gone()
+        found, self._healed_after = self._desk.look(
+            lambda tx: queries.healed_elsewhere(tx, after, HEALED_PER_LOOK, gone)
+        )
+        for chunk, node_id in found:
+            self._doubts.add(node_id, chunk)
 
     # Reports
 

@@ -30,6 +30,7 @@ from coordinator.metadata.replicas import chunk_rows as chunk_rows
 from coordinator.metadata.replicas import chunks_on as chunks_on
 from coordinator.metadata.replicas import damaged_chunks as damaged_chunks
 from coordinator.metadata.replicas import endangered_chunks as endangered_chunks
+from coordinator.metadata.replicas import healed_elsewhere as healed_elsewhere
 from coordinator.metadata.replicas import node_row as node_row
 from coordinator.metadata.replicas import node_rows as node_rows
 from coordinator.metadata.replicas import replicas_of as replicas_of

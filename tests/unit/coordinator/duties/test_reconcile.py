@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from coordinator.duties import doubts
-from coordinator.duties.reconcile import EARLY_SECONDS, UNDECIDED_SECONDS, Reconcile
+from coordinator.duties.reconcile import EARLY_SECONDS, HEALED_SECONDS, UNDECIDED_SECONDS, Reconcile
+from coordinator.metadata import queries
 from quorumfs.checksum import crc32c
 from quorumfs.errors import BusyError
 from quorumfs.v1 import entries_pb2 as e
@@ -289,3 +290,22 @@ def test_what_the_metadata_does_not_know_or_has_condemned_is_not_its_business(
     leader.beat("d3", delta=[sealed(chunk, "d3"), sealed(b"?" * 16, "d3"), report(b"short")])
     duty.work()
     assert leader.consensus.proposed == []
+
+
+def test_a_corrupt_replica_that_was_healed_elsewhere_is_forgotten_as_one(
+    leader: Coordinator, duty: Reconcile
+) -> None:
+    """Its node has put the bytes aside; nothing would ever report that replica again."""
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    leader.become(chunk, "d1", CORRUPT)
+    leader.clock.advance(HEALED_SECONDS)
+    duty.work()
+    assert verifications(leader.beat("d1")) == {}  # it is not healed yet
+    leader.become(chunk, "d4", LIVE)
+    leader.clock.advance(HEALED_SECONDS)
+    duty.work()
+    number = verifications(leader.beat("d1"))[chunk]
+    verdict(leader, "d1", number, t.ERROR_CODE_CHUNK_NOT_FOUND)
+    duty.work()
+    assert leader.replicas(chunk) == {"d1": "missing", "d2": "live", "d3": "live", "d4": "live"}
+    assert queries.chunk_counts(leader.db, ()).corrupt == 0
