@@ -31,7 +31,7 @@ from common.token_book import KeepTokens, TokenBook
 from common.workers import Worker, Workers
 from coordinator.consensus import Consensus, ConsensusSettings, Identity, Leadership, SnapshotFile
 from coordinator.consensus.database import Database
-from coordinator.decisions.liveness import Timing
+from coordinator.decisions.liveness import Liveness, Timing
 from coordinator.decisions.packing import Rules
 from coordinator.duties.balance import BalanceDuty
 from coordinator.duties.collect import Collect
@@ -44,6 +44,7 @@ from coordinator.duties.genesis import Genesis
 from coordinator.duties.holders import RemoteHolders
 from coordinator.duties.liveness import LivenessDuty
 from coordinator.duties.packing import Packing
+from coordinator.duties.probe import HealthProber, ProbeDuty
 from coordinator.duties.reap import Reap
 from coordinator.duties.reconcile import Reconcile
 from coordinator.duties.repair import Budget, Repair
@@ -71,12 +72,13 @@ from coordinator.services.namespace import NamespaceService
 from coordinator.services.nodes import NodeDesk
 from coordinator.services.placing import Placer, open_uploads
 from coordinator.services.tokens import TokenDesk
-from coordinator.soft_state import SoftState
+from coordinator.soft_state import SoftState, Transition
 from quorumfs import __version__, limits
 from quorumfs.clock import Clock, SystemClock
 from quorumfs.errors import BusyError, UnavailableError
 from quorumfs.mint import system_random
 from quorumfs.rpc.channels import Channels
+from quorumfs.rpc.circuit import Circuits
 from quorumfs.rpc.trust import TrustedChannels, read_secret
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import admin_pb2_grpc, membership_pb2_grpc
@@ -133,6 +135,7 @@ class CoordinatorNode:
         self._agent = ClusterNode.for_coordinator(self._describe, self._read_view, clock=self._clock)
         self._starting = threading.Lock()
         self._channels: TrustedChannels | None = None
+        self._circuits = Circuits(self._clock, self._chance)  # to datanodes
         self._data_channels = Channels()  # to datanodes, as a client has them
         self._face = CoordinatorFace(
             self,
@@ -308,7 +311,8 @@ class CoordinatorNode:
             Tick(desk),
             Reap(desk),
             Expiry(desk, soft, config.upload.ttl_seconds, config.session.ttl_seconds),
-            LivenessDuty(soft, lambda change: self._figures.transition(change.after.value)),
+            LivenessDuty(soft, self._node_changed),
+            ProbeDuty(soft, HealthProber(self._data_channels), self._clock),
             self._reconcile,
             self._repair,
             self._departures,
@@ -327,7 +331,7 @@ class CoordinatorNode:
         ]
 
     def _holders(self) -> RemoteHolders:
-        return RemoteHolders(self._trusted(), self._address_of)
+        return RemoteHolders(self._trusted(), self._address_of, self._circuits)
 
     def _address_of(self, node_id: str) -> str | None:
         known = self._soft.known().get(node_id)
@@ -351,6 +355,14 @@ class CoordinatorNode:
         if leading is not None and name not in [one.name for one in self._workers.duties()]:
             return leading.control(name, action)
         return self._workers.control(name, action)
+
+    def _node_changed(self, change: Transition) -> None:
+        self._figures.transition(change.after.value)
+        if change.after in (Liveness.ALIVE, Liveness.RETURNING):
+            self._circuits.ended(change.node_id, None)
+        leading = self._tenure.duties if self._tenure is not None else None
+        if change.after is Liveness.DEAD and leading is not None:
+            leading.wake(Repair.name)  # its replicas are missed from now on
 
     def repair_now(self) -> None:
         """Raises BusyError when this member does not lead, or has only just begun to."""

@@ -87,6 +87,7 @@ class _Node:
     candidate: tuple[KnownNode, int, Candidate] | None = (
         None  # as of that row and promise; until it is heard again
     )
+    answers_probes: bool = False  # since it was heard last
     trimmed_at: float | None = None
     inherited: dict[bytes, float] = field(
         default_factory=dict
@@ -222,7 +223,7 @@ class SoftState:
         gap = max(self._timing.suspect_seconds, FLAP_GAP_SECONDS_MIN)
         if node.last_heard is None or now - node.last_heard >= gap or node.heard_since is None:
             node.heard_since = now
-        node.last_heard = now
+        node.last_heard, node.answers_probes = now, False
 
     def _begin_incarnation(self, node_id: str, node: _Node, incarnation: int) -> None:
         """Orders and inventories of the process before are void."""
@@ -311,6 +312,21 @@ class SoftState:
         if node.lost is None or node.lost[0] is not known:
             node.lost = known, lost_disks(known, node.disk_states)
         return node.lost[1]
+
+    def probed(self, node_id: str, answers: bool) -> bool:
+        """A node whose heartbeats are late was asked whether it is there. Whether that is news."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            if node is None or node.answers_probes == answers:
+                return False
+            node.answers_probes = answers
+            return True
+
+    def is_cut_off(self, node_id: str) -> bool:
+        """Whether it answers when it is asked, though its heartbeats do not come."""
+        with self._lock:
+            node = self._nodes.get(node_id)
+            return node is not None and node.answers_probes
 
     def recently_heard(self, node_id: str) -> bool:
         """True when the node sent a heartbeat to this leader less than `suspect_seconds` ago."""

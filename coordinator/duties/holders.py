@@ -15,6 +15,7 @@ from coordinator.decisions.collection import Birth, Found
 from quorumfs.errors import ChunkNotFoundError, Code, QuorumFSError, UnavailableError
 from quorumfs.limits import RPC_DEADLINE_SECONDS
 from quorumfs.rpc.channels import ChannelSource
+from quorumfs.rpc.circuit import Circuits
 from quorumfs.rpc.status import from_rpc
 from quorumfs.v1 import chunks_pb2 as pb
 from quorumfs.v1 import chunks_pb2_grpc
@@ -62,11 +63,15 @@ class Holders(Protocol):
 
 
 class RemoteHolders:
-    """`address`: a node's gRPC address, None when it is not known."""
+    """`address`: a node's gRPC address, None when it is not known. `circuits`: those of the process, so that no duty
+    waits for a node that another has just waited for in vain."""
 
-    def __init__(self, channels: ChannelSource, address: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, channels: ChannelSource, address: Callable[[str], str | None], circuits: Circuits
+    ) -> None:
         self._channels = channels
         self._address = address
+        self._circuits = circuits
 
     def find(self, node_id: str, chunk: bytes) -> Found | None:
         try:
@@ -112,8 +117,13 @@ class RemoteHolders:
         address = self._address(node_id)
         if not address:
             raise UnavailableError(f"{node_id} is not known here")
-        stub = chunks_pb2_grpc.ChunksStub(self._channels.get(address))
+        self._circuits.admit(node_id)
+        failure: QuorumFSError | None = None
         try:
+            stub = chunks_pb2_grpc.ChunksStub(self._channels.get(address))
             return getattr(stub, method)(request, timeout=seconds)
         except grpc.RpcError as error:
-            raise from_rpc(error, f"{method} at {node_id}", sent=True) from error
+            failure = from_rpc(error, f"{method} at {node_id}", sent=True)
+            raise failure from error
+        finally:
+            self._circuits.ended(node_id, failure)

@@ -60,7 +60,12 @@ class LivenessDuty:
     def _raise(self, node_id: str) -> None:
         node = self._soft.known().get(node_id)
         follows = FOLLOWS.get(node.intent if node is not None else 0, "its replicas are being replaced")
-        self._soft.raise_alarm(f"node_dead:{node_id}", f"{node_id} is dead; {follows}")
+        how = (
+            "sends no heartbeats, though it answers when it is asked: it is cut off"
+            if self._soft.is_cut_off(node_id)
+            else "is dead"
+        )
+        self._soft.raise_alarm(f"node_dead:{node_id}", f"{node_id} {how}; {follows}")
         self._alarmed.add(node_id)
 
     def _tell_disks(self) -> None:
