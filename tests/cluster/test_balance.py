@@ -12,6 +12,7 @@ import pytest
 from quorumfs import Client
 from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 from tests.support.commands import Dfsctl
+from tests.support.leaders import How, fell, raise_again
 from tests.support.small_disk import small_disk
 
 pytestmark = pytest.mark.cluster
@@ -21,10 +22,9 @@ FILES, CHUNKS = 4, 8
 ROOM_BYTES = 600 * CHUNK_BYTES
 PATIENCE_SECONDS = 120.0
 
-cluster = cluster_fixture(
-    datanodes=4,
-    settings={"data.chunk_size_bytes": CHUNK_BYTES, "data.inline_bytes_max": 0},
-)
+SETTINGS = {"data.chunk_size_bytes": CHUNK_BYTES, "data.inline_bytes_max": 0}
+
+cluster = cluster_fixture(datanodes=4, settings=SETTINGS)
 
 
 def files_on(cluster: LocalCluster, node_id: str) -> set[str]:
@@ -69,7 +69,14 @@ def test_a_node_without_data_gets_its_share_though_leaders_die(
         gets_its_share(cluster, fs, dfsctl)
 
 
-def gets_its_share(cluster: LocalCluster, fs: Client, dfsctl: Dfsctl) -> None:
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system wants root")
+def test_a_node_without_data_gets_its_share_though_a_leader_is_stopped(tmp_path: Path) -> None:
+    with LocalCluster(datanodes=4, settings=SETTINGS) as one, one.client() as fs, small_disks(one):
+        gets_its_share(one, fs, Dfsctl(tmp_path, one.coordinators), "stopped")
+
+
+def gets_its_share(cluster: LocalCluster, fs: Client, dfsctl: Dfsctl, how: How = "killed") -> None:
     spare = cluster.layout.datanodes[-1].node_id
     assert dfsctl("node", "drain", spare).code == 0
     content = {f"/f{k}": os.urandom(CHUNKS * CHUNK_BYTES) for k in range(FILES)}
@@ -88,7 +95,7 @@ def gets_its_share(cluster: LocalCluster, fs: Client, dfsctl: Dfsctl) -> None:
         return counts(cluster)[spare] >= 2
 
     wait_for(begun, PATIENCE_SECONDS, "some have arrived")
-    dead = cluster.kill_leader()
+    fallen = fell(cluster, how)
     wait_for(lambda: dfsctl("balance", "pause", "-o", "json").code == 0, PATIENCE_SECONDS, "it pauses")
     assert dfsctl("balance", "status", "-o", "json").json["state"] == "paused"
     assert dfsctl("balance", "resume", "--throttle", str(64 * CHUNK_BYTES)).code == 0
@@ -107,4 +114,4 @@ def gets_its_share(cluster: LocalCluster, fs: Client, dfsctl: Dfsctl) -> None:
             assert remote.read_bytes(path) == body
     assert dfsctl("balance", "plan", "-o", "json").json["moves"] == []
     assert dfsctl("balance", "pause").code == 4
-    cluster.start_node(dead)
+    raise_again(cluster, fallen, how)

@@ -1,0 +1,159 @@
+"""The leader is killed, or stopped and woken again, in the middle of what it does: the next goes on, nothing is lost,
+nothing is done twice. What begins with a kill of the leader during drains, decommissions and balancing is in
+test_nodes_leave.py and test_balance.py."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from quorumfs import Client
+from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
+from tests.support.commands import Dfsctl
+from tests.support.leaders import How, fallen_leader
+
+pytestmark = pytest.mark.cluster
+
+CHUNK_BYTES = 256 << 10
+FILES = 24
+PATIENCE_SECONDS = 90.0
+LONG = pytest.mark.long
+
+cluster = cluster_fixture(
+    datanodes=5,
+    settings={
+        "data.chunk_size_bytes": CHUNK_BYTES,
+        "data.inline_bytes_max": 0,
+        "repair.bytes_per_second": 4 * CHUNK_BYTES,
+        "membership.suspect_seconds": 1.5,
+        "membership.dead_seconds": 8.0,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def stored(cluster: LocalCluster) -> dict[str, bytes]:
+    """Path -> content; each file is one chunk."""
+    files = {f"/f{k}": os.urandom(CHUNK_BYTES - k) for k in range(FILES)}
+    with cluster.client() as fs:
+        for path, content in files.items():
+            fs.write_bytes(path, content)
+    return files
+
+
+def holders(fs: Client, path: str) -> set[str]:
+    """The nodes with a good replica of a file of one chunk."""
+    (location,) = fs.locate(path)
+    return {one.node_id for one in location.replicas if one.state == "live"}
+
+
+def settled(fs: Client, stored: dict[str, bytes]) -> bool:
+    """Three replicas of each file, no more and no fewer."""
+    return all(len(holders(fs, path)) == 3 for path in stored)
+
+
+def copied(cluster: LocalCluster) -> int:
+    """How many copies the datanodes have made for leaders."""
+    lines = [line for one in cluster.layout.datanodes for line in cluster.log(one.node_id).splitlines()]
+    return sum('"command.done"' in line and '"replicate"' in line for line in lines)
+
+
+def registrations(cluster: LocalCluster) -> int:
+    """Of datanodes, as they tell them."""
+    return sum(cluster.log(one.node_id).count('"node.registered"') for one in cluster.layout.datanodes)
+
+
+def alive(dfsctl: Dfsctl) -> list[str]:
+    return sorted(
+        one["node_id"] for one in dfsctl("status", "-o", "json").json["datanodes"] if one["state"] == "alive"
+    )
+
+
+def everything_is_there(fs: Client, stored: dict[str, bytes]) -> None:
+    for path, content in stored.items():
+        assert fs.read_bytes(path) == content
+
+
+@pytest.mark.parametrize("how", ["stopped", pytest.param("killed", marks=LONG)])
+def test_datanodes_that_are_registering_are_taken_in_by_the_next_leader(
+    cluster: LocalCluster, dfsctl: Dfsctl, stored: dict[str, bytes], how: How
+) -> None:
+    everybody = [one.node_id for one in cluster.layout.datanodes]
+    again = everybody[:3]
+    with cluster.client() as fs:
+        wait_for(lambda: settled(fs, stored), PATIENCE_SECONDS, "all is settled")
+    before = copied(cluster)
+    for node_id in again:
+        cluster.kill(node_id)
+    seen = registrations(cluster)
+    for node_id in again:
+        cluster.start_node(node_id)
+    wait_for(lambda: registrations(cluster) > seen, PATIENCE_SECONDS, "the first is registered")
+    with fallen_leader(cluster, how):
+        wait_for(lambda: alive(dfsctl) == everybody, PATIENCE_SECONDS, "all are there")
+    with cluster.client() as fs:
+        everything_is_there(fs, stored)
+        assert settled(fs, stored)
+    assert copied(cluster) == before
+
+
+@pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=LONG)])
+def test_a_repair_goes_on_under_the_next_leader_and_no_copy_is_made_twice(
+    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl, stored: dict[str, bytes], how: How
+) -> None:
+    wait_for(lambda: settled(fs, stored), PATIENCE_SECONDS, "all is settled")
+    mine = [path for path in stored if "d4" in holders(fs, path)]
+    assert len(mine) >= 4
+    before = copied(cluster)
+    cluster.kill("d4")
+    wait_for(lambda: copied(cluster) >= before + 2, PATIENCE_SECONDS, "some are copied")
+    with fallen_leader(cluster, how):
+        wait_for(
+            lambda: all(len(holders(fs, path) - {"d4"}) == 3 for path in stored),
+            PATIENCE_SECONDS,
+            "everything has its replicas again",
+        )
+    everything_is_there(fs, stored)
+    assert copied(cluster) - before == len(mine)
+    cluster.start_node("d4")
+    wait_for(lambda: "d4" in alive(dfsctl), PATIENCE_SECONDS, "d4 is back")
+    wait_for(lambda: settled(fs, stored), PATIENCE_SECONDS, "what it brought back is too much, and goes")
+
+
+@pytest.mark.long
+def test_a_drain_outlives_a_leader_that_is_stopped(
+    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl, stored: dict[str, bytes]
+) -> None:
+    dfsctl.well("node", "drain", "d1")
+    with fallen_leader(cluster, "stopped"):
+        assert dfsctl("node", "show", "d1", "-o", "json").json["intent"] == "draining"
+        for k in range(10):
+            fs.write_bytes(f"/new{k}", os.urandom(1000))
+            assert "d1" not in holders(fs, f"/new{k}")
+    assert dfsctl("node", "show", "d1", "-o", "json").json["intent"] == "draining"
+    fs.write_bytes("/after", os.urandom(1000))  # also with the one that woke up
+    assert "d1" not in holders(fs, "/after")
+    dfsctl.well("node", "undrain", "d1")
+
+
+@pytest.mark.long
+def test_a_decommission_goes_on_when_its_leader_is_stopped(
+    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl, stored: dict[str, bytes]
+) -> None:
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = dfsctl("node", "decommission", "d3", "--status", "-o", "json").json
+        return found
+
+    wait_for(lambda: settled(fs, stored), PATIENCE_SECONDS, "all is settled")
+    before = copied(cluster)
+    mine = [one.path for one in fs.list("/") if "d3" in holders(fs, one.path)]
+    dfsctl.well("node", "decommission", "d3")
+    total = status()["total_chunks"]
+    wait_for(lambda: 0 < status()["remaining_chunks"] < total, PATIENCE_SECONDS, "some of it has moved")
+    with fallen_leader(cluster, "stopped"):
+        wait_for(lambda: status()["intent"] == "decommissioned", PATIENCE_SECONDS, "nothing is left on d3")
+    everything_is_there(fs, stored)
+    assert copied(cluster) - before == len(mine)
+    dfsctl.well("node", "decommission", "--cancel", "d3")
