@@ -8,10 +8,11 @@ then), by the number in it, so that the same seed meets the same nodes as far as
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 PACE_SECONDS = 3.0  # between two cards, at least, when more than one deck is played
+PARTITION_SECONDS = 6.0  # and between two partitions, of which there is one at a time
 
 ROLES: Mapping[str, tuple[str, ...]] = {
     "kill": ("leader", "coordinator", "datanode", "sidecar", "client"),
@@ -59,11 +60,12 @@ class Step:
         return f"{self.harm} {self.role}"
 
 
-def make_plan(seed: int, seconds: float, harms: Iterable[str]) -> tuple[Step, ...]:
+def make_plan(seed: int, seconds: float, harms: Collection[str]) -> tuple[Step, ...]:
     """The steps in order, spread over `seconds`: every card of these harms as often as every other."""
     dice = random.Random(f"chaos {seed}")
     cards = [(harm, role) for harm in sorted(harms) for role in ROLES[harm]]
-    decks = max(1, int(seconds / (len(cards) * PACE_SECONDS)))
+    partitions = len(ROLES["partition"]) if "partition" in harms else 0
+    decks = max(1, int(seconds / max(len(cards) * PACE_SECONDS, partitions * PARTITION_SECONDS)))
     pause = seconds / (decks * len(cards))
     steps: list[Step] = []
     for _ in range(decks):

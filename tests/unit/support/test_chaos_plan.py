@@ -35,6 +35,11 @@ def test_a_longer_run_does_everything_equally_often() -> None:
     assert counts == Counter(dict.fromkeys(CARDS, 4))
 
 
+def test_nothing_but_partitions_gives_each_its_time() -> None:
+    steps = make_plan(1, 90, {"partition"})
+    assert Counter(step.role for step in steps) == Counter(ROLES["partition"])
+
+
 def test_steps_come_in_order_within_the_run_and_last_as_long_as_their_kind_may() -> None:
     steps = make_plan(3, 600, ROLES)
     assert [step.at for step in steps] == sorted(step.at for step in steps)
