@@ -23,7 +23,7 @@ from quorumfs.v1 import admin_pb2_grpc
 LOG_READERS_MAX = 60  # below the threaded server's `streams` pool, so that one more is refused at once
 GREP_CHARACTERS_MAX = 1000
 DRAIN_SECONDS_MAX = 3600.0
-SHUTDOWN_MODES = ("graceful", "fast")
+SHUTDOWN_MODES = ("graceful", "fast", "restart")
 _POLL_SECONDS = 0.25
 _log = log.get(__name__)
 _T = TypeVar("_T")

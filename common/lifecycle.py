@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from types import FrameType
 from typing import NoReturn
@@ -23,20 +23,25 @@ _log = log.get(__name__)
 
 
 class ExitCode(IntEnum):
-    """How a daemon ends; units name 74 in RestartPreventExitStatus."""
+    """How a daemon ends; units name 74 in RestartPreventExitStatus, and AGAIN in RestartForceExitStatus."""
 
     OK = 0
     FAILURE = 1
     USAGE = 2
     SICK_DISK = 74
+    AGAIN = 75
 
 
 class Lifecycle:
     """Signals, notifications and the end of the process. `stopping` is set once the process shall end."""
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, environ: Mapping[str, str] = os.environ, begin_anew: Callable[[], None] | None = None
+    ) -> None:
         self.stopping = threading.Event()
         self.reason = ""
+        self.again = False  # begin anew after the end; a signal that ends the process takes it back
+        self._begin_anew = begin_anew or exec_anew
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._watchdog_seconds = _watchdog_seconds(environ)
         self._interrupts = 0
@@ -57,6 +62,19 @@ class Lifecycle:
         if not self.stopping.is_set():
             self.reason = reason
             self.stopping.set()
+
+    def ended(self, code: int) -> int:
+        """What the process exits with, now that everything is stopped.
+
+        One that shall begin anew is started by its supervisor (systemd) for the code AGAIN; without one it replaces
+        itself, under the same process id, by what its command line starts now: this does not return then.
+        """
+        if not self.again or code != ExitCode.OK:
+            return code
+        if self._address:
+            return ExitCode.AGAIN
+        self._begin_anew()
+        return ExitCode.AGAIN
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until the process shall end; False when `seconds` went by first."""
@@ -110,7 +128,16 @@ class Lifecycle:
 
     def _hear_signals(self) -> None:
         while True:
-            self.stop(signal.Signals(self._signals.get()).name)
+            name = signal.Signals(self._signals.get()).name
+            self.again = False
+            self.stop(name)
+
+
+def exec_anew() -> None:
+    """Replace this process by a new one of the same command line."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def fatal(message: str, code: int = ExitCode.FAILURE) -> NoReturn:

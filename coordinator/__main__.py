@@ -19,7 +19,7 @@ from quorumfs.errors import Exit, IntegrityError, QuorumFSError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a coordinator until it is asked to end. 0: in order; 1: it could not start; 2: usage; 74: disk."""
+    """Run a coordinator until it is asked to end. 0: in order; 1: it could not start; 2: usage; 74: disk; 75: again."""
     given = sys.argv[1:] if argv is None else argv
     offline, arguments = _offline(given)
     if offline.verify_backup is not None:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             return recover.run(config, confirmed=offline.yes)
         if offline.restore_backup is not None:
             return _restore_backup(config, offline)
-        return CoordinatorNode(config, lifecycle, buffer).run()
+        return lifecycle.ended(CoordinatorNode(config, lifecycle, buffer).run())
     except SickStorage as error:
         log.get(__name__).error("node.sick_disk", reason=error.message, cause=error.cause, next=error.next)
         sys.stderr.write(f"quorumfs-coordinator: {error.message}: {error.cause}\n{error.next}\n")

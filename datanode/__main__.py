@@ -15,8 +15,8 @@ from quorumfs.errors import QuorumFSError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The process's exit status: 0 ended in order, 1 could not start, 74 could not for its disks; 2, for a
-    refused configuration, is raised."""
+    """The process's exit status: 0 ended in order, 1 could not start, 74 could not for its disks, 75 shall be
+    started again; 2, for a refused configuration, is raised."""
     config = from_command_line("quorumfs-datanode", "datanode", sys.argv[1:] if argv is None else argv)
     buffer = log.setup(config.log.level, config.log.format, node_id=config.node.id, role="datanode")
     lifecycle = Lifecycle()
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.get(__name__).error("node.not_started", cause=str(error), next=error.next)
         sys.stderr.write(f"quorumfs-datanode: {error}" + (f"; {error.next}" if error.next else "") + "\n")
         return ExitCode.SICK_DISK if isinstance(error, (NoDiskError, ForgottenError)) else ExitCode.FAILURE
-    return ExitCode.OK
+    return lifecycle.ended(ExitCode.OK)
 
 
 if __name__ == "__main__":

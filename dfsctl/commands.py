@@ -58,6 +58,7 @@ dfsctl = Group(
                 "shutdown": Entry(
                     "dfsctl.fleet:shutdown", "End nodes in order, never the last copy or a quorum."
                 ),
+                "restart": Entry("dfsctl.restart:restart", "Restart nodes in waves, each waited for."),
                 "logs": Entry("dfsctl.fleet:logs", "What nodes logged, once or as it comes."),
                 "loglevel": Entry("dfsctl.fleet:loglevel", "Read or set nodes' log level."),
                 "exec": Entry("dfsctl.fleet:execute", "Have many nodes do something."),

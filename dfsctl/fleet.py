@@ -27,7 +27,7 @@ _UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 Decorated = Callable[..., Any]
 
 
-def _whom(function: Decorated) -> Decorated:
+def whom(function: Decorated) -> Decorated:
     """The ways to say which nodes are meant."""
     for option in (
         click.option("--all", "everyone", is_flag=True, help="Every node of the cluster."),
@@ -50,7 +50,7 @@ def _whom(function: Decorated) -> Decorated:
     show_default=True,
     help="Of the nodes meant, so many may be away at once.",
 )
-@_whom
+@whom
 def execute(
     action: str,
     params: tuple[str, ...],
@@ -64,7 +64,7 @@ def execute(
     _run(
         settings(),
         {
-            **_meant(nodes, selector, everyone),
+            **choose_words(nodes, selector, everyone),
             "action": action,
             "params": _params(action, params),
             "max_unavailable": max_unavailable,
@@ -85,7 +85,7 @@ def execute(
     help="Of the nodes meant, so many may be away at once.",
 )
 @click.option("--force", is_flag=True, help="Ask each node itself, and nobody whether it is safe.")
-@_whom
+@whom
 def shutdown(
     nodes: tuple[str, ...],
     drain: str,
@@ -102,17 +102,17 @@ def shutdown(
     """
     params: dict[str, Any] = {"mode": "fast" if fast else "graceful"}
     if drain:
-        params["drain_seconds"] = _seconds(drain, "--drain")
+        params["drain_seconds"] = seconds_of(drain, "--drain")
     if reason:
         params["reason"] = reason
     given = settings()
     if force:
-        _verdict(given, _each(given, _meant(nodes, selector, everyone), "POST", "/shutdown", params))
+        _verdict(given, _each(given, choose_words(nodes, selector, everyone), "POST", "/shutdown", params))
         return
     _run(
         given,
         {
-            **_meant(nodes, selector, everyone),
+            **choose_words(nodes, selector, everyone),
             "action": "shutdown",
             "params": params,
             "max_unavailable": max_unavailable,
@@ -124,7 +124,7 @@ def shutdown(
 @click.argument("words", nargs=-1, metavar="[NODE...] [LEVEL]")
 @click.option("--ttl", metavar="DURATION", default="", help="Go back by itself after so long, as in 10m.")
 @click.option("--logger", default="", help="Of this logger only.")
-@_whom
+@whom
 def loglevel(words: tuple[str, ...], ttl: str, logger: str, selector: str, everyone: bool) -> None:
     """Read nodes' log level, or set it to LEVEL: debug, info, warning, error."""
     level = words[-1] if words and words[-1] in LEVELS else ""
@@ -133,10 +133,10 @@ def loglevel(words: tuple[str, ...], ttl: str, logger: str, selector: str, every
     if level:
         params = {"level": level, "logger": logger}
         if ttl:
-            params["ttl_seconds"] = _seconds(ttl, "--ttl")
+            params["ttl_seconds"] = seconds_of(ttl, "--ttl")
     elif ttl or logger:
         raise click.UsageError(f"say a level: {', '.join(LEVELS)}")
-    body = {**_meant(nodes, selector, everyone), "action": "log_level", "params": params}
+    body = {**choose_words(nodes, selector, everyone), "action": "log_level", "params": params}
     _run(settings(), body, ("level", "ttl_seconds", "logger"))
 
 
@@ -146,7 +146,7 @@ def loglevel(words: tuple[str, ...], ttl: str, logger: str, selector: str, every
 @click.option("--since", default="", metavar="WHEN", help="90s, 5m, 2h, 1d (ago), or an RFC 3339 time.")
 @click.option("--grep", default="", help="Only records that contain this text.")
 @click.option("-f", "--follow", is_flag=True, help="Go on as records come; one node.")
-@_whom
+@whom
 def logs(
     nodes: tuple[str, ...],
     level: str,
@@ -158,7 +158,7 @@ def logs(
 ) -> None:
     """What nodes logged lately, of several in the order of time. With --follow lines of JSON for -o json."""
     given = settings()
-    meant = _meant(nodes, selector, everyone)
+    meant = choose_words(nodes, selector, everyone)
     asked = {key: value for key, value in (("level", level), ("since", since), ("grep", grep)) if value}
     if follow:
         _follow(given, meant, asked)
@@ -203,12 +203,16 @@ def _line(record: dict[str, Any]) -> str:
 
 def _run(given: Settings, body: dict[str, Any], columns: Sequence[str] = ()) -> None:
     """Through a coordinator's agent, whichever answers."""
+    answer = given.agents(given).ask(coordinators_agents(given), "POST", "/v1/cluster/exec", body)
+    _verdict(given, answer.body["results"], columns)
+
+
+def coordinators_agents(given: Settings) -> list[str]:
+    """The addresses of coordinators' agents, the leader's first."""
     view = _view(given)
     addresses = [one.info.http for one in view.nodes if one.info.role == types_pb2.NODE_ROLE_COORDINATOR]
     leader = [view.leader.http] if view.leader.http else []
-    agents = given.agents(given)
-    answer = agents.ask(list(dict.fromkeys([*leader, *addresses])), "POST", "/v1/cluster/exec", body)
-    _verdict(given, answer.body["results"], columns)
+    return list(dict.fromkeys([*leader, *addresses]))
 
 
 def _each(
@@ -259,7 +263,8 @@ def _choose(given: Settings, meant: dict[str, Any]) -> list[membership_pb2.NodeV
     return [by_id[one] for one in wanted]
 
 
-def _meant(nodes: Sequence[str], selector: str, everyone: bool) -> dict[str, Any]:
+def choose_words(nodes: Sequence[str], selector: str, everyone: bool) -> dict[str, Any]:
+    """Whom a command means, as agents take it. Raises InvalidArgumentError unless it is said in exactly one way."""
     said = [bool(nodes), bool(selector.strip()), everyone]
     if sum(said) != 1:
         raise InvalidArgumentError(
@@ -343,7 +348,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def _seconds(text: str, option: str) -> float:
+def seconds_of(text: str, option: str) -> float:
+    """Of a duration such as 90s, 10m, 2h."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNIT_SECONDS else (text, "s")
     try:
         seconds = float(number) * _UNIT_SECONDS[unit]

@@ -79,7 +79,7 @@ def _shutdown(params: Params) -> ToAgent:
         "POST",
         "/shutdown",
         {
-            "mode": bodies.choice_field(params, "mode", "graceful", ("graceful", "fast")),
+            "mode": bodies.choice_field(params, "mode", "graceful", SHUTDOWN_MODES),
             "drain_seconds": bodies.seconds_field(params, "drain_seconds", 0.0, limits.DRAIN_SECONDS_MAX),
             "reason": bodies.text_field(
                 params, "reason", "asked through the cluster", limits.REASON_CHARACTERS_MAX
@@ -88,12 +88,18 @@ def _shutdown(params: Params) -> ToAgent:
     )
 
 
+def restart(drain_seconds: float, reason: str) -> ToAgent:
+    """End in order, and begin anew."""
+    return ToAgent("POST", "/shutdown", {"mode": "restart", "drain_seconds": drain_seconds, "reason": reason})
+
+
 def _scrub(params: Params) -> ToAgent:
     return ToAgent(
         "POST", "/v1/duties/scrub", {"action": bodies.choice_field(params, "action", "run", DUTY_ACTIONS)}
     )
 
 
+SHUTDOWN_MODES = ("graceful", "fast", "restart")
 DUTY_ACTIONS = ("run", "pause", "resume")
 
 ACTIONS: Mapping[str, Action] = {

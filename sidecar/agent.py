@@ -18,6 +18,7 @@ from sidecar.logs import LogHub
 from sidecar.methods import GET_TOKENS
 from sidecar.metrics import SidecarMetrics
 from sidecar.node_link import NodeLink
+from sidecar.restarting import Restarts
 from sidecar.settings import Settings
 from sidecar.targets import Agents
 from sidecar.transport import Transport, call
@@ -37,6 +38,7 @@ class Agent:
     keeper: Workers
     trusted: Transport
     control: ControlPlane
+    restarts: Restarts
 
     def start(self) -> None:
         """Starts the threads that keep findings young."""
@@ -47,6 +49,7 @@ class Agent:
     def stop(self) -> None:
         """Ends streams and threads. Safe to call twice."""
         self.logs.stop()
+        self.restarts.stop()
         self.tracker.stop()
         self.keeper.stop(limits.NODE_DEADLINE_SECONDS)
         self.link.stop()
@@ -71,6 +74,7 @@ def build(
         settings.tokens_file,
     )
     fleet = Fleet(settings, link, tracker, transport, clock)
+    control = ControlPlane(fleet, agents, clock)
     logs = LogHub(link, transport, clock, settings.log_streams_max)
     return Agent(
         settings=settings,
@@ -84,7 +88,8 @@ def build(
         book=book,
         keeper=Workers([KeepTokens(book)]),
         trusted=trusted,
-        control=ControlPlane(fleet, agents, clock),
+        control=control,
+        restarts=Restarts(control, fleet, clock),
     )
 
 

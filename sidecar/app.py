@@ -32,6 +32,7 @@ from sidecar.views import (
     metrics,
     raft,
     repair,
+    restart,
     status,
     ui,
 )
@@ -52,6 +53,7 @@ VIEWS = (
     duties,
     cluster,
     control,
+    restart,
     raft,
     gc,
     repair,

@@ -101,17 +101,33 @@ class ControlPlane:
             self._slots.release()
 
     def reserve(
-        self, node_ids: Sequence[str], step: ToAgent | ToLeader, max_unavailable: int, caller: Caller
+        self,
+        node_ids: Sequence[str],
+        step: ToAgent | ToLeader,
+        max_unavailable: int,
+        caller: Caller,
+        *,
+        among: Sequence[str] = (),
+        back: Sequence[str] = (),
     ) -> None:
-        """The leader's leave for these nodes to be stopped. Raises SafetyGuardError with the reason."""
+        """The leader's leave for these nodes to be stopped. Raises SafetyGuardError with the reason.
+
+        `among`: of whom so many may be away (those themselves, when it is empty); `back`: who was let go and is
+        there again.
+        """
         drain = float((step.body or {}).get("drain_seconds", 0.0)) if isinstance(step, ToAgent) else 0.0
         request = admin_pb2.ReserveAbsenceRequest(
             node_ids=node_ids,
             seconds=drain + STOPPED_SECONDS,
-            among=node_ids,
+            among=among or node_ids,
             max_unavailable=max_unavailable,
+            back=back,
         )
         self._fleet.order(RESERVE_ABSENCE, request, lambda found: found.error, caller.token, changes=False)
+
+    def act(self, step: ToAgent, node: membership_pb2.NodeView, caller: Caller) -> Outcome:
+        """What comes of `step` on one node; never raises QuorumFSError."""
+        return self._one(step, node, caller, self._clock.monotonic() + limits.EXEC_BUDGET_SECONDS)
 
     def _fan_out(
         self,

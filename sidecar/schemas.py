@@ -335,3 +335,19 @@ LAYOUT = obj(
     is_whole=TRUTH,
     **_AS_OF,
 )
+RESTART = obj(
+    number=COUNT,
+    state=one_of("running", "done", "stopped", "failed"),
+    phase=TEXT,
+    error=maybe(ERROR_DETAIL),
+    max_unavailable=COUNT,
+    started_at=TIME,
+    ended_at=maybe(TIME),
+    nodes=many(
+        obj(
+            node_id=TEXT,
+            state=one_of("waiting", "restarting", "back", "failed"),
+            seconds=maybe(SECONDS),
+        )
+    ),
+)

@@ -36,6 +36,8 @@ class Absences:
             raise InvalidArgumentError(
                 f"name 1 to {NODES_MAX} nodes, for up to {RESERVED_SECONDS_MAX:g} seconds"
             )
+        for node_id in request.back:
+            self._reserved.pop(node_id, None)
         picture = await self._picture(leaving)
         limit = request.max_unavailable or None
         reason = why_not_leave(picture, leaving, request.among, limit)

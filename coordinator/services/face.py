@@ -187,6 +187,7 @@ class CoordinatorFace:
         with self._lock:
             if self._lifecycle.stopping.is_set():
                 return "stopping", "it ends already"
+            self._lifecycle.again = mode == "restart"
             end: Callable[[], None] = lambda: self._lifecycle.stop(reason or "asked to")  # noqa: E731
             if mode == "fast" or drain_seconds <= 0:
                 end()
@@ -207,6 +208,7 @@ class CoordinatorFace:
             if self._drain is not None:
                 self._drain.cancel()
                 self._drain = None
+            self._lifecycle.again = False
         return self._process.state, "the shutdown is taken back"
 
     @property

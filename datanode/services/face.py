@@ -182,6 +182,8 @@ class DatanodeFace:
 
     def shutdown(self, mode: str, drain_seconds: float, reason: str) -> tuple[str, str]:
         why = reason or "asked over the Admin face"
+        if not self.lifecycle.stopping.is_set():
+            self.lifecycle.again = mode == "restart"
         if mode == "fast":
             self.lifecycle.stop(why)
             return "stopping", "the node ends now"
@@ -191,6 +193,7 @@ class DatanodeFace:
 
     def cancel_shutdown(self) -> tuple[str, str]:
         self.drain.cancel()
+        self.lifecycle.again = False
         return self.cluster.state.value, "the node takes streams again"
 
     def duties(self) -> Sequence[pb.Duty]:

@@ -2361,12 +2361,17 @@ class ReserveAbsenceRequest(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     AMONG_FIELD_NUMBER: _builtins.int
     MAX_UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    BACK_FIELD_NUMBER: _builtins.int
     seconds: _builtins.float
     max_unavailable: _builtins.int
     @_builtins.property
     def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def among(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def back(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """were away, and are there again: granted absences that are over"""
+
     def __init__(
         self,
         *,
@@ -2374,10 +2379,11 @@ class ReserveAbsenceRequest(_message.Message):
         seconds: _builtins.float = ...,
         among: _abc.Iterable[_builtins.str] | None = ...,
         max_unavailable: _builtins.int = ...,
+        back: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["among", b"among", "max_unavailable", b"max_unavailable", "node_ids", b"node_ids", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["among", b"among", "back", b"back", "max_unavailable", b"max_unavailable", "node_ids", b"node_ids", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,14 +21,17 @@ from sidecar.methods import FORGET_NODE, SET_NODE
 
 views = Blueprint("control", __name__)
 
+WHOM: dict[str, schemas.Schema] = {
+    "selector": {"type": "string", "maxLength": limits.SELECTOR_CHARACTERS_MAX},
+    "nodes": {
+        **schemas.many({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"}),
+        "maxItems": 1000,
+    },
+    "all": schemas.TRUTH,
+}
 EXEC_BODY: schemas.Schema = {
     **schemas.some(
-        selector={"type": "string", "maxLength": limits.SELECTOR_CHARACTERS_MAX},
-        nodes={
-            **schemas.many({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"}),
-            "maxItems": 1000,
-        },
-        all=schemas.TRUTH,
+        **WHOM,
         action=schemas.one_of(*ACTIONS),
         params={"type": "object"},
         max_unavailable={"type": "integer", "minimum": 1, "maximum": limits.TARGETS_MAX},

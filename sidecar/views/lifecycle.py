@@ -7,6 +7,7 @@ from flask import Blueprint, Response, g, jsonify, request
 from quorumfs.errors import make
 from quorumfs.v1 import admin_pb2
 from sidecar import bodies, limits, schemas
+from sidecar.actions import SHUTDOWN_MODES
 from sidecar.agent import agent
 from sidecar.auth import Role, require, token_of
 from sidecar.contract import Contract, describes
@@ -15,7 +16,7 @@ from sidecar.methods import SHUTDOWN
 views = Blueprint("lifecycle", __name__)
 
 SHUTDOWN_BODY = schemas.some(
-    mode=schemas.one_of("graceful", "fast"),
+    mode=schemas.one_of(*SHUTDOWN_MODES),
     drain_seconds={"type": "number", "minimum": 0, "maximum": limits.DRAIN_SECONDS_MAX},
     reason={"type": "string", "maxLength": limits.REASON_CHARACTERS_MAX},
 )
@@ -25,12 +26,12 @@ SHUTDOWN_BODY = schemas.some(
 @describes(Contract({202: schemas.SHUTDOWN}, errors=(409,), body=SHUTDOWN_BODY))
 @require(Role.OPERATOR)
 def shutdown() -> Response:
-    """202: it has begun. Body: `{"mode": "graceful" | "fast", "drain_seconds", "reason"}`, all optional."""
+    """202: it has begun. Body: `{"mode": "graceful" | "fast" | "restart", "drain_seconds", "reason"}`, all optional."""
     bodies.query(())
     body = bodies.json_object(("mode", "drain_seconds", "reason"))
     return _told(
         admin_pb2.ShutdownRequest(
-            mode=bodies.choice_field(body, "mode", "graceful", ("graceful", "fast")),
+            mode=bodies.choice_field(body, "mode", "graceful", SHUTDOWN_MODES),
             drain_seconds=bodies.seconds_field(body, "drain_seconds", 0.0, limits.DRAIN_SECONDS_MAX),
             reason=bodies.text_field(
                 body, "reason", f"asked over HTTP by {g.principal.name}", limits.REASON_CHARACTERS_MAX

@@ -21,6 +21,21 @@ def test_a_stop_keeps_its_first_reason() -> None:
     assert life.reason == "SIGTERM"
 
 
+def test_a_process_begins_anew_by_its_supervisor_or_by_itself() -> None:
+    begun: list[str] = []
+    alone = Lifecycle({}, lambda: begun.append("anew"))
+    assert alone.ended(ExitCode.OK) == ExitCode.OK
+    alone.again = True
+    assert alone.ended(ExitCode.SICK_DISK) == ExitCode.SICK_DISK, "a sick disk would be sick again"
+    assert begun == []
+    alone.ended(ExitCode.OK)
+    assert begun == ["anew"]
+    watched = Lifecycle({"NOTIFY_SOCKET": "/run/nobody"}, lambda: begun.append("wrongly"))
+    watched.again = True
+    assert watched.ended(ExitCode.OK) == ExitCode.AGAIN
+    assert begun == ["anew"]
+
+
 def test_a_process_that_nobody_supervises_tells_nobody() -> None:
     life = Lifecycle({})
     assert life.notify("READY=1") is False

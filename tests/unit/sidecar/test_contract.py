@@ -211,6 +211,8 @@ BODIES: dict[tuple[str, str], list[Any]] = {
         {"action": "shutdown", "nodes": ["d1"], "max_unavailable": 1},
         {"action": "status", "nodes": ["nobody"]},
     ],
+    ("POST", "/v1/cluster/restart"): [{"nodes": ["d1"], "wait_seconds": 1}, {"nodes": ["nobody"]}],
+    ("DELETE", "/v1/cluster/restart"): [{}],
     ("POST", "/v1/cluster/nodes/<node_id>/<action>"): [{}],
 }
 PATHS = {

@@ -33,6 +33,8 @@ CHANGES = [
     ("POST", "/v1/cluster/nodes/d1/drain"),
     ("POST", "/v1/gc"),
     ("POST", "/v1/gc/cycles"),
+    ("POST", "/v1/cluster/restart"),
+    ("DELETE", "/v1/cluster/restart"),
     ("POST", "/v1/repair"),
     ("POST", "/v1/balance"),
 ]

@@ -67,6 +67,14 @@ def test_a_second_one_is_judged_as_if_the_first_were_gone_until_it_must_be(
     assert served("d2")
 
 
+def test_who_is_back_does_not_count_as_away_any_more(leader: Coordinator, served: Served) -> None:
+    leader.store(b"/x", "d1", "d2")
+    served("d1", seconds=60.0)
+    assert served("d2", seconds=60.0, back=["d1"])
+    with pytest.raises(SafetyGuardError):
+        served("d1")
+
+
 def test_a_limit_is_kept(served: Served) -> None:
     group = ["d1", "d2", "d3", "d4"]
     served("d1", among=group, max_unavailable=1)
