@@ -62,6 +62,7 @@ from coordinator.services.collection import CollectionDesk
 from coordinator.services.consensus import ConsensusService
 from coordinator.services.control import ControlService
 from coordinator.services.durability import DurabilityDesk
+from coordinator.services.events import EventBook
 from coordinator.services.face import CoordinatorFace
 from coordinator.services.fetching import fetch_snapshot
 from coordinator.services.gateway import Gateway
@@ -440,6 +441,7 @@ class CoordinatorNode:
             durability=DurabilityDesk(gateway, soft, self._holders, self._clock),
             balancing=BalanceDesk(gateway, soft, lambda: self._balance if soft.leading else None),
             backups=Backups(gateway, own.info.node_id, self._directory, self._clock),
+            events=EventBook(buffer, own.info.node_id),
             repair_status=self.repair_status,
             repair_now=self.repair_now,
             alarms=self._face.alarms,

@@ -10,6 +10,7 @@ dfsctl = Group(
     table={
         "put": Entry("dfsctl.files:put", "Store a local file, or a tree with -r."),
         "get": Entry("dfsctl.files:get", "Fetch a file, or a tree with -r."),
+        "sync": Entry("dfsctl.sync:sync", "Make one tree like another, sending only what differs."),
         "cat": Entry("dfsctl.files:cat", "Write files to stdout."),
         "head": Entry("dfsctl.files:head", "The first bytes or lines of a file."),
         "tail": Entry("dfsctl.files:tail", "The last bytes or lines of a file."),
@@ -38,6 +39,9 @@ dfsctl = Group(
         ),
         "leader": Entry("dfsctl.cluster:leader", "Who leads now."),
         "status": Entry("dfsctl.cluster:status", "The whole cluster at a glance."),
+        "events": Entry("dfsctl.events:events", "What happened to the cluster, as its coordinators saw it."),
+        "top": Entry("dfsctl.top:top", "What the nodes are doing now."),
+        "bench": Entry("dfsctl.bench:bench", "How fast this cluster is, from here."),
         "cluster": Group(
             "cluster",
             help="The cluster's own life.",

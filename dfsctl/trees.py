@@ -39,11 +39,26 @@ class Wishes:
     replication: int = 0
 
 
+Chosen = Callable[[Entry], bool]
+"""Which files and links of a tree are wanted."""
+
+
+def everything(entry: Entry) -> bool:
+    return True
+
+
 def put_tree(
-    client: Client, source: Path, target: str, wishes: Wishes, meter_for: MeterFor
+    client: Client,
+    source: Path,
+    target: str,
+    wishes: Wishes,
+    meter_for: MeterFor,
+    chosen: Chosen = everything,
 ) -> dict[str, Any]:
-    """Make the children of `source` children of `target`, which is made if missing. Returns the counts."""
-    entries = walk(source)
+    """Make the children of `source` children of `target`, which is made if missing. Returns the counts.
+
+    Of files and links only those that are `chosen`; directories are all made, and get their modes and times."""
+    entries = [entry for entry in walk(source) if entry.kind == "directory" or chosen(entry)]
     check_names([entry.parts for entry in entries if entry.parts], target)
     made = _make_target(client, target, wishes)
     directories = [entry for entry in entries if entry.kind == "directory"]
@@ -66,10 +81,15 @@ def put_tree(
 
 
 def get_tree(
-    client: Client, source: str, target: Path, wishes: Wishes, meter_for: MeterFor
+    client: Client,
+    source: str,
+    target: Path,
+    wishes: Wishes,
+    meter_for: MeterFor,
+    chosen: Chosen = everything,
 ) -> dict[str, Any]:
     """Make the children of `source` children of the local `target`, which is made if missing."""
-    entries = _remote_entries(client, source)
+    entries = [entry for entry in remote_walk(client, source) if entry.kind == "directory" or chosen(entry)]
     if wishes.parents:
         target.parent.mkdir(parents=True, exist_ok=True)
     with LocalTree(target) as tree:
@@ -164,7 +184,7 @@ def _finish_directory(client: Client, target: str, entry: Entry) -> None:
 # --- out --------------------------------------------------------------------------------------------------
 
 
-def _remote_entries(client: Client, source: str) -> list[Entry]:
+def remote_walk(client: Client, source: str) -> list[Entry]:
     """All of a remote tree, one level after the other."""
     top = client.stat(source)
     require_directory(top, source)

@@ -1,13 +1,14 @@
 """The Control service: what operators ask of coordinators, and tell them.
 
 Questions are answered by any coordinator from its own state (the answer says whether its member leads);
-mutations by the leader alone, as entries. What this version does not do yet says so.
+mutations by the leader alone, as entries.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from common import log
@@ -19,6 +20,7 @@ from coordinator.services.balancing import BalanceDesk
 from coordinator.services.census import Census
 from coordinator.services.collection import CollectionDesk
 from coordinator.services.durability import DurabilityDesk
+from coordinator.services.events import EventBook
 from coordinator.services.gateway import Gateway
 from coordinator.services.hashes import Hashes
 from coordinator.services.members import Members
@@ -27,7 +29,6 @@ from coordinator.services.tokens import TokenDesk
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
 from quorumfs.errors import (
-    InvalidArgumentError,
     NotFoundError,
     QuorumFSError,
     UnavailableError,
@@ -61,6 +62,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         durability: DurabilityDesk,
         balancing: BalanceDesk,
         backups: Backups,
+        events: EventBook,
         repair_status: Callable[[], a.RepairStatus],
         repair_now: Callable[[], None],
         alarms: Callable[[], Sequence[a.Alarm]],
@@ -78,6 +80,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
         self._absences = Absences(gateway, soft, own, clock)
         self._balancing = balancing
         self._backups = backups
+        self._events = events
         self._repair_status = repair_status
         self._repair_now = repair_now
         self._alarms = alarms
@@ -252,19 +255,11 @@ class ControlService(admin_pb2_grpc.ControlServicer):
             refusal = to_detail(error)
             return a.ControlTokenResponse(code=refusal.code, error=refusal)
 
-    # Not in this version
-
     async def ListEvents(self, request: a.ListEventsRequest, context: Any) -> Any:  # noqa: N802
-        for event in _events():
-            yield event
-
-
-def _events() -> Sequence[a.Event]:
-    raise not_built("the list of events")
-
-
-def not_built(what: str) -> InvalidArgumentError:
-    """Not "unavailable": clients would go from coordinator to coordinator until their patience ends."""
-    return InvalidArgumentError(
-        f"{what}: not built in this version", next="see CHANGELOG.md for what is, or upgrade"
-    )
+        if not request.follow:
+            for event in self._events.present(request.after_id):
+                yield event
+            return
+        async with aclosing(self._events.follow(request.after_id)) as events:
+            async for event in events:
+                yield event

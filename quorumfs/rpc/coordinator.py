@@ -233,9 +233,13 @@ class Coordinator:
         except Refused as refused:
             raise refused.error from refused.error.__cause__
 
-    def stream(self, method: str, request: Message, deadline: float) -> Iterator[Any]:
-        """The replies of the leader to a call that streams them, such as "Control.CreateBackup". Asked once."""
-        route, address = methods.find(method), self.leader().grpc
+    def stream(
+        self, method: str, request: Message, deadline: float, *, address: str | None = None
+    ) -> Iterator[Any]:
+        """The replies to a call that streams them, such as "Control.CreateBackup", of the leader or of `address`.
+        Asked once."""
+        route = methods.find(method)
+        address = address or self.leader().grpc
         call: Any = self._channels.get(address).unary_stream(
             route.path, request_serializer=None, response_deserializer=route.reply.FromString
         )

@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 
+from common.log_buffer import LogBuffer
 from coordinator.services.collection import CollectionDesk
 from coordinator.services.control import ControlService
+from coordinator.services.events import KINDS, EventBook
 from coordinator.services.nodes import MAINTENANCE_SECONDS_MAX, NodeDesk
 from coordinator.services.tokens import TokenDesk
 from coordinator.soft_state import node_table
-from quorumfs.errors import Code, InvalidArgumentError
+from quorumfs.errors import Code
 from quorumfs.mint import system_random
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
+from tests.house.generate import ROOT
 from tests.support.coordinator import DEAD_SECONDS, Coordinator, node_info
 from tests.support.ops import ref
 
@@ -28,6 +31,7 @@ class Served:
         self.leader = leader
         anything: Any = None
         self.hurried: list[bool] = []
+        self.buffer = LogBuffer()
         self.service = ControlService(
             leader.gateway,
             leader.soft,
@@ -36,6 +40,7 @@ class Served:
             anything,
             leader.clock,
             backups=anything,
+            events=EventBook(self.buffer, leader.own.info.node_id),
             collection=CollectionDesk(
                 leader.gateway,
                 leader.soft,
@@ -256,13 +261,40 @@ def test_what_is_away_for_maintenance_is_not_hurt(leader: Coordinator, served: S
     assert served.status().under_replicated == 0
 
 
-def test_what_is_not_built_says_so(leader: Coordinator, served: Served) -> None:
-    async def events() -> None:
-        async for _ in served.service.ListEvents(a.ListEventsRequest(), CALL):
-            pass
+def test_what_happened_is_told_and_followed(leader: Coordinator, served: Served) -> None:
+    served.buffer.append("info", "node.dead", '{"event": "node.dead", "node": "d1", "silence_seconds": 30.2}')
+    served.buffer.append("debug", "node.dead", "{}")
+    served.buffer.append("info", "a.detail", '{"event": "a.detail"}')
 
-    with pytest.raises(InvalidArgumentError, match="not built"):
-        leader.run(events)
+    async def events(follow: bool, after: int = 0) -> list[a.Event]:
+        found = []
+        request = a.ListEventsRequest(follow=follow, after_id=after)
+        async for event in served.service.ListEvents(request, CALL):
+            found.append(event)
+            if follow and len(found) == 2:
+                break
+            served.buffer.append("info", "control.done", '{"detail": "d1 is forgotten"}')
+        return found
+
+    (dead,) = leader.run(lambda: events(False))
+    assert (dead.kind, dead.node_id, dead.message) == (
+        "node.dead",
+        leader.own.info.node_id,
+        "d1 is dead: not heard for 30.2 s",
+    )
+    assert dict(dead.fields) == {"node": "d1", "silence_seconds": "30.2"}
+    _, done = leader.run(lambda: events(True))
+    assert done.message == "by an operator: d1 is forgotten"
+    later = leader.run(lambda: events(False, done.id))
+    assert [event.id for event in later] == [done.id + 1]
+
+
+def test_every_kind_of_event_is_one_that_is_logged() -> None:
+    logged = "".join(
+        path.read_text() for room in ("coordinator", "common") for path in (ROOT / room).rglob("*.py")
+    )
+    states = {"node.alive", "node.suspect", "node.dead"}  # made of the state's name
+    assert {kind for kind in KINDS if logged.count(f'"{kind}"') < 2} - states == set()
 
 
 def test_repair_is_the_leaders_to_tell(leader: Coordinator, served: Served) -> None:

@@ -1,0 +1,124 @@
+"""`dfsctl events`: what happened to the cluster, as each coordinator saw it, in the order of time."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import click
+
+from dfsctl.errors import in_words, printable
+from dfsctl.fleet import seconds_of
+from dfsctl.output import show, time_of_ms
+from dfsctl.shell import command, settings
+from quorumfs.errors import NoLeaderError, PartialError, QuorumFSError
+from quorumfs.rpc.coordinator import Coordinator
+from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
+
+ASK_SECONDS = 5.0
+FOLLOW_SECONDS = 365 * 86_400.0
+AGAIN_SECONDS = 1.0
+
+
+@command("events")
+@click.option("-f", "--follow", is_flag=True, help="Go on as it happens; with -o json a line of JSON each.")
+@click.option("--since", default="", metavar="DURATION", help="Not older than this, as in 15m.")
+@click.option("--kind", default="", metavar="WORD", help="Only kinds that begin with this, as in node or gc.")
+@click.option("--from", "observer", default="", metavar="NODE", help="Only what this coordinator saw.")
+def events(follow: bool, since: str, kind: str, observer: str) -> None:
+    """What happened to the cluster, as its coordinators saw it since each began."""
+    given = settings()
+    since_ms = int((time.time() - seconds_of(since, "--since")) * 1000) if since else 0
+
+    def wanted(event: admin_pb2.Event) -> bool:
+        return event.wall_ms >= since_ms and event.kind.startswith(kind)
+
+    with given.coordinator() as coordinator:
+        asked = _coordinators(coordinator, observer)
+        if follow:
+            for event in _follow(coordinator, asked):
+                if wanted(event):
+                    click.echo(json.dumps(_json(event)) if given.as_json else _line(event))
+            return
+        found, failures = _present(coordinator, asked)
+    told = sorted(filter(wanted, found), key=lambda event: (event.wall_ms, event.node_id, event.id))
+    show(given, [_json(one) for one in told], lambda: map(_line, told))
+    _fail(failures, len(asked))
+
+
+def _coordinators(coordinator: Coordinator, observer: str) -> list[membership_pb2.NodeInfo]:
+    view = coordinator.cluster_view(leader=False)
+    there = [one.info for one in view.nodes if one.info.role == types_pb2.NODE_ROLE_COORDINATOR]
+    chosen = [one for one in there if observer in ("", one.node_id)]
+    if not chosen:
+        names = ", ".join(one.node_id for one in there)
+        raise click.BadParameter(
+            f"there is no coordinator {observer!r}; there are {names}", param_hint="--from"
+        )
+    return chosen
+
+
+def _present(
+    coordinator: Coordinator, asked: Iterable[membership_pb2.NodeInfo]
+) -> tuple[list[admin_pb2.Event], dict[str, QuorumFSError]]:
+    found: list[admin_pb2.Event] = []
+    failures: dict[str, QuorumFSError] = {}
+    for one in asked:
+        try:
+            found += coordinator.stream(
+                "Control.ListEvents", admin_pb2.ListEventsRequest(), ASK_SECONDS, address=one.grpc
+            )
+        except QuorumFSError as error:
+            failures[one.node_id] = error
+    return found, failures
+
+
+def _follow(coordinator: Coordinator, asked: list[membership_pb2.NodeInfo]) -> Iterator[admin_pb2.Event]:
+    """Of all of them at once; one that does not answer is asked again."""
+    told: queue.SimpleQueue[admin_pb2.Event] = queue.SimpleQueue()
+
+    def keep(node: membership_pb2.NodeInfo) -> None:
+        after = 0
+        while True:
+            request = admin_pb2.ListEventsRequest(follow=True, after_id=after)
+            try:
+                stream = coordinator.stream("Control.ListEvents", request, FOLLOW_SECONDS, address=node.grpc)
+                for event in stream:
+                    after = event.id
+                    told.put(event)
+            except QuorumFSError:
+                time.sleep(AGAIN_SECONDS)
+
+    for one in asked:
+        threading.Thread(target=keep, args=(one,), name=f"events-{one.node_id}", daemon=True).start()
+    while True:
+        yield told.get()
+
+
+def _fail(failures: dict[str, QuorumFSError], asked: int) -> None:
+    if not failures:
+        return
+    names, first = ", ".join(failures), next(iter(failures.values()))
+    kind = NoLeaderError if len(failures) == asked else PartialError
+    error = kind(f"{names} did not tell", cause=str(first))
+    click.echo(in_words(error), err=True, nl=False)
+    raise click.exceptions.Exit(int(error.exit_code))
+
+
+def _json(event: admin_pb2.Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "time": time_of_ms(event.wall_ms),
+        "kind": event.kind,
+        "node_id": event.node_id,
+        "message": event.message,
+        "fields": dict(event.fields),
+    }
+
+
+def _line(event: admin_pb2.Event) -> str:
+    return printable(f"{time_of_ms(event.wall_ms)}  {event.node_id}  {event.kind:22}  {event.message}")
