@@ -53,10 +53,12 @@ def _ask_daemon(given: Settings, file: Path, question: str, overrides: tuple[str
         return
     if done.returncode != 2:
         raise InternalError(f"{argv[0]} failed with status {done.returncode}", cause=done.stderr.strip())
-    error = InvalidArgumentError(f"{file}: the configuration is refused", cause=_reasons(done, given.as_json))
+    error = InvalidArgumentError(
+        f"{file}: the configuration is refused", cause=_reasons(done, file, given.as_json)
+    )
     if given.as_json:
         show_json({**_as_object(done.stdout), "error": error.to_json()})
-        sys.stderr.write(f"dfsctl: {error}\n")
+        sys.stderr.write(f"dfsctl: {error.message}\n")
         raise click.exceptions.Exit(int(error.exit_code))
     raise error
 
@@ -72,9 +74,11 @@ def role_in(file: Path) -> str:
     return "datanode" if role == "datanode" else "coordinator"
 
 
-def _reasons(done: subprocess.CompletedProcess[str], as_json: bool) -> str:
+def _reasons(done: subprocess.CompletedProcess[str], file: Path, as_json: bool) -> str:
+    """Each once, and the file's name not at all: it stands in the message already."""
     if not as_json:
-        return (done.stdout + done.stderr).strip()
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        return "\n".join(line.removeprefix(f"{file}: ").removesuffix(f" (file {file})") for line in lines)
     problems = _as_object(done.stdout).get("problems", [])
     return (
         "; ".join(f"{one['key']}: {one['reason']} ({one['origin']})" for one in problems)

@@ -153,6 +153,25 @@ def _directory() -> click.Parameter:
     )
 
 
+def _version() -> click.Parameter:
+    return click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_show_version,
+        help="Show the version and end.",
+    )
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        import quorumfs
+
+        click.echo(f"dfsctl {quorumfs.__version__}")
+        context.exit()
+
+
 class Command(click.Command):
     """A command that takes the common options too."""
 
@@ -184,6 +203,8 @@ class Group(click.Group):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         extra = [_directory()] if self.with_directory else []
+        if ctx.parent is None:
+            extra.append(_version())
         return _with(super().get_params(ctx), [*extra, *_anywhere()])
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -44,7 +44,7 @@ from quorumfs.rpc import methods
 from quorumfs.rpc.channels import Channels, ChannelSource
 from quorumfs.rpc.leader import Outcome, Route, Step
 from quorumfs.rpc.session import Refused, SessionSlots
-from quorumfs.rpc.status import from_rpc, leader_of, raise_for, status_of, was_never_sent
+from quorumfs.rpc.status import WRONG_PORT, from_rpc, leader_of, raise_for, status_of, was_never_sent
 from quorumfs.rpc.streams import BatchStreams
 from quorumfs.v1 import admin_pb2, membership_pb2, namespace_pb2, types_pb2
 
@@ -411,7 +411,8 @@ class Coordinator:
         asked = ", ".join(self.known)
         if isinstance(last, BusyError | TimedOutError) and self._reached:
             return TimedOutError(f"{what}: the leader did not get to it in time", cause=cause)
-        return NoLeaderError(f"{what}: no leader was found among {asked}", cause=cause)
+        advice = WRONG_PORT if last is not None and last.next == WRONG_PORT else ""
+        return NoLeaderError(f"{what}: no leader was found among {asked}", cause=cause, next=advice)
 
     def _reached_at(self, address: str, anybody: bool) -> None:
         with self._lock:

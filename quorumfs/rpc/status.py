@@ -87,6 +87,10 @@ _CLASS_OF: Mapping[grpc.StatusCode, type[QuorumFSError]] = {
     _S.CANCELLED: UnavailableError,
 }
 # The connection or the server broke while the request was under way.
+WRONG_PORT = (
+    "look at the port: it is not one of a coordinator's gRPC (7400 by default; 7402 is its agent's HTTP, 7401 Raft's, "
+    "7500 a datanode's)"
+)
 _MAY_HAVE_HAPPENED = frozenset(
     {_S.UNAVAILABLE, _S.DEADLINE_EXCEEDED, _S.CANCELLED, _S.UNKNOWN, _S.INTERNAL, _S.ABORTED, _S.DATA_LOSS}
 )
@@ -165,7 +169,13 @@ def from_rpc(error: grpc.RpcError, what: str, sent: bool) -> QuorumFSError:
     if sent and status in _MAY_HAVE_HAPPENED:
         return OutcomeUnknownError(f"{what}: no answer came back", cause=f"{status.name.lower()}: {cause}")
     cls = _CLASS_OF.get(status, InternalError)
-    return cls(f"{what} failed", cause=f"{status.name.lower()}: {cause}")
+    advice = WRONG_PORT if _is_elsewhere(status, cause) else ""
+    return cls(f"{what} failed", cause=f"{status.name.lower()}: {cause}", next=advice)
+
+
+def _is_elsewhere(status: grpc.StatusCode, cause: str) -> bool:
+    """Whether what listens there is no server of this kind: it speaks HTTP/1, or does not know the call."""
+    return status is _S.UNIMPLEMENTED or "parsing HTTP/2" in cause or "http1.x server" in cause
 
 
 def status_of(error: grpc.RpcError) -> grpc.StatusCode:

@@ -207,7 +207,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             text = (
                 '{"ok": false, "problems": [{"key": "gc.x", "reason": "unknown key", "origin": "f"}]}'
                 if argv[-1] == "json" or "json" in argv
-                else "f: gc.x: unknown key (file)\n"
+                else f"{argv[2]}: gc.x: unknown key (file {argv[2]})\n"
             )
             return subprocess.CompletedProcess(argv, 2, text, "")
         return subprocess.CompletedProcess(argv, 0, '{"ok": true}\n', "")
@@ -237,10 +237,12 @@ def test_a_refused_file_is_exit_code_two_with_every_reason(
     said = dfsctl("config", "check", str(tmp_path / "bad.toml"))
     assert (said.code, said.out) == (2, b"")
     assert "gc.x: unknown key" in said.err
+    assert said.err.count("bad.toml") == 1, "the file is named once, whatever is wrong with it"
     as_json = dfsctl("config", "check", str(tmp_path / "bad.toml"), "-o", "json")
     assert as_json.code == 2
     assert as_json.json["problems"][0]["key"] == "gc.x"
     assert "unknown key" in as_json.json["error"]["cause"]
+    assert "unknown key" not in as_json.err, "it stands on stdout"
     assert dfsctl("config", "check", str(tmp_path / "none.toml")).code == 3
 
 

@@ -184,3 +184,9 @@ def test_a_closed_stream_is_said_in_words(line: str, code: int, said: str, tmp_p
     )
     assert (done.returncode, said in done.stderr) == (code, True)
     assert not list(tmp_path.rglob("last-error.txt"))
+
+
+def test_the_version_is_told_without_a_command_and_without_a_cluster(dfsctl: Dfsctl) -> None:
+    said = dfsctl("--version")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith(b"dfsctl 0.")

@@ -113,6 +113,21 @@ def test_a_broken_call_that_changes_nothing_is_what_its_status_says(
     assert "told" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "failed to connect to all addresses; last error: Failed parsing HTTP/2 (Expected SETTINGS frame)",
+        ),
+        (grpc.StatusCode.UNIMPLEMENTED, "Method not found!"),
+    ],
+)
+def test_a_port_where_something_else_listens_is_named_as_that(status: grpc.StatusCode, told: str) -> None:
+    assert "look at the port" in from_rpc(Broken(status, told), "read /x", sent=False).next
+    assert "look at the port" not in from_rpc(Broken(grpc.StatusCode.UNAVAILABLE, "no"), "x", sent=False).next
+
+
 def test_a_message_over_the_limit_is_too_large_and_not_busy() -> None:
     broken = Broken(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 8)")
     assert type(from_rpc(broken, "x", sent=False)) is TooLargeError
