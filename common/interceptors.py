@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.protobuf.text_format import MessageToString
 
 from common import log
@@ -34,7 +35,7 @@ from common.door import Door, address_of
 from common.metrics import RpcMetrics
 from common.token_book import TokenBook
 from common.trust import TokenRegistry, serving_tokens
-from quorumfs.errors import BusyError, Code, InternalError, QuorumFSError, make
+from quorumfs.errors import BusyError, Code, InternalError, InvalidArgumentError, QuorumFSError, make
 from quorumfs.rpc.status import error_metadata, grpc_status
 
 PoolName = Literal["data", "control", "streams"]
@@ -132,7 +133,7 @@ class _Call:
             "rpc.changed" if result == "ok" else "rpc.change_refused",
             service=self.service,
             method=self.method,
-            what=_fit(MessageToString(request, as_one_line=True), WHAT_CHARACTERS_MAX),
+            what=_fit(_shown(request), WHAT_CHARACTERS_MAX),
             principal="" if self.principal is None else self.principal.name,
             address=self.address,
             result=result,
@@ -154,6 +155,10 @@ class _Call:
                 f"{self.method} failed on the server", cause=f"an unexpected error, request {self.request_id}"
             )
         )
+
+
+def _shown(request: Any) -> str:
+    return str(request) if isinstance(request, Unreadable) else MessageToString(request, as_one_line=True)
 
 
 def told_result(answer: Any) -> str:
@@ -186,9 +191,9 @@ class _Observer:
 
 
 def _handler_like(
-    handler: grpc.RpcMethodHandler[Any, Any], behavior: Callable[..., Any]
+    handler: grpc.RpcMethodHandler[Any, Any], behavior: Callable[..., Any], *, is_ours: bool = False
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """`handler` with another behavior of the same shape."""
+    """`handler` with another behavior of the same shape; one of ours is given bytes that are no message as such."""
     make_handler = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -197,10 +202,44 @@ def _handler_like(
     }[(handler.request_streaming, handler.response_streaming)]
     made: grpc.RpcMethodHandler[Any, Any] = make_handler(
         behavior,
-        request_deserializer=handler.request_deserializer,
+        request_deserializer=_total(handler) if is_ours else handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for a request whose bytes are no message of its kind."""
+
+    cause: str
+
+
+def _total(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[bytes], Any] | None:
+    """The deserializer, which refuses nothing: gRPC would log a trace for every stranger's bytes, and tell the caller
+    UNKNOWN. Of a stream nothing is decoded there: our streams carry bytes."""
+    decode = handler.request_deserializer
+    if decode is None or handler.request_streaming:
+        return decode
+
+    def total(raw: bytes) -> Any:
+        try:
+            return decode(raw)
+        except DecodeError as error:
+            return Unreadable(str(error)[:CAUSE_CHARACTERS_MAX])
+
+    return total
+
+
+def _reading(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """`inner` for requests that could be read; of others InvalidArgumentError."""
+
+    def serve(request: Any, context: Any) -> Any:
+        if isinstance(request, Unreadable):
+            raise InvalidArgumentError("the request is no message of its kind", cause=request.cause)
+        return inner(request, context)
+
+    return serve
 
 
 def _behavior(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Any]:
@@ -251,7 +290,7 @@ class ThreadedInterceptor(grpc.ServerInterceptor):
                 handler, self._in_pool(lambda request, context: inner(request, context), pool)
             )
         wrap = self._streaming if handler.response_streaming else self._unary
-        return _handler_like(handler, self._in_pool(wrap(path, inner), pool))
+        return _handler_like(handler, self._in_pool(wrap(path, _reading(inner)), pool), is_ours=True)
 
     @staticmethod
     def _in_pool(behavior: Callable[..., Any], pool: ThreadPoolExecutor) -> Callable[..., Any]:
@@ -345,7 +384,7 @@ class AsyncInterceptor(grpc.aio.ServerInterceptor):
             return known[1]
         inner = _behavior(handler)
         wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
-        made = _handler_like(handler, wrap(path, inner))
+        made = _handler_like(handler, wrap(path, _reading(inner)), is_ours=True)
         self._wrapped[path] = handler, made
         return made
 

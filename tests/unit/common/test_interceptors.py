@@ -13,13 +13,13 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry
 
-from common import log
+from common import interceptors, log
 from common.interceptors import AsyncInterceptor, BoundedPool, ThreadedInterceptor, refusal
 from common.metrics import RpcMetrics
 from common.trust import TokenRegistry, serving_tokens
-from quorumfs.errors import Leader, NoPlacementError, NotLeaderError
+from quorumfs.errors import InvalidArgumentError, Leader, NoPlacementError, NotLeaderError
 from quorumfs.rpc.status import ERROR_TRAILER, from_detail
-from quorumfs.v1 import types_pb2
+from quorumfs.v1 import admin_pb2, types_pb2
 
 PATH = "/quorumfs.v1.Room/Do"
 
@@ -263,3 +263,19 @@ def test_a_refusal_fits_into_metadata_whatever_it_says() -> None:
     assert len(refused.trailer[0][1]) < 8000
     assert len(refused.details) <= 512
     assert from_detail(types_pb2.ErrorDetail.FromString(refused.trailer[0][1])).code is error.code
+
+
+def test_bytes_that_are_no_message_are_refused_as_what_they_are() -> None:
+    """gRPC itself would tell the caller UNKNOWN, and log a trace for each."""
+    handler = grpc.unary_unary_rpc_method_handler(
+        lambda request, context: request, request_deserializer=admin_pb2.ShutdownRequest.FromString
+    )
+    assert handler.unary_unary is not None
+    made = interceptors._handler_like(handler, interceptors._reading(handler.unary_unary), is_ours=True)
+    assert made.unary_unary is not None
+    assert made.request_deserializer is not None
+    no_context: Any = None
+    with pytest.raises(InvalidArgumentError, match="no message of its kind"):
+        made.unary_unary(made.request_deserializer(b"\xff\xff\xff"), no_context)
+    good = admin_pb2.ShutdownRequest(reason="x")
+    assert made.unary_unary(made.request_deserializer(good.SerializeToString()), no_context) == good
