@@ -24,6 +24,7 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE_SECONDS = 30.0
+CLOSE_SECONDS = 10.0
 # Puts the pipes where the browser looks for them, whatever their numbers are here, and becomes the browser.
 LAUNCH = """
 import fcntl, os, sys
@@ -87,8 +88,14 @@ class Browser:
         self.close()
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        """In order, so that none of its processes is left to write into a directory that is gone."""
+        self._session = ""
+        try:
+            self.command("Browser.close")
+            self._process.wait(CLOSE_SECONDS)
+        except (AssertionError, OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
         self._reader.join(PATIENCE_SECONDS)
         os.close(self._to)
         os.close(self._from)
