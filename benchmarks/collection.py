@@ -1,8 +1,8 @@
 """The garbage collection over many chunks: what a cycle costs the leader, and what it costs those who wait meanwhile.
 
 The chunks are in the metadata and in inventories only: a backup of a small cluster is filled with them and restored,
-and the datanodes are heartbeats and inventories without disks. Nothing is garbage: a cycle gathers and marks everything
-and finds nothing to do.
+and the datanodes are heartbeats and inventories without disks, in a process of their own. Nothing is garbage: a cycle
+gathers and marks everything and finds nothing to do.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.children import Child
+from benchmarks.inventory_nodes import NODES
 from benchmarks.machine import Meter, forget_peak, peak_bytes, resident_bytes
 from benchmarks.plan import Plan
 from benchmarks.restoring import (
@@ -28,21 +30,12 @@ from benchmarks.restoring import (
 )
 from benchmarks.results import Results, percentile
 from benchmarks.systems import coordinator_pids
-from common.cluster import ClusterNode
-from common.cluster.content import Agenda
-from common.cluster.transport import GrpcTransport
-from datanode.duties.content import INVENTORY_PAGE_IDS
 from quorumfs import Client
-from quorumfs.rpc.trust import TrustedChannels, read_secret
 from quorumfs.testing import LocalCluster, wait_for
 from quorumfs.v1 import admin_pb2 as a
-from quorumfs.v1 import membership_pb2 as m
-from quorumfs.v1 import types_pb2 as t
 
-NODES = ("d1", "d2", "d3")
 DISK = "disk"
 ID_BYTES = 16
-HEARTBEAT_SECONDS = 0.2
 CYCLE_SECONDS = 600.0
 ROUNDS_MAX = 3
 _MS = 1e3
@@ -58,10 +51,13 @@ def collection(plan: Plan, results: Results) -> None:
             LocalCluster(coordinators=1, datanodes=0, directory=directory / "cluster", settings=settings)
         )
         ids = sorted(os.urandom(ID_BYTES) for _ in range(plan.chunks))
-        nodes = [_Node(cluster, name, ids[k :: len(NODES)]) for k, name in enumerate(NODES)]
-        for node in nodes:
-            node.start()
-            stack.callback(node.stop)
+        (directory / "ids").write_bytes(b"".join(ids))
+        config = {
+            "secret": str(cluster.layout.secret_file),
+            "coordinators": cluster.coordinators,
+            "ids": str(directory / "ids"),
+        }
+        stack.enter_context(Child("inventory_nodes", config, directory / "nodes.log")).wait_ready()
         before = _load(cluster, directory, ids, plan)
         with cluster.client() as client:
             pid = coordinator_pids(cluster)[client.leader().node_id]
@@ -72,85 +68,6 @@ def collection(plan: Plan, results: Results) -> None:
                 plan.say(f"gc: round {number + 1} of {rounds}")
                 _alone(client, pid, before, plan, results)
                 _beside(client, plan, results)
-
-
-class _Node:
-    """A datanode that says that it is there, and what it holds."""
-
-    def __init__(self, cluster: LocalCluster, node_id: str, ids: Sequence[bytes]) -> None:
-        self._ids = ids
-        self._epoch = (0, 0)
-        self._channels = TrustedChannels(read_secret(cluster.layout.secret_file), node_id)
-        info = m.NodeInfo(
-            node_id=node_id,
-            node_uuid=f"bench-{node_id}",
-            role=t.NODE_ROLE_DATANODE,
-            grpc="127.0.0.1:1",  # nothing is asked of it
-            incarnation=1,
-            disks=self.disks(),
-        )
-        agenda = Agenda(self, self, lambda _: None, lambda _: None, lambda _: None, HEARTBEAT_SECONDS)
-        self._agent = ClusterNode.for_datanode(
-            lambda: info, cluster.coordinators.split(","), GrpcTransport(self._channels), agenda
-        )
-        self.start = self._agent.start
-
-    def stop(self) -> None:
-        self._agent.stop()
-        self._channels.close()
-
-    # HeartbeatContent
-
-    def load(self) -> m.NodeLoad:
-        return m.NodeLoad()
-
-    def disks(self) -> Sequence[t.DiskInfo]:
-        return [
-            t.DiskInfo(
-                disk_id=DISK,
-                path="/disk",
-                state="ok",
-                total_bytes=1 << 40,
-                free_bytes=1 << 39,
-                used_bytes=1 << 39,
-            )
-        ]
-
-    def take_delta(self, sequence: int) -> Sequence[m.ReplicaReport]:
-        return []
-
-    def outcomes(self, sequence: int) -> Sequence[m.CommandOutcome]:
-        return []
-
-    def acknowledged(self, sequence: int) -> None:
-        pass
-
-    def inventory(self) -> Iterator[m.InventoryPage]:
-        for first in range(0, len(self._ids), INVENTORY_PAGE_IDS):
-            yield m.InventoryPage(ids=b"".join(self._ids[first : first + INVENTORY_PAGE_IDS]))
-
-    def holds_nothing(self) -> bool:
-        return False
-
-    # EpochStore: whoever leads is obeyed
-
-    @property
-    def epoch(self) -> tuple[int, int]:
-        return self._epoch
-
-    @property
-    def commit_index(self) -> int:
-        return 0
-
-    @property
-    def incarnation(self) -> int:
-        return 1
-
-    def obey(self, epoch: t.Epoch) -> None:
-        self._epoch = (epoch.history, epoch.term)
-
-    def heard(self, epoch: t.Epoch, commit_index: int) -> None:
-        pass
 
 
 def _load(cluster: LocalCluster, directory: Path, ids: Sequence[bytes], plan: Plan) -> int:

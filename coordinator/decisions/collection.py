@@ -41,9 +41,8 @@ def absent(
     have = frozenset(known)
     found: dict[bytes, list[str]] = {}
     for node_id in sorted(listed):
-        for chunk in listed[node_id].between(after, through):
-            if chunk not in have:
-                found.setdefault(chunk, []).append(node_id)
+        for chunk in sorted(set(listed[node_id].between(after, through)).difference(have)):
+            found.setdefault(chunk, []).append(node_id)
     return found
 
 

@@ -120,7 +120,7 @@ class Cycle:
     def _gather(self) -> Iterator[float]:
         nodes = {node_id for node_id, known in self._soft.known().items() if known.is_datanode}
         waiting = {node_id for node_id in nodes if self._is_there(node_id)}
-        for node_id in nodes - waiting:
+        for node_id in sorted(nodes - waiting):
             self._void(node_id, "it sends no heartbeats")
         self._soft.ask_inventories(waiting)
         until = self._clock.monotonic() + GATHER_SECONDS
@@ -132,11 +132,11 @@ class Cycle:
                 waiting.discard(one.node_id)
             if came:
                 until = self._clock.monotonic() + GATHER_SECONDS
-            for node_id in [one for one in waiting if not self._is_there(one)]:
+            for node_id in [one for one in sorted(waiting) if not self._is_there(one)]:
                 self._void(node_id, "it sends no heartbeats any more")
                 waiting.remove(node_id)
             if self._clock.monotonic() >= until:
-                for node_id in waiting:
+                for node_id in sorted(waiting):
                     self._void(node_id, "its inventory did not come")
                 break
             if waiting:
@@ -288,7 +288,7 @@ class Cycle:
         removed = [
             e.ReplicaUpdate(chunk=chunk, node_id=node_id)
             for node_id, chunks in gone.items()
-            for chunk in chunks
+            for chunk in sorted(chunks)
         ]
         free = [
             one.chunk for one in page if all(one.chunk in gone.get(node_id, ()) for node_id in one.node_ids)
@@ -306,13 +306,13 @@ class Cycle:
         yield self._enter("account")
         for node_id in sorted(self._listed):
             placed: Counter[str] = Counter()
-            after = b""
-            while page := self._desk.look(
-                partial(garbage.placed, node_id=node_id, after=after, limit=IDS_PER_PAGE)
-            ):
-                for one in page:
-                    placed[one.kind] += one.length
-                after = page[-1].chunk
+            after: bytes | None = b""
+            while after is not None:
+                page = self._desk.look(
+                    partial(garbage.placed, node_id=node_id, after=after, limit=IDS_PER_PAGE)
+                )
+                placed.update(page.lengths)
+                after = page.last
                 yield self._pause()
             disks = self._soft.pulse(node_id).disks
             room = Room(

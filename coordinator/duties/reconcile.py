@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -40,6 +40,8 @@ REPORTS_PER_ENTRY = 1000
 STORED_PER_PAGE = 2_000
 IDLE_SECONDS = 0.25
 GATHER_SECONDS = 0.1  # reports that trickle in are looked at together, and written in one entry
+PAGE_PAUSE_SECONDS = 0.005
+OVER = object()
 EARLY_SECONDS = 5.0
 EARLY_MAX = 100_000
 UNDECIDED_SECONDS = 30.0
@@ -74,6 +76,7 @@ class Reconcile:
         self._listed: deque[Report] = deque()  # out of inventories
         self._early: Later[Report] = Later(clock, EARLY_SECONDS, EARLY_MAX)
         self._undecided: Later[Done] = Later(clock, UNDECIDED_SECONDS, UNDECIDED_MAX)
+        self._comparing: Iterator[None] | None = None
         self._busy = False
         self._clock = clock
         self._healed_due = clock.monotonic()
@@ -86,18 +89,18 @@ class Reconcile:
         written = self._write_some(self._fresh, believe=False)
         written += self._write_some(self._findings, believe=True)
         written += self._write_some(self._listed, believe=False)
-        inventory = self._soft.take_inventory()
-        if inventory is not None:
-            self._compare(inventory)
+        self._go_on_comparing()
         self._doubt_healed()
         doubted = self._doubts.order()
         asked = [one for one in self._soft.wanting_inventory() if self._soft.gather(one)]
-        self._busy = bool(written or inventory or self._fresh or self._findings or self._listed)
+        self._busy = bool(written or self._fresh or self._findings or self._listed)
         return f"wrote {written} replica states, doubted {doubted}, asked {len(asked)} nodes for inventories"
 
     def wait(self) -> float:
         if len(self._fresh) + len(self._findings) + len(self._listed) >= REPORTS_PER_ENTRY:
             return 0.0
+        if self._comparing is not None:
+            return PAGE_PAUSE_SECONDS
         return GATHER_SECONDS if self._busy else IDLE_SECONDS
 
     @property
@@ -140,17 +143,31 @@ class Reconcile:
 
     # Inventories
 
-    def _compare(self, inventory: Inventory) -> None:
+    def _go_on_comparing(self) -> None:
+        """One page of the inventory at hand, or of the next: what the metadata says of a million replicas is no single
+        piece of work."""
+        if self._comparing is None:
+            inventory = self._soft.take_inventory()
+            if inventory is None:
+                return
+            self._comparing = self._compare(inventory)
+        comparing, self._comparing = self._comparing, None  # an error ends it
+        if next(comparing, OVER) is not OVER:
+            self._comparing = comparing
+
+    def _compare(self, inventory: Inventory) -> Iterator[None]:
         node_id, live = inventory.node_id, inventory.live
         absent = new = 0
         after = b""
         for page in self._stored(node_id):
             listed = live.between(after, page[-1])
             new += self._take_listed(inventory, set(listed).difference(page))
-            for chunk in set(page).difference(listed):
+            for chunk in sorted(set(page).difference(listed)):
                 self._doubts.add(node_id, chunk)
                 absent += 1
             after = page[-1]
+            if len(page) == STORED_PER_PAGE:
+                yield
         new += self._take_listed(inventory, live.between(after, None))
         self._listed.extend(inventory.troubled)
         _log.info("inventory.compared", node=node_id, live=len(live), absent=absent, new=new)

@@ -7,6 +7,7 @@ does.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from coordinator.metadata import lookup, settings, tree
@@ -18,6 +19,19 @@ REFERENCES_MAX = 100
 _CANDIDATES = "SELECT chunk, since_ms FROM orphan WHERE condemned_index = 0 AND hold = 0 AND chunk > ?"
 _HOLDERS = (
     "SELECT node.node_id FROM replica JOIN node ON node.key = replica.node WHERE chunk = ? ORDER BY node_id"
+)
+_NEEDED = (
+    "SELECT 1 FROM chunk WHERE id = ? AND state = 1 AND home = 0"
+    " AND EXISTS (SELECT 1 FROM extent WHERE extent.chunk = chunk.id)"
+    " AND (live = 0 OR EXISTS (SELECT 1 FROM replica JOIN node ON node.key = replica.node"
+    f" WHERE replica.chunk = chunk.id AND node.node_id = ? AND replica.state <> {t.REPLICA_STATE_DELETING}))"
+)
+_PLACED = (
+    "SELECT CASE WHEN state = 2 THEN 'condemned' WHEN upload IS NOT NULL THEN 'uploading'"
+    " WHEN want > 0 THEN 'referenced' ELSE 'orphan' END AS kind, sum(length), max(id)"
+    " FROM (SELECT chunk.id, chunk.state, upload, want, length FROM replica JOIN chunk ON chunk.id = replica.chunk"
+    " WHERE node = (SELECT key FROM node WHERE node_id = ?) AND replica.state = ? AND replica.chunk > ?"
+    " ORDER BY replica.chunk LIMIT ?) GROUP BY kind"
 )
 _ORPHAN = "SELECT since_index, since_ms, deleted_by, path, condemned_index, hold FROM orphan WHERE chunk = ?"
 
@@ -57,11 +71,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A replica as the accounting sees it. `kind`: referenced, uploading, orphan, condemned; `length` in bytes."""
+    """A page of a node's replicas as the accounting sees it: bytes of content by what holds their chunks (referenced,
+    uploading, orphan, condemned). `last`: the last chunk of the page, None when there was none."""
 
-    chunk: bytes
-    kind: str
-    length: int
+    lengths: Mapping[str, int]
+    last: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,27 +176,11 @@ def chunk_count(tx: sqlite3.Connection) -> int:
     return int(count)
 
 
-def placed(tx: sqlite3.Connection, node_id: str, after: bytes, limit: int) -> list[Placed]:
-    """A page of the sealed replicas that a node is said to have LIVE."""
-    rows = tx.execute(
-        "SELECT chunk.id, chunk.state, upload IS NOT NULL, want, length FROM replica"
-        " JOIN chunk ON chunk.id = replica.chunk"
-        " WHERE node = (SELECT key FROM node WHERE node_id = ?) AND replica.state = ? AND replica.chunk > ?"
-        " AND length > 0 ORDER BY replica.chunk LIMIT ?",
-        (node_id, t.REPLICA_STATE_LIVE, after, limit),
-    )
-    return [
-        Placed(chunk, _kind(state, bool(uploading), want), length)
-        for chunk, state, uploading, want, length in rows
-    ]
-
-
-def _kind(state: int, uploading: bool, want: int) -> str:
-    if state == CONDEMNED:
-        return "condemned"
-    if uploading:
-        return "uploading"
-    return "referenced" if want else "orphan"
+def placed(tx: sqlite3.Connection, node_id: str, after: bytes, limit: int) -> Placed:
+    """A page of the sealed replicas that a node is said to have LIVE, summed up in the database itself: it holds up
+    nobody who waits for the interpreter."""
+    rows = tx.execute(_PLACED, (node_id, t.REPLICA_STATE_LIVE, after, limit)).fetchall()
+    return Placed({kind: length for kind, length, _ in rows}, max((last for *_, last in rows), default=None))
 
 
 def story(tx: sqlite3.Connection, chunk: bytes) -> Story:

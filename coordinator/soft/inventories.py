@@ -25,8 +25,10 @@ class _Gathering:
     until: float
     since: float
     next_page: int = 0
-    ids: int = 0
-    pages: list[bytes] = field(default_factory=list)  # ids, in order
+    count: int = 0  # of ids and replicas told
+    ids: bytearray = field(
+        default_factory=bytearray
+    )  # in order; grows by pages, and is never copied as a whole
     through: bytes = b""
     live: set[bytes] = field(default_factory=set)  # those told one by one
     disks: dict[bytes, str] = field(default_factory=dict)
@@ -80,8 +82,8 @@ class Inventories:
         if page.page < gathering.next_page:
             return True  # a page sent again after a lost answer
         gathering.next_page += 1
-        gathering.ids += len(page.ids) // ID_BYTES + len(page.replicas)
-        if gathering.ids > SMALL_IDS:
+        gathering.count += len(page.ids) // ID_BYTES + len(page.replicas)
+        if gathering.count > SMALL_IDS:
             self._at_once = AT_ONCE_MIN
         gathering.until = now + PAGE_SECONDS
         if not _take(gathering, page):
@@ -89,7 +91,7 @@ class Inventories:
             return False
         if page.last:
             del self._running[page.node_id]
-            if gathering.ids <= SMALL_IDS:
+            if gathering.count <= SMALL_IDS:
                 self._at_once = min(AT_ONCE_MAX, self._at_once + 1)
             self._finish(_inventory(page.node_id, gathering))
         return True
@@ -104,7 +106,7 @@ class Inventories:
         """The collection wants to know everything anew, of these nodes and of no others."""
         self._asked = set(node_ids)
         self._collected.clear()
-        for node_id in self._asked:
+        for node_id in sorted(self._asked):
             self.want(node_id)
 
     def collect(self) -> list[Inventory]:
@@ -124,7 +126,7 @@ def _take(gathering: _Gathering, page: m.InventoryPage) -> bool:
     if len(page.ids) % ID_BYTES or not in_order(ids, gathering.through):
         return False
     if ids:
-        gathering.pages.append(page.ids)
+        gathering.ids += page.ids
         gathering.through = ids[-1]
     for one in page.replicas:
         if one.state == t.REPLICA_STATE_LIVE:
@@ -136,7 +138,7 @@ def _take(gathering: _Gathering, page: m.InventoryPage) -> bool:
 
 
 def _inventory(node_id: str, gathering: _Gathering) -> Inventory:
-    live = PackedIds(b"".join(gathering.pages))
+    live = PackedIds(gathering.ids)
     if gathering.live:
         live = PackedIds.of([*live, *gathering.live])
     troubled = tuple(gathering.troubled)

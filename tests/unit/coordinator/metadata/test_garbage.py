@@ -282,9 +282,11 @@ def test_replicas_are_told_by_what_holds_their_chunk(cluster: Cluster) -> None:
     cluster.upload(b"/kept", 5, nodes=("d1", "d2"))
     orphan(cluster, b"/gone", "d1", "d2")
     condemn(cluster, orphan(cluster, b"/condemned", "d1", "d2"))
-    kinds = sorted(one.kind for one in garbage.placed(db, "d1", b"", 10))
-    assert kinds == ["condemned", "orphan", "referenced"]
-    assert garbage.placed(db, "d3", b"", 10) == []
+    page = garbage.placed(db, "d1", b"", 10)
+    assert page.lengths == {"condemned": 5, "orphan": 5, "referenced": 5}
+    assert page.last is not None
+    assert garbage.placed(db, "d1", page.last, 10) == garbage.Placed({}, None)
+    assert garbage.placed(db, "d3", b"", 10) == garbage.Placed({}, None)
     assert queries.pending_deadline(db) is not None
 
 
