@@ -108,7 +108,13 @@ class Datanode:
         content = Content(self._store, commands.outcomes, self._writes, self._reads, commands.copying)
         lanes: list[Worker] = [LaneDuty("orders", commands.orders, commands)]
         lanes += [LaneDuty(f"copies-{k}", commands.copies, commands) for k in range(config.repair.parallel)]
-        purge = PurgeDuty(self._store, config.gc.quarantine_seconds, self._is_registered, SystemClock())
+        purge = PurgeDuty(
+            self._store,
+            config.gc.quarantine_seconds,
+            self._is_registered,
+            SystemClock(),
+            lambda: self._fence.epoch[0],
+        )
         quiet: list[Worker] = [
             scrub,
             VerifyDuty(self._store),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from common import log
-from coordinator.duties.cycle import Cycle, Policy
+from coordinator.duties.cycle import Cycle, Memory, Policy
 from coordinator.duties.desk import Desk
 from coordinator.duties.holders import Holders
 from coordinator.soft.cycles import Report
@@ -47,7 +47,10 @@ class Collect:
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._count = count
-        self._make: Callable[..., Cycle] = partial(Cycle, desk, soft, holders, clock, policy, epoch)
+        self._memory = Memory()
+        self._make: Callable[..., Cycle] = partial(
+            Cycle, desk, soft, holders, clock, policy, epoch, self._memory
+        )
         self._lock = threading.Lock()
         self._tickets = 0
         self._asked: OrderedDict[int, bool] = OrderedDict()  # ticket -> dry run

@@ -1,4 +1,5 @@
-"""One cycle of the garbage collection, in steps: gather, mark, adopt, condemn, sweep, account (docs/decisions/0008).
+"""One cycle of the garbage collection, in steps: gather, mark, recall, adopt, condemn, sweep, account
+(docs/decisions/0008).
 
 1. A step is one page, one entry or one call. Between steps the thread may be stopped, and clients come first.
 2. Whatever is read here only proposes. `apply` looks at the state as it is then, and a node at what it knows.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ from coordinator.metadata.garbage import Held
 from coordinator.soft.cycles import Report
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
-from quorumfs.errors import NotLeaderError, PreconditionFailedError, QuorumFSError
+from quorumfs.errors import NotLeaderError, PreconditionFailedError, QuorumFSError, UnavailableError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
 
@@ -55,8 +56,25 @@ class Policy:
     shrink_guard_percent: float = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a node listed, and when that was here."""
+
+    live: PackedIds
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of one leadership: nodes whose quarantine was looked through, and what each node listed last."""
+
+    recalled: set[str] = field(default_factory=set)
+    seen: dict[str, Seen] = field(default_factory=dict)
+
+
 class Cycle:
-    """`epoch`: of the leadership that runs it. One thread; other threads may read `report`."""
+    """`epoch`: of the leadership that runs it; `memory`: what its cycles leave to each other. One thread; other threads
+    may read `report`."""
 
     def __init__(
         self,
@@ -66,6 +84,7 @@ class Cycle:
         clock: Clock,
         policy: Policy,
         epoch: t.Epoch,
+        memory: Memory,
         *,
         dry_run: bool,
     ) -> None:
@@ -75,6 +94,9 @@ class Cycle:
         self._clock = clock
         self._policy = policy
         self._epoch = epoch
+        self._memory = memory
+        self._fork_index = 0
+        self._released: frozenset[bytes] = frozenset()
         self._listed: dict[str, PackedIds] = {}
         self._to_be_held = (
             0  # strays of other histories: adopted, but never condemned before an operator's word
@@ -90,6 +112,7 @@ class Cycle:
         if not self._guard():
             return
         if not self.report.dry_run:
+            yield from self._recall()
             yield from self._adopt(found)
         yield from self._condemn()
         if not self.report.dry_run:
@@ -100,7 +123,7 @@ class Cycle:
 
     def _begin(self) -> None:
         now = self._now()
-        self.report.cycle = now.cycle
+        self.report.cycle, self._fork_index = now.cycle, now.fork_index
         if now.paused:
             raise self._paused()
         if not self.report.dry_run:
@@ -128,6 +151,7 @@ class Cycle:
             came = self._soft.collected()
             for one in came:
                 self._listed[one.node_id] = one.live
+                self._memory.seen[one.node_id] = Seen(one.live, self._clock.wall_ms())
                 self.report.gathered += len(one.live)
                 waiting.discard(one.node_id)
             if came:
@@ -230,6 +254,33 @@ class Cycle:
             _log.error("gc.stopped", reason=self.report.reason)
         return False
 
+    # What a restored log has lost
+
+    def _recall(self) -> Iterator[float]:
+        """Bring back what files refer to and a node has in quarantine: the log of a later history went back behind the
+        entries that deleted it. Once in a leadership for each node."""
+        yield self._enter("recall")
+        if not self._fork_index:
+            return
+        for node_id in sorted(self._listed.keys() - self._memory.recalled):
+            try:
+                yield from self._recall_from(node_id)
+                self._memory.recalled.add(node_id)
+            except UnavailableError as error:
+                self._void(node_id, str(error))
+
+    def _recall_from(self, node_id: str) -> Iterator[float]:
+        after = b""
+        while page := self._holders.quarantined(node_id, after, PER_ENTRY):
+            needed = self._desk.look(partial(garbage.needed, chunks=page, node_id=node_id))
+            if needed:
+                index = self._now().index
+                count = self._holders.restore(node_id, self._epoch, needed, index)
+                self.report.recalled += count
+                _log.warning("gc.recalled", node=node_id, chunks=count, first=needed[0].hex())
+            after = page[-1]
+            yield self._pause()
+
     # What is written
 
     def _adopt(self, found: Sequence[e.AdoptChunks.One]) -> Iterator[float]:
@@ -265,18 +316,25 @@ class Cycle:
             orders = collection.deletions(
                 [(one.chunk, one.condemned_index, one.node_ids) for one in page], self._listed.keys()
             )
+            self._released = frozenset(one.chunk for one in page if one.released)
             gone: dict[str, Collection[bytes]] = {}
+            held: set[bytes] = set()
             for node_id, condemned in orders.items():
-                gone[node_id] = self._delete(node_id, condemned).gone
+                deleted = self._delete(node_id, condemned)
+                gone[node_id] = deleted.gone
+                held |= deleted.held
                 yield 0.0
             self._write_gone(page, gone)
+            if held:
+                self._hold(sorted(held))
             after = page[-1].chunk
             yield self._pause()
 
     def _delete(self, node_id: str, condemned: Sequence[tuple[bytes, int]]) -> Deleted:
         commit_index = self._desk.consensus.commit_index
         try:
-            deleted = self._holders.delete(node_id, Orders(self._epoch, commit_index, condemned))
+            orders = Orders(self._epoch, commit_index, condemned, self._fork_index, self._released)
+            deleted = self._holders.delete(node_id, orders)
         except QuorumFSError as error:
             self._void(node_id, str(error))
             return Deleted()
@@ -300,6 +358,11 @@ class Cycle:
             e.SystemCommand(forget_chunks=e.ForgetChunks(chunks=free)),
         )
         self.report.deleted += done[1]
+
+    def _hold(self, chunks: Sequence[bytes]) -> None:
+        """A node knows of them what this log does not: they wait for an operator."""
+        self._propose(e.SystemCommand(restore=e.RestoreChunks(chunks=chunks)))
+        _log.warning("gc.held", chunks=len(chunks), first=chunks[0].hex())
 
     def _account(self) -> Iterator[float]:
         """What the disks of the nodes that counted are full of."""

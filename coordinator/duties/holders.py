@@ -26,20 +26,25 @@ DELETE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """`gone`: in quarantine now, or not there. `refused`: the node keeps them; `why` is its last reason."""
+    """`gone`: in quarantine now, or not there. `refused`: the node keeps them; `why` is its last reason. `held`: of
+    those, what waits for an operator's release."""
 
     gone: frozenset[bytes] = frozenset()
     refused: frozenset[bytes] = frozenset()
     why: str = ""
+    held: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """In whose name, and how much of the log whoever orders knows."""
+    """In whose name, and how much of the log whoever orders knows. `fork_index`: where its history began. `released`:
+    of the chunks, what may go though it is of an earlier history, or an operator of one has restored it."""
 
     epoch: t.Epoch
     commit_index: int
     condemned: Sequence[tuple[bytes, int]] = field(default=())
+    fork_index: int = 0
+    released: frozenset[bytes] = frozenset()
 
 
 class Holders(Protocol):
@@ -94,13 +99,18 @@ class RemoteHolders:
         request = pb.DeleteChunksRequest(
             epoch=orders.epoch,
             commit_index=orders.commit_index,
-            chunks=[pb.DeleteChunk(chunk=chunk, condemn_index=index) for chunk, index in orders.condemned],
+            fork_index=orders.fork_index,
+            chunks=[
+                pb.DeleteChunk(chunk=chunk, condemn_index=index, released=chunk in orders.released)
+                for chunk, index in orders.condemned
+            ],
         )
         answer: pb.DeleteChunksResponse = self._call(node_id, "Delete", request, DELETE_SECONDS)
         return Deleted(
             frozenset([*answer.quarantined, *answer.absent]),
             frozenset(answer.refused),
             answer.error.message,
+            frozenset(answer.held),
         )
 
     def quarantined(self, node_id: str, after: bytes, limit: int) -> list[bytes]:

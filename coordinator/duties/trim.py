@@ -171,7 +171,9 @@ class TrimDuty:
             raise NotLeaderError("the leadership of this duty is over")
         commit_index = self._desk.consensus.commit_index
         try:
-            deleted = self._holders.delete(node_id, Orders(self._epoch, commit_index, condemned))
+            released = frozenset(chunk for chunk, _ in condemned)  # files refer to them, and others have them
+            orders = Orders(self._epoch, commit_index, condemned, released=released)
+            deleted = self._holders.delete(node_id, orders)
         except QuorumFSError as error:
             _log.info("trim.not_deleted", node=node_id, chunks=len(condemned), cause=str(error))
             return 0

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from coordinator.metadata import lookup, settings, tree
-from coordinator.metadata.contents import CONDEMNED, IN_METADATA, OF_ANOTHER_LOG
+from coordinator.metadata.contents import CONDEMNED, FREE, IN_METADATA, OF_ANOTHER_LOG, RELEASED
 from quorumfs.v1 import types_pb2 as t
 
 REFERENCES_MAX = 100
 
-_CANDIDATES = "SELECT chunk, since_ms FROM orphan WHERE condemned_index = 0 AND hold = 0 AND chunk > ?"
+_CANDIDATES = "SELECT chunk, since_ms FROM orphan WHERE condemned_index = 0 AND hold <= 0 AND chunk > ?"
 _HOLDERS = (
     "SELECT node.node_id FROM replica JOIN node ON node.key = replica.node WHERE chunk = ? ORDER BY node_id"
 )
@@ -38,7 +38,8 @@ _ORPHAN = "SELECT since_index, since_ms, deleted_by, path, condemned_index, hold
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What every cycle goes by, as of the log's `index`. Times in replicated milliseconds."""
+    """What every cycle goes by, as of the log's `index`. Times in replicated milliseconds; `fork_index`: where the
+    history began, 0 for the first."""
 
     index: int
     now_ms: int
@@ -46,6 +47,7 @@ class Cluster:
     grace_ms: int
     paused: bool
     cycle: int
+    fork_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,12 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A chunk and the nodes that may have it; `condemned_index` 0: it is not condemned."""
+    """A chunk and the nodes that may have it; `condemned_index` 0: it is not condemned. `released`: by an operator."""
 
     chunk: bytes
     condemned_index: int
     node_ids: tuple[str, ...]
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,14 @@ class Story:
 def cluster(tx: sqlite3.Connection) -> Cluster | None:
     """None before the cluster is initialised."""
     index, now_ms = tx.execute("SELECT applied_index, cluster_ms FROM raft_state WHERE id = 1").fetchone()
-    row = tx.execute("SELECT history FROM cluster WHERE id = 1").fetchone()
+    row = tx.execute("SELECT history, fork_index FROM cluster WHERE id = 1").fetchone()
     if row is None:
         return None
+    history, fork_index = row
     held = settings.load(tx)
-    return Cluster(index, now_ms, int(row[0]), held["gc.grace_ms"], bool(held["gc.paused"]), held["gc.cycle"])
+    return Cluster(
+        index, now_ms, history, held["gc.grace_ms"], bool(held["gc.paused"]), held["gc.cycle"], fork_index
+    )
 
 
 def chunk_ids(tx: sqlite3.Connection, after: bytes, limit: int) -> list[bytes]:
@@ -116,7 +122,8 @@ def chunk_ids(tx: sqlite3.Connection, after: bytes, limit: int) -> list[bytes]:
 def orphans(tx: sqlite3.Connection, after: bytes, limit: int) -> list[Held]:
     """In order, with who is known to hold them."""
     rows = tx.execute(
-        "SELECT chunk, condemned_index FROM orphan WHERE chunk > ? ORDER BY chunk LIMIT ?", (after, limit)
+        "SELECT chunk, condemned_index, hold FROM orphan WHERE chunk > ? ORDER BY chunk LIMIT ?",
+        (after, limit),
     ).fetchall()
     return [_held(tx, *row) for row in rows]
 
@@ -124,15 +131,21 @@ def orphans(tx: sqlite3.Connection, after: bytes, limit: int) -> list[Held]:
 def condemned(tx: sqlite3.Connection, after: bytes, limit: int) -> list[Held]:
     """In order, with who may still hold them."""
     rows = tx.execute(
-        "SELECT chunk, condemned_index FROM orphan WHERE condemned_index > 0 AND chunk > ?"
+        "SELECT chunk, condemned_index, hold FROM orphan WHERE condemned_index > 0 AND chunk > ?"
         " ORDER BY chunk LIMIT ?",
         (after, limit),
     ).fetchall()
     return [_held(tx, *row) for row in rows]
 
 
-def _held(tx: sqlite3.Connection, chunk: bytes, condemned_index: int) -> Held:
-    return Held(chunk, condemned_index, _nodes(tx, chunk))
+def _held(tx: sqlite3.Connection, chunk: bytes, condemned_index: int, hold: int) -> Held:
+    return Held(chunk, condemned_index, _nodes(tx, chunk), hold == RELEASED)
+
+
+def needed(tx: sqlite3.Connection, chunks: Collection[bytes], node_id: str) -> list[bytes]:
+    """Those of `chunks`, which a node has in quarantine, that files refer to and that it should have; or that nobody is
+    said to have."""
+    return [one for one in chunks if tx.execute(_NEEDED, (one, node_id)).fetchone() is not None]
 
 
 def _nodes(tx: sqlite3.Connection, chunk: bytes) -> tuple[str, ...]:
@@ -153,7 +166,7 @@ def due(tx: sqlite3.Connection, after: bytes, limit: int) -> list[bytes]:
 def candidates(tx: sqlite3.Connection, after: bytes, limit: int, *, held: bool) -> list[bytes]:
     """Orphans that are not condemned, in order: those that may be one day, or those that are `held`."""
     rows = tx.execute(
-        "SELECT chunk FROM orphan WHERE condemned_index = 0 AND (hold <> 0) = ? AND chunk > ?"
+        "SELECT chunk FROM orphan WHERE condemned_index = 0 AND (hold > 0) = ? AND chunk > ?"
         " ORDER BY chunk LIMIT ?",
         (held, after, limit),
     )
@@ -163,8 +176,8 @@ def candidates(tx: sqlite3.Connection, after: bytes, limit: int, *, held: bool) 
 def counts(tx: sqlite3.Connection) -> Counts:
     """All orphans are read: a tenth of a second for a million."""
     row = tx.execute(
-        "SELECT coalesce(sum(condemned_index = 0 AND hold = 0), 0), coalesce(sum(condemned_index > 0), 0),"
-        " coalesce(sum(hold <> 0), 0), coalesce(sum(path = x'' AND deleted_by = '' AND hold <> ?), 0),"
+        "SELECT coalesce(sum(condemned_index = 0 AND hold <= 0), 0), coalesce(sum(condemned_index > 0), 0),"
+        " coalesce(sum(hold > 0), 0), coalesce(sum(path = x'' AND deleted_by = '' AND hold <> ?), 0),"
         " coalesce(sum(hold = ?), 0) FROM orphan",
         (OF_ANOTHER_LOG, OF_ANOTHER_LOG),
     ).fetchone()
@@ -234,7 +247,7 @@ def guard_of(story: Story) -> str:
             return f"its upload {story.upload.hex()} is open"
         case "orphan" if story.hold == OF_ANOTHER_LOG:
             return "a log that this one has not seen may refer to it: dfsctl gc release when it may go"
-        case "orphan" if story.hold:
+        case "orphan" if story.hold > FREE:
             return "it was restored from quarantine: dfsctl gc release when it may go"
         case "orphan" if story.since_ms + story.grace_ms > story.now_ms:
             return "its grace is not over"

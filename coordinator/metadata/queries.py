@@ -233,7 +233,7 @@ def pending_deadline(tx: sqlite3.Connection) -> int | None:
         " UNION ALL SELECT min(opened_ms + ttl_ms) FROM session"
         " UNION ALL SELECT min(deleted_ms) FROM trash WHERE purged = 1"
         " UNION ALL SELECT min(deleted_ms) + ? FROM trash WHERE purged = 0"
-        " UNION ALL SELECT min(since_ms) + ? FROM orphan WHERE condemned_index = 0 AND hold = 0"
+        " UNION ALL SELECT min(since_ms) + ? FROM orphan WHERE condemned_index = 0 AND hold <= 0"
         " UNION ALL SELECT min(expires_ms) FROM token WHERE revoked = 0"
         " AND expires_ms > (SELECT cluster_ms FROM raft_state WHERE id = 1)"
         " UNION ALL SELECT min(maintenance_until_ms) FROM node WHERE maintenance_until_ms > 0)",

@@ -220,7 +220,7 @@ orphan = Table(
     Column("condemned_index", BigInteger, nullable=False),  # 0: not condemned
     Column("condemned_ms", BigInteger, nullable=False),
     Column("cycle", BigInteger, nullable=False),
-    Column("hold", Integer, nullable=False),  # contents.RESTORED, OF_ANOTHER_LOG: no candidate
+    Column("hold", Integer, nullable=False),  # above contents.FREE: no candidate
     sqlite_with_rowid=False,
 )
 

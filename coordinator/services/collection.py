@@ -162,7 +162,7 @@ class CollectionDesk:
             told.deleted_at_index = story.since_index
             told.since_wall_ms = max(0, wall_ms - (story.now_ms - story.since_ms))
             told.last_referenced_by[:] = [show(story.last_path)] if story.last_path else []
-        if story.state == "orphan" and not story.hold:
+        if story.state == "orphan" and story.hold <= 0:
             told.earliest_sweep_wall_ms = wall_ms + max(0, story.since_ms + story.grace_ms - story.now_ms)
         return told
 

@@ -24,6 +24,7 @@ class Report:
     gathered: int = 0
     strays: int = 0
     adopted: int = 0
+    recalled: int = 0
     candidates: int = 0
     condemned: int = 0
     deleted: int = 0

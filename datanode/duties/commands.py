@@ -21,6 +21,7 @@ from common import log
 from datanode.duties.upkeep import ScrubDuty
 from datanode.store.chunks import ChunkStore
 from datanode.store.fence import EpochStore
+from datanode.store.holds import Hold
 from datanode.store.orders import Orders, Outcome
 from datanode.transfer.pull import Puller
 from quorumfs.errors import BusyError, IntegrityError, InternalError, InvalidArgumentError, QuorumFSError
@@ -199,7 +200,7 @@ class Hands:
         self.fence.obey(command.epoch)
         match command.WhichOneof("command"):
             case "replicate":
-                return self._replicate(command.replicate)
+                return self._replicate(command.replicate, command.epoch.history)
             case "delete":
                 chunk = chunk_id(command.delete.chunk)
                 told = self.fence.told_commit_index
@@ -224,9 +225,9 @@ class Hands:
             case other:
                 raise InvalidArgumentError(f"this node does not know the command {other}")
 
-    def _replicate(self, order: m.ReplicateCommand) -> t.ReplicaAck:
+    def _replicate(self, order: m.ReplicateCommand, history: int) -> t.ReplicaAck:
         chunk = chunk_id(order.chunk)
-        self.store.unquarantine(chunk, order.void_below_index)
+        self.store.unquarantine(chunk, Hold(history, order.void_below_index))
         info = self.puller.pull(chunk, order.sources, order.length, order.checksum)
         return t.ReplicaAck(node_id=self.node_id, disk_id=info.disk_id, durable=True)
 

@@ -186,18 +186,26 @@ class PurgeDuty:
 
     Time counts only while a leader acknowledges this node (`counts`), and in steps no longer than twice the
     pause: no clock that jumps, no machine that slept, and no cluster without a leader, in which nobody could
-    restore anything, shortens it. A restart of the process begins it anew. Wrong bytes stay: they may be the
-    last that is left of a chunk.
+    restore anything, shortens it. A restart of the process begins it anew, and so does a new `history` of the
+    log: it may have gone back behind a deletion, and want the chunk again. Wrong bytes stay: they may be the last that
+    is left of a chunk.
     """
 
     name = "purge"
 
     def __init__(
-        self, store: ChunkStore, quarantine_seconds: float, counts: Callable[[], bool], clock: Clock
+        self,
+        store: ChunkStore,
+        quarantine_seconds: float,
+        counts: Callable[[], bool],
+        clock: Clock,
+        history: Callable[[], int],
     ) -> None:
         self._store = store
         self._quarantine_seconds = quarantine_seconds
         self._counts = counts
+        self._history = history
+        self._counted_in = history()
         self._clock = clock
         self._age_seconds = 0.0
         self._looked_at = clock.monotonic()
@@ -208,6 +216,9 @@ class PurgeDuty:
         self._let_time_pass()
         found = self._store.condemned()
         self._since = {one: self._since.get(one, self._age_seconds) for one in found}
+        history = self._history()
+        if history != self._counted_in:
+            self._counted_in, self._since = history, {}
         due = [
             one for one, since in self._since.items() if self._age_seconds - since >= self._quarantine_seconds
         ]

@@ -86,11 +86,14 @@ class ChunksService:
         require_node(context)
         condemned = [(chunk_id(one.chunk), one.condemn_index) for one in request.chunks]
         told = request.commit_index if request.HasField("commit_index") else None
-        outcome = self._orders.delete(request.epoch, condemned, told)
+        fork_index = request.fork_index if request.HasField("fork_index") else None
+        released = {chunk_id(one.chunk) for one in request.chunks if one.released}
+        outcome = self._orders.delete(request.epoch, condemned, told, fork_index, released)
         return pb.DeleteChunksResponse(
             quarantined=outcome.done,
             absent=outcome.absent,
             refused=outcome.refused,
+            held=outcome.held,
             error=to_detail(outcome.error) if outcome.error else None,
         )
 

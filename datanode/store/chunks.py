@@ -24,7 +24,7 @@ from pathlib import Path
 from datanode.store import reader, rules
 from datanode.store.delta import Change, Delta, ReplicaChange
 from datanode.store.disk import TEMPORARY, Disk
-from datanode.store.holds import Holds
+from datanode.store.holds import Hold, Holds
 from datanode.store.index import Index, Quarantined
 from datanode.store.layout import Birth, Header, file_size
 from datanode.store.reader import ChunkReader, Verdict
@@ -294,11 +294,11 @@ class ChunkStore:
 
     # Deleting
 
-    def quarantine(self, chunk: ChunkId, condemn_index: int, history: int) -> bool:
+    def quarantine(self, chunk: ChunkId, condemned: Condemnation) -> bool:
         """Put a condemned chunk aside, durably. False if it is not here (or already aside).
 
-        The caller has obeyed the epoch of the order; `history` is that of the epoch. Raises SafetyGuardError
-        for a chunk that must not go, UnavailableError when the disk refuses.
+        The caller has obeyed the epoch of the order. Raises SafetyGuardError for a chunk that must not go,
+        UnavailableError when the disk refuses.
         """
         birth = self._birth_of(chunk)
         with self._lock:
@@ -306,10 +306,8 @@ class ChunkStore:
             if number is None:
                 return False
             disk = self.disks[number]
-            rules.check_quarantine(
-                chunk, birth, condemn_index, history, self._holds[number].void_below(chunk)
-            )
-            old, new = disk.chunk_path(chunk), disk.quarantine_path(chunk, condemn_index)
+            rules.check_quarantine(chunk, birth, condemned, self._holds[number].of(chunk))
+            old, new = disk.chunk_path(chunk), disk.quarantine_path(chunk, condemned.index)
             try:
                 size = disk.files.size_of(old)
                 disk.files.rename(old, new)
@@ -321,7 +319,7 @@ class ChunkStore:
             except OSError as error:
                 raise disk.translate(error, f"quarantining chunk {chunk.hex()}") from error
             self._index.remove(chunk)
-            self._index.set_aside(chunk, Quarantined(number, condemn_index, size))
+            self._index.set_aside(chunk, Quarantined(number, condemned.index, size))
         try:
             disk.sync_directory(new.parent)
             disk.sync_directory(old.parent)
@@ -330,8 +328,8 @@ class ChunkStore:
         self.delta.add(Change(chunk, ReplicaChange.MISSING, disk.disk_id))
         return True
 
-    def restore(self, chunk: ChunkId, void_below_index: int) -> bool:
-        """Void condemnations at or below the index and bring the chunk back, durably; False: not here.
+    def restore(self, chunk: ChunkId, hold: Hold) -> bool:
+        """Void condemnations at or below the hold's index and bring the chunk back, durably; False: not here.
 
         A chunk that was not quarantined gets the hold alone: the order to delete it may be on its way.
         """
@@ -340,7 +338,7 @@ class ChunkStore:
             return False
         disk = self.disks[number]
         try:
-            self._holds[number].add(chunk, void_below_index)
+            self._holds[number].add(chunk, hold)
             with self._restoring:
                 moved = self._bring_back(chunk)
         except OSError as error:
@@ -353,12 +351,16 @@ class ChunkStore:
             pass  # it is a suspect now; what verifying finds is reported
         return True
 
-    def unquarantine(self, chunk: ChunkId, void_below_index: int) -> None:
-        """Bring back what a condemnation at or below the index put aside, as the chunk is wanted here again; nothing
-        happens when there is no such. Its bytes are not verified. Raises UnavailableError."""
+    def unquarantine(self, chunk: ChunkId, hold: Hold) -> None:
+        """Bring back what a condemnation at or below the hold's index put aside, as the chunk is wanted here again;
+        nothing happens when there is no such. Its bytes are not verified. Raises UnavailableError."""
         aside = self._index.aside(chunk)
-        if aside is not None and aside.condemn_index is not None and aside.condemn_index <= void_below_index:
-            self.restore(chunk, void_below_index)
+        if (
+            aside is not None
+            and aside.condemn_index is not None
+            and aside.condemn_index <= hold.void_below_index
+        ):
+            self.restore(chunk, hold)
 
     def condemned(self) -> list[tuple[ChunkId, int]]:
         """(chunk, condemn index) of all that lies in quarantine by order."""

@@ -1,41 +1,68 @@
 """Deletes that are void: for some chunks, condemnations at or below a log index no longer count.
 
-Restoring a chunk voids what condemned it (decisions 20). An order to delete may still be on its way, so the
-restore is written down here, on the chunk's disk, before it is answered. Records are appended and synced,
-each with its own CRC; a torn last one was never answered and is cut off at the next start.
+1. Restoring a chunk voids what condemned it (decisions 20). An order to delete may still be on its way, so the
+   restore is written down here, on the chunk's disk, before it is answered. Records are appended and synced,
+   each with its own CRC; a torn last one was never answered and is cut off at the next start.
+2. An index belongs to a history. A hold of an earlier one says that somebody restored the chunk in a log that the
+   present leader may not have seen: it stands until that leader says that an operator has released the chunk.
+3. `holds.log`, of versions before, knows no histories; it is read and not written any more. What it has counts by the
+   index alone.
 """
 
 from __future__ import annotations
 
 import struct
 import threading
+from dataclasses import dataclass
 
 from datanode.store.disk import Disk
 from quorumfs.checksum import crc32c
 from quorumfs.ids import ChunkId
 
-FILE = "holds.log"
+FILE = "holds-2.log"
+OLD_FILE = "holds.log"
+UNKNOWN = 0
+"""The history of a hold that an earlier version wrote."""
 
-_RECORD = struct.Struct("<16sQ")
+_OLD_RECORD = struct.Struct("<16sQ")
+_RECORD = struct.Struct("<16sQQ")
 _CRC = struct.Struct("<I")
-_SIZE = _RECORD.size + _CRC.size
 
 
-def encode(chunk: ChunkId, void_below_index: int) -> bytes:
-    body = _RECORD.pack(chunk, void_below_index)
+@dataclass(frozen=True, slots=True, order=True)
+class Hold:
+    """Condemnations up to the index are void; in that history, and in later ones all that are not released."""
+
+    history: int
+    void_below_index: int
+
+
+def encode(chunk: ChunkId, hold: Hold) -> bytes:
+    body = _RECORD.pack(chunk, hold.history, hold.void_below_index)
     return body + _CRC.pack(crc32c(body))
 
 
-def decode(raw: bytes) -> tuple[dict[ChunkId, int], int]:
-    """({chunk: highest void index}, length in bytes of the good beginning)."""
-    found: dict[ChunkId, int] = {}
-    for at in range(0, len(raw) - _SIZE + 1, _SIZE):
-        body = raw[at : at + _RECORD.size]
-        if crc32c(body) != _CRC.unpack_from(raw, at + _RECORD.size)[0]:
+def decode(raw: bytes) -> tuple[dict[ChunkId, Hold], int]:
+    """({chunk: the last hold}, length in bytes of the good beginning)."""
+    return _decode(raw, _RECORD)
+
+
+def decode_old(raw: bytes) -> dict[ChunkId, Hold]:
+    """What the file of a version before says."""
+    return _decode(raw, _OLD_RECORD)[0]
+
+
+def _decode(raw: bytes, record: struct.Struct) -> tuple[dict[ChunkId, Hold], int]:
+    found: dict[ChunkId, Hold] = {}
+    size = record.size + _CRC.size
+    for at in range(0, len(raw) - size + 1, size):
+        body = raw[at : at + record.size]
+        if crc32c(body) != _CRC.unpack_from(raw, at + record.size)[0]:
             return found, at
-        chunk, index = _RECORD.unpack(body)
-        found[ChunkId(chunk)] = max(index, found.get(ChunkId(chunk), 0))
-    return found, len(raw) - len(raw) % _SIZE
+        chunk, *numbers = record.unpack(body)
+        hold = Hold(*numbers) if record is _RECORD else Hold(UNKNOWN, *numbers)
+        found[ChunkId(chunk)] = max(hold, found.get(ChunkId(chunk), hold))
+    return found, len(raw) - len(raw) % size
 
 
 class Holds:
@@ -44,32 +71,35 @@ class Holds:
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._lock = threading.Lock()
-        self._indexes: dict[ChunkId, int] = {}
+        self._holds: dict[ChunkId, Hold] = {}
         self._end = 0
 
     def load(self) -> None:
         """Raises OSError if the file is there and cannot be read."""
+        found, self._end = decode(self._read(FILE))
+        self._holds = {**decode_old(self._read(OLD_FILE)), **found}
+
+    def _read(self, name: str) -> bytes:
         try:
-            raw = (self._disk.path / FILE).read_bytes()
+            return (self._disk.path / name).read_bytes()
         except FileNotFoundError:
-            raw = b""
-        self._indexes, self._end = decode(raw)
+            return b""
 
-    def void_below(self, chunk: ChunkId) -> int:
-        """Condemnations of `chunk` at or below this index are void; 0 if there is no hold."""
-        return self._indexes.get(chunk, 0)
+    def of(self, chunk: ChunkId) -> Hold | None:
+        return self._holds.get(chunk)
 
-    def add(self, chunk: ChunkId, void_below_index: int) -> None:
-        """Durable on return. Raises OSError."""
+    def add(self, chunk: ChunkId, hold: Hold) -> None:
+        """Durable on return; nothing happens when a later one stands. Raises OSError."""
         with self._lock:
-            if void_below_index <= self._indexes.get(chunk, 0):
+            before = self._holds.get(chunk)
+            if before is not None and hold <= before:
                 return
             path = self._disk.path / FILE
             with path.open("r+b" if path.exists() else "x+b", buffering=0) as file:
-                record = encode(chunk, void_below_index)
+                record = encode(chunk, hold)
                 self._disk.files.write(file.fileno(), record, self._end)
                 self._disk.files.sync_data(file.fileno())
             if self._end == 0:
                 self._disk.sync_directory(self._disk.path)
             self._end += len(record)
-            self._indexes[chunk] = void_below_index
+            self._holds[chunk] = hold

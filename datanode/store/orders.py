@@ -6,22 +6,26 @@ one refusal does not hold up the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from datanode.store.chunks import ChunkStore
 from datanode.store.fence import EpochLike, EpochStore
+from datanode.store.holds import Hold
+from datanode.store.rules import Condemnation, HeldError
 from quorumfs.errors import HistoryBehindError, QuorumFSError
 from quorumfs.ids import ChunkId
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of each chunk. `error` is the last reason why one was refused."""
+    """What became of each chunk. `error` is the last reason why one was refused; `held`: of those refused, what waits
+    for an operator's release."""
 
     done: list[ChunkId] = field(default_factory=list)
     absent: list[ChunkId] = field(default_factory=list)
     refused: list[ChunkId] = field(default_factory=list)
+    held: list[ChunkId] = field(default_factory=list)
     error: QuorumFSError | None = None
 
 
@@ -37,8 +41,11 @@ class Orders:
         epoch: EpochLike,
         condemned: Sequence[tuple[ChunkId, int]],
         commit_index: int | None = None,
+        fork_index: int | None = None,
+        released: Collection[ChunkId] = (),
     ) -> Outcome:
-        """Quarantine (chunk, condemn index) each. `commit_index`: the leader's, where it told it.
+        """Quarantine (chunk, condemn index) each. `commit_index`, `fork_index`: the leader's, where it told it;
+        `released`: what may go though the leader's log cannot have seen all of it.
 
         Raises FencedError for a lower epoch, HistoryBehindError for a leader that knows less of the log than
         this node has heard of: its metadata may be a backup, and what it takes for garbage may be new.
@@ -53,12 +60,15 @@ class Orders:
         self._fence.settle()
         outcome = Outcome()
         for chunk, condemn_index in condemned:
+            condemned_by = Condemnation(condemn_index, epoch.history, fork_index, chunk in released)
             try:
-                gone = self._store.quarantine(chunk, condemn_index, epoch.history)
+                gone = self._store.quarantine(chunk, condemned_by)
                 (outcome.done if gone else outcome.absent).append(chunk)
             except QuorumFSError as error:
                 outcome.refused.append(chunk)
                 outcome.error = error
+                if isinstance(error, HeldError):
+                    outcome.held.append(chunk)
         return outcome
 
     def restore(self, epoch: EpochLike, chunks: Sequence[ChunkId], void_below_index: int) -> Outcome:
@@ -67,10 +77,11 @@ class Orders:
         Raises FencedError.
         """
         self._fence.obey(epoch)
+        hold = Hold(epoch.history, void_below_index)
         outcome = Outcome()
         for chunk in chunks:
             try:
-                back = self._store.restore(chunk, void_below_index)
+                back = self._store.restore(chunk, hold)
                 (outcome.done if back else outcome.absent).append(chunk)
             except QuorumFSError as error:
                 outcome.refused.append(chunk)

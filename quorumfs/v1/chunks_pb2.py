@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from quorumfs.v1 import types_pb2 as quorumfs_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18quorumfs/v1/chunks.proto\x12\x0bquorumfs.v1\x1a\x17quorumfs/v1/types.proto\">\n\x05\x46rame\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x17\n\x0f\x62lock_checksums\x18\x04 \x01(\x0c\"\x8f\x01\n\x0cWriteRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x17\n\x0f\x62lock_checksums\x18\x04 \x01(\x0c\x12$\n\x04open\x18\x08 \x01(\x0b\x32\x16.quorumfs.v1.WriteOpen\x12\"\n\x03\x65nd\x18\t \x01(\x0b\x32\x15.quorumfs.v1.WriteEnd\"\xdf\x01\n\tWriteOpen\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06upload\x18\x02 \x01(\x0c\x12&\n\x05\x62irth\x18\x03 \x01(\x0b\x32\x17.quorumfs.v1.ChunkBirth\x12*\n\x08pipeline\x18\x04 \x03(\x0b\x32\x18.quorumfs.v1.NodeAddress\x12\x12\n\ncluster_id\x18\x05 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x11\n\tsize_hint\x18\x08 \x01(\x04\x12\x0e\n\x06repair\x18\t \x01(\x08\",\n\x08WriteEnd\x12\x0e\n\x06length\x18\x01 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\x07\":\n\rWriteResponse\x12)\n\x08replicas\x18\x01 \x03(\x0b\x32\x17.quorumfs.v1.ReplicaAck\"j\n\x10ReadChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x13\n\x0b\x66rame_bytes\x18\x04 \x01(\r\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x91\x01\n\x10ReplicateRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12)\n\x07sources\x18\x02 \x03(\x0b\x32\x18.quorumfs.v1.NodeAddress\x12!\n\x05\x65poch\x18\x03 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x07\"9\n\x11ReplicateResponse\x12$\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x17.quorumfs.v1.ReplicaAck\"3\n\x0b\x44\x65leteChunk\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x15\n\rcondemn_index\x18\x02 \x01(\x04\"\x8e\x01\n\x13\x44\x65leteChunksRequest\x12!\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12(\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x18.quorumfs.v1.DeleteChunk\x12\x19\n\x0c\x63ommit_index\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x0f\n\r_commit_index\"u\n\x14\x44\x65leteChunksResponse\x12\x13\n\x0bquarantined\x18\x01 \x03(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x02 \x03(\x0c\x12\x0f\n\x07refused\x18\x03 \x03(\x0c\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x18.quorumfs.v1.ErrorDetail\"c\n\x14RestoreChunksRequest\x12!\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12\x0e\n\x06\x63hunks\x18\x02 \x03(\x0c\x12\x18\n\x10void_below_index\x18\x03 \x01(\x04\"9\n\x15RestoreChunksResponse\x12\x10\n\x08restored\x18\x01 \x03(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x02 \x03(\x0c\"F\n\x11ListChunksRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x0c\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x13\n\x0bquarantined\x18\x03 \x01(\x08\"J\n\x12ListChunksResponse\x12&\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x16.quorumfs.v1.ChunkInfo\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"!\n\x10StatChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\xa8\x01\n\tChunkInfo\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06upload\x18\x02 \x01(\x0c\x12&\n\x05\x62irth\x18\x03 \x01(\x0b\x32\x17.quorumfs.v1.ChunkBirth\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x07\x12\x0f\n\x07\x64isk_id\x18\x06 \x01(\t\x12\x0c\n\x04\x66ile\x18\x07 \x01(\t\x12\x13\n\x0bquarantined\x18\x08 \x01(\x08\"#\n\x12VerifyChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"m\n\x13VerifyChunkResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x07\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x18\n\x10\x66irst_bad_offset\x18\x05 \x01(\x04\"\x18\n\x16GetShortCircuitRequest\"F\n\x17GetShortCircuitResponse\x12\x0e\n\x06socket\x18\x01 \x01(\x0c\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x32\xa7\x05\n\x06\x43hunks\x12@\n\x05Write\x12\x19.quorumfs.v1.WriteRequest\x1a\x1a.quorumfs.v1.WriteResponse(\x01\x12;\n\x04Read\x12\x1d.quorumfs.v1.ReadChunkRequest\x1a\x12.quorumfs.v1.Frame0\x01\x12J\n\tReplicate\x12\x1d.quorumfs.v1.ReplicateRequest\x1a\x1e.quorumfs.v1.ReplicateResponse\x12M\n\x06\x44\x65lete\x12 .quorumfs.v1.DeleteChunksRequest\x1a!.quorumfs.v1.DeleteChunksResponse\x12P\n\x07Restore\x12!.quorumfs.v1.RestoreChunksRequest\x1a\".quorumfs.v1.RestoreChunksResponse\x12G\n\x04List\x12\x1e.quorumfs.v1.ListChunksRequest\x1a\x1f.quorumfs.v1.ListChunksResponse\x12=\n\x04Stat\x12\x1d.quorumfs.v1.StatChunkRequest\x1a\x16.quorumfs.v1.ChunkInfo\x12K\n\x06Verify\x12\x1f.quorumfs.v1.VerifyChunkRequest\x1a .quorumfs.v1.VerifyChunkResponse\x12\\\n\x0fGetShortCircuit\x12#.quorumfs.v1.GetShortCircuitRequest\x1a$.quorumfs.v1.GetShortCircuitResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18quorumfs/v1/chunks.proto\x12\x0bquorumfs.v1\x1a\x17quorumfs/v1/types.proto\">\n\x05\x46rame\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x17\n\x0f\x62lock_checksums\x18\x04 \x01(\x0c\"\x8f\x01\n\x0cWriteRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x17\n\x0f\x62lock_checksums\x18\x04 \x01(\x0c\x12$\n\x04open\x18\x08 \x01(\x0b\x32\x16.quorumfs.v1.WriteOpen\x12\"\n\x03\x65nd\x18\t \x01(\x0b\x32\x15.quorumfs.v1.WriteEnd\"\xdf\x01\n\tWriteOpen\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06upload\x18\x02 \x01(\x0c\x12&\n\x05\x62irth\x18\x03 \x01(\x0b\x32\x17.quorumfs.v1.ChunkBirth\x12*\n\x08pipeline\x18\x04 \x03(\x0b\x32\x18.quorumfs.v1.NodeAddress\x12\x12\n\ncluster_id\x18\x05 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x11\n\tsize_hint\x18\x08 \x01(\x04\x12\x0e\n\x06repair\x18\t \x01(\x08\",\n\x08WriteEnd\x12\x0e\n\x06length\x18\x01 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\x07\":\n\rWriteResponse\x12)\n\x08replicas\x18\x01 \x03(\x0b\x32\x17.quorumfs.v1.ReplicaAck\"j\n\x10ReadChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x13\n\x0b\x66rame_bytes\x18\x04 \x01(\r\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x91\x01\n\x10ReplicateRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12)\n\x07sources\x18\x02 \x03(\x0b\x32\x18.quorumfs.v1.NodeAddress\x12!\n\x05\x65poch\x18\x03 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x07\"9\n\x11ReplicateResponse\x12$\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x17.quorumfs.v1.ReplicaAck\"E\n\x0b\x44\x65leteChunk\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x15\n\rcondemn_index\x18\x02 \x01(\x04\x12\x10\n\x08released\x18\x03 \x01(\x08\"\xb6\x01\n\x13\x44\x65leteChunksRequest\x12!\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12(\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x18.quorumfs.v1.DeleteChunk\x12\x19\n\x0c\x63ommit_index\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nfork_index\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x0f\n\r_commit_indexB\r\n\x0b_fork_index\"\x83\x01\n\x14\x44\x65leteChunksResponse\x12\x13\n\x0bquarantined\x18\x01 \x03(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x02 \x03(\x0c\x12\x0f\n\x07refused\x18\x03 \x03(\x0c\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x18.quorumfs.v1.ErrorDetail\x12\x0c\n\x04held\x18\x05 \x03(\x0c\"c\n\x14RestoreChunksRequest\x12!\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12\x0e\n\x06\x63hunks\x18\x02 \x03(\x0c\x12\x18\n\x10void_below_index\x18\x03 \x01(\x04\"9\n\x15RestoreChunksResponse\x12\x10\n\x08restored\x18\x01 \x03(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x02 \x03(\x0c\"F\n\x11ListChunksRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x0c\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x13\n\x0bquarantined\x18\x03 \x01(\x08\"J\n\x12ListChunksResponse\x12&\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x16.quorumfs.v1.ChunkInfo\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"!\n\x10StatChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\xa8\x01\n\tChunkInfo\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06upload\x18\x02 \x01(\x0c\x12&\n\x05\x62irth\x18\x03 \x01(\x0b\x32\x17.quorumfs.v1.ChunkBirth\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x07\x12\x0f\n\x07\x64isk_id\x18\x06 \x01(\t\x12\x0c\n\x04\x66ile\x18\x07 \x01(\t\x12\x13\n\x0bquarantined\x18\x08 \x01(\x08\"#\n\x12VerifyChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"m\n\x13VerifyChunkResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x07\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x18\n\x10\x66irst_bad_offset\x18\x05 \x01(\x04\"\x18\n\x16GetShortCircuitRequest\"F\n\x17GetShortCircuitResponse\x12\x0e\n\x06socket\x18\x01 \x01(\x0c\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x32\xa7\x05\n\x06\x43hunks\x12@\n\x05Write\x12\x19.quorumfs.v1.WriteRequest\x1a\x1a.quorumfs.v1.WriteResponse(\x01\x12;\n\x04Read\x12\x1d.quorumfs.v1.ReadChunkRequest\x1a\x12.quorumfs.v1.Frame0\x01\x12J\n\tReplicate\x12\x1d.quorumfs.v1.ReplicateRequest\x1a\x1e.quorumfs.v1.ReplicateResponse\x12M\n\x06\x44\x65lete\x12 .quorumfs.v1.DeleteChunksRequest\x1a!.quorumfs.v1.DeleteChunksResponse\x12P\n\x07Restore\x12!.quorumfs.v1.RestoreChunksRequest\x1a\".quorumfs.v1.RestoreChunksResponse\x12G\n\x04List\x12\x1e.quorumfs.v1.ListChunksRequest\x1a\x1f.quorumfs.v1.ListChunksResponse\x12=\n\x04Stat\x12\x1d.quorumfs.v1.StatChunkRequest\x1a\x16.quorumfs.v1.ChunkInfo\x12K\n\x06Verify\x12\x1f.quorumfs.v1.VerifyChunkRequest\x1a .quorumfs.v1.VerifyChunkResponse\x12\\\n\x0fGetShortCircuit\x12#.quorumfs.v1.GetShortCircuitRequest\x1a$.quorumfs.v1.GetShortCircuitResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,31 +49,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPLICATERESPONSE']._serialized_start=864
   _globals['_REPLICATERESPONSE']._serialized_end=921
   _globals['_DELETECHUNK']._serialized_start=923
-  _globals['_DELETECHUNK']._serialized_end=974
-  _globals['_DELETECHUNKSREQUEST']._serialized_start=977
-  _globals['_DELETECHUNKSREQUEST']._serialized_end=1119
-  _globals['_DELETECHUNKSRESPONSE']._serialized_start=1121
-  _globals['_DELETECHUNKSRESPONSE']._serialized_end=1238
-  _globals['_RESTORECHUNKSREQUEST']._serialized_start=1240
-  _globals['_RESTORECHUNKSREQUEST']._serialized_end=1339
-  _globals['_RESTORECHUNKSRESPONSE']._serialized_start=1341
-  _globals['_RESTORECHUNKSRESPONSE']._serialized_end=1398
-  _globals['_LISTCHUNKSREQUEST']._serialized_start=1400
-  _globals['_LISTCHUNKSREQUEST']._serialized_end=1470
-  _globals['_LISTCHUNKSRESPONSE']._serialized_start=1472
-  _globals['_LISTCHUNKSRESPONSE']._serialized_end=1546
-  _globals['_STATCHUNKREQUEST']._serialized_start=1548
-  _globals['_STATCHUNKREQUEST']._serialized_end=1581
-  _globals['_CHUNKINFO']._serialized_start=1584
-  _globals['_CHUNKINFO']._serialized_end=1752
-  _globals['_VERIFYCHUNKREQUEST']._serialized_start=1754
-  _globals['_VERIFYCHUNKREQUEST']._serialized_end=1789
-  _globals['_VERIFYCHUNKRESPONSE']._serialized_start=1791
-  _globals['_VERIFYCHUNKRESPONSE']._serialized_end=1900
-  _globals['_GETSHORTCIRCUITREQUEST']._serialized_start=1902
-  _globals['_GETSHORTCIRCUITREQUEST']._serialized_end=1926
-  _globals['_GETSHORTCIRCUITRESPONSE']._serialized_start=1928
-  _globals['_GETSHORTCIRCUITRESPONSE']._serialized_end=1998
-  _globals['_CHUNKS']._serialized_start=2001
-  _globals['_CHUNKS']._serialized_end=2680
+  _globals['_DELETECHUNK']._serialized_end=992
+  _globals['_DELETECHUNKSREQUEST']._serialized_start=995
+  _globals['_DELETECHUNKSREQUEST']._serialized_end=1177
+  _globals['_DELETECHUNKSRESPONSE']._serialized_start=1180
+  _globals['_DELETECHUNKSRESPONSE']._serialized_end=1311
+  _globals['_RESTORECHUNKSREQUEST']._serialized_start=1313
+  _globals['_RESTORECHUNKSREQUEST']._serialized_end=1412
+  _globals['_RESTORECHUNKSRESPONSE']._serialized_start=1414
+  _globals['_RESTORECHUNKSRESPONSE']._serialized_end=1471
+  _globals['_LISTCHUNKSREQUEST']._serialized_start=1473
+  _globals['_LISTCHUNKSREQUEST']._serialized_end=1543
+  _globals['_LISTCHUNKSRESPONSE']._serialized_start=1545
+  _globals['_LISTCHUNKSRESPONSE']._serialized_end=1619
+  _globals['_STATCHUNKREQUEST']._serialized_start=1621
+  _globals['_STATCHUNKREQUEST']._serialized_end=1654
+  _globals['_CHUNKINFO']._serialized_start=1657
+  _globals['_CHUNKINFO']._serialized_end=1825
+  _globals['_VERIFYCHUNKREQUEST']._serialized_start=1827
+  _globals['_VERIFYCHUNKREQUEST']._serialized_end=1862
+  _globals['_VERIFYCHUNKRESPONSE']._serialized_start=1864
+  _globals['_VERIFYCHUNKRESPONSE']._serialized_end=1973
+  _globals['_GETSHORTCIRCUITREQUEST']._serialized_start=1975
+  _globals['_GETSHORTCIRCUITREQUEST']._serialized_end=1999
+  _globals['_GETSHORTCIRCUITRESPONSE']._serialized_start=2001
+  _globals['_GETSHORTCIRCUITRESPONSE']._serialized_end=2071
+  _globals['_CHUNKS']._serialized_start=2074
+  _globals['_CHUNKS']._serialized_end=2753
 # @@protoc_insertion_point(module_scope)

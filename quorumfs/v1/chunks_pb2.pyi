@@ -268,17 +268,21 @@ class DeleteChunk(_message.Message):
 
     CHUNK_FIELD_NUMBER: _builtins.int
     CONDEMN_INDEX_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     condemn_index: _builtins.int
+    released: _builtins.bool
+    """an operator has said that it may go, or the log refers to other copies of it"""
     def __init__(
         self,
         *,
         chunk: _builtins.bytes = ...,
         condemn_index: _builtins.int = ...,
+        released: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "condemn_index", b"condemn_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "condemn_index", b"condemn_index", "released", b"released"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -291,8 +295,11 @@ class DeleteChunksRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
     COMMIT_INDEX_FIELD_NUMBER: _builtins.int
+    FORK_INDEX_FIELD_NUMBER: _builtins.int
     commit_index: _builtins.int
     """the leader's: refused if the node has heard of a higher one"""
+    fork_index: _builtins.int
+    """where the leader's history began: older ones' chunks born behind it stay, but if released"""
     @_builtins.property
     def epoch(self) -> _types_pb2.Epoch: ...
     @_builtins.property
@@ -303,14 +310,20 @@ class DeleteChunksRequest(_message.Message):
         epoch: _types_pb2.Epoch | None = ...,
         chunks: _abc.Iterable[Global___DeleteChunk] | None = ...,
         commit_index: _builtins.int | None = ...,
+        fork_index: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_commit_index", b"_commit_index", "commit_index", b"commit_index", "epoch", b"epoch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_commit_index", b"_commit_index", "_fork_index", b"_fork_index", "commit_index", b"commit_index", "epoch", b"epoch", "fork_index", b"fork_index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_commit_index", b"_commit_index", "chunks", b"chunks", "commit_index", b"commit_index", "epoch", b"epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_commit_index", b"_commit_index", "_fork_index", b"_fork_index", "chunks", b"chunks", "commit_index", b"commit_index", "epoch", b"epoch", "fork_index", b"fork_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__commit_index: _TypeAlias = _typing.Literal["commit_index"]  # noqa: Y015
     _WhichOneofArgType__commit_index: _TypeAlias = _typing.Literal["_commit_index", b"_commit_index"]  # noqa: Y015
+    _WhichOneofReturnType__fork_index: _TypeAlias = _typing.Literal["fork_index"]  # noqa: Y015
+    _WhichOneofArgType__fork_index: _TypeAlias = _typing.Literal["_fork_index", b"_fork_index"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__commit_index) -> _WhichOneofReturnType__commit_index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fork_index) -> _WhichOneofReturnType__fork_index | None: ...
 
 Global___DeleteChunksRequest: _TypeAlias = DeleteChunksRequest  # noqa: Y015
 
@@ -322,6 +335,7 @@ class DeleteChunksResponse(_message.Message):
     ABSENT_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def quarantined(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
@@ -330,6 +344,10 @@ class DeleteChunksResponse(_message.Message):
     def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
     def error(self) -> _types_pb2.ErrorDetail: ...
+    @_builtins.property
+    def held(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """of those refused: wait for an operator's release"""
+
     def __init__(
         self,
         *,
@@ -337,10 +355,11 @@ class DeleteChunksResponse(_message.Message):
         absent: _abc.Iterable[_builtins.bytes] | None = ...,
         refused: _abc.Iterable[_builtins.bytes] | None = ...,
         error: _types_pb2.ErrorDetail | None = ...,
+        held: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "error", b"error", "quarantined", b"quarantined", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "error", b"error", "held", b"held", "quarantined", b"quarantined", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -231,13 +231,16 @@ class Collection(RuleBasedStateMachine):
         self.farm.restore_backup(backup.image, self.farm.history + 1)
         there = {chunk for node in self.farm.nodes.nodes.values() for chunk in node.chunks}
         touched = {chunk for node in self.farm.nodes.nodes.values() for chunk in node.quarantine}
-        touched |= {chunk for node in self.farm.nodes.nodes.values() for chunk in node.void_below}
+        restored = {chunk for node in self.farm.nodes.nodes.values() for chunk in node.void_below}
         self.held = {chunk: set(self.farm.on(chunk)) for chunk in there - backup.chunks | backup.held & there}
         self.files = dict(backup.files)
         self.uploads = [one for one in backup.uploads if set(one[2]) <= set(self.farm.on(chunk_of(one)))]
         known = [*self.files.values(), *map(chunk_of, self.uploads)]
         self.places = {chunk: set(self.farm.on(chunk)) for chunk in known}
-        known_garbage = backup.garbage.keys() & backup.chunks - touched
+        self.held |= {
+            chunk: set(self.farm.on(chunk)) for chunk in backup.garbage if chunk in restored & there
+        }
+        known_garbage = backup.garbage.keys() & backup.chunks - touched - restored
         self.garbage = {chunk: backup.garbage[chunk] for chunk in known_garbage}
         self.old = []
 

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +22,7 @@ from coordinator.duties.holders import Deleted
 from coordinator.metadata import contents, garbage, system
 from coordinator.metadata.commands import garbage as commands
 from coordinator.metadata.context import Context
+from datanode.store import rules
 from quorumfs.errors import Code
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
@@ -197,6 +198,22 @@ def _an_upload_ends_as_ever(original: Callable[..., Any]) -> Callable[..., Any]:
     return mutated
 
 
+def _wherever_born(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda chunk, birth, condemned, hold: original(
+        chunk, birth, replace(condemned, released=True), hold
+    )
+
+
+@contextmanager
+def _nobody_looks_at_births() -> Iterator[None]:
+    """Neither the log at what it adopts, nor a node at what it is to delete: each alone suffices."""
+    with (
+        patch.object(commands, "_is_of_this_log", lambda context, birth: True),
+        patch.object(rules, "check_quarantine", _wherever_born(rules.check_quarantine)),
+    ):
+        yield
+
+
 def _goes_on_in_its_history(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda farm, image, history: original(farm, image, farm.history)
 
@@ -344,7 +361,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a restored backup takes what is newer for garbage",
-        _method(commands, "_is_of_this_log", _births_do_not_matter),
+        _nobody_looks_at_births,
         an_older_backup,
     ),
     Mutation(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from coordinator.decisions.collection import Birth, Found
 from coordinator.duties.holders import Deleted, Orders
 from datanode.store import rules
+from datanode.store.holds import Hold
 from datanode.store.layout import Birth as StoredBirth
 from quorumfs.errors import (
     FencedError,
@@ -26,12 +27,16 @@ class Datanode:
     node_id: str
     chunks: dict[bytes, Found] = field(default_factory=dict)
     quarantine: dict[bytes, tuple[int, Found]] = field(default_factory=dict)  # with the condemn index
-    void_below: dict[bytes, int] = field(default_factory=dict)
+    holds: dict[bytes, Hold] = field(default_factory=dict)
     epoch: tuple[int, int] = (0, 0)
     commit_index: int = 0
     reachable: bool = True
     page_ids: int = 1000
     heard: tuple[int, int] = (0, 0)  # as `epoch`, whatever `obey` makes of it
+
+    @property
+    def void_below(self) -> dict[bytes, int]:
+        return {chunk: hold.void_below_index for chunk, hold in self.holds.items()}
 
     def obey(self, epoch: t.Epoch) -> None:
         told = (epoch.history, epoch.term)
@@ -57,24 +62,31 @@ class Datanode:
         told = (orders.epoch.history, orders.epoch.term)
         assert told >= self.heard, f"{self.node_id} obeyed a leader that was deposed"
         assert orders.commit_index >= self.commit_index, f"{self.node_id} obeyed a leader that knows less"
-        gone, refused, why = set(), set(), ""
+        gone, refused, held, why = set(), set(), set(), ""
         for chunk, index in orders.condemned:
             try:
-                self._quarantine(chunk, index, orders.epoch.history)
+                self._quarantine(
+                    chunk,
+                    rules.Condemnation(
+                        index, orders.epoch.history, orders.fork_index, chunk in orders.released
+                    ),
+                )
                 gone.add(chunk)
             except SafetyGuardError as error:
                 refused.add(chunk)
                 why = str(error)
-        return Deleted(frozenset(gone), frozenset(refused), why)
+                if isinstance(error, rules.HeldError):
+                    held.add(chunk)
+        return Deleted(frozenset(gone), frozenset(refused), why, frozenset(held))
 
-    def _quarantine(self, chunk: bytes, index: int, history: int) -> None:
+    def _quarantine(self, chunk: bytes, condemned: rules.Condemnation) -> None:
         found = self.chunks.get(chunk)
         if found is None:
             return
         born = StoredBirth(found.birth.history, found.birth.index, found.birth.cluster_ms)
-        rules.check_quarantine(ChunkId(chunk), born, index, history, self.void_below.get(chunk, 0))
+        rules.check_quarantine(ChunkId(chunk), born, condemned, self.holds.get(chunk))
         del self.chunks[chunk]
-        self.quarantine[chunk] = (index, found)
+        self.quarantine[chunk] = (condemned.index, found)
 
     def restore(self, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> int:
         self.obey(epoch)
@@ -83,7 +95,8 @@ class Datanode:
             if chunk in self.quarantine:
                 self.chunks[chunk] = self.quarantine.pop(chunk)[1]
             if chunk in self.chunks:
-                self.void_below[chunk] = max(void_below, self.void_below.get(chunk, 0))
+                hold = Hold(epoch.history, void_below)
+                self.holds[chunk] = max(hold, self.holds.get(chunk, hold))
                 back += 1
         return back
 

@@ -30,7 +30,7 @@ _NEW_ORPHAN = (
 )
 _CANDIDATE = (
     "SELECT since_ms FROM orphan JOIN chunk ON chunk.id = orphan.chunk"
-    " WHERE orphan.chunk = ? AND hold = 0 AND condemned_index = 0 AND upload IS NULL"
+    " WHERE orphan.chunk = ? AND hold <= 0 AND condemned_index = 0 AND upload IS NULL"
     " AND NOT EXISTS (SELECT 1 FROM extent WHERE extent.chunk = orphan.chunk)"
 )
 
@@ -135,10 +135,10 @@ def release(context: Context, command: e.ReleaseChunks) -> int:
     before. What was born in a later history stays: no node would let a leader of this one delete it."""
     return sum(
         context.execute(
-            "UPDATE orphan SET hold = 0, since_ms = ?,"
-            " deleted_by = CASE WHEN deleted_by = '' THEN ? ELSE deleted_by END WHERE chunk = ? AND hold <> 0"
+            "UPDATE orphan SET hold = ?, since_ms = ?,"
+            " deleted_by = CASE WHEN deleted_by = '' THEN ? ELSE deleted_by END WHERE chunk = ? AND hold > 0"
             " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.id = orphan.chunk AND birth_history <= ?)",
-            (context.now_ms, context.principal or OPERATOR, chunk, context.history),
+            (contents.RELEASED, context.now_ms, context.principal or OPERATOR, chunk, context.history),
         ).rowcount
         for chunk in command.chunks
     )

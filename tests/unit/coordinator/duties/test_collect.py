@@ -10,10 +10,11 @@ import pytest
 from coordinator.duties.collect import FIRST_SECONDS
 from coordinator.duties.cycle import ALARM, ALARM_OF_ANOTHER_LOG, Policy
 from coordinator.metadata import garbage, invariants
-from coordinator.metadata.contents import OF_ANOTHER_LOG
+from coordinator.metadata.contents import OF_ANOTHER_LOG, RESTORED
 from quorumfs.errors import BusyError, Code, NotFoundError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
+from tests.support.datanodes import born
 from tests.support.farm import GRACE_SECONDS, INTERVAL_SECONDS, NODES, Farm
 
 STRAY = b"s" * 16
@@ -319,3 +320,70 @@ def test_however_much_another_log_left_it_is_listed_and_stops_nothing(farm: Farm
     assert farm.cycle().deleted == len(left)
     assert farm.leader.soft.alarms() == []
     assert [farm.on(chunk) for chunk in left] == [[]] * len(left)
+
+
+# After a restored backup
+
+
+def released(farm: Farm, chunk: bytes) -> None:
+    farm.leader.system(e.SystemCommand(release=e.ReleaseChunks(chunks=[chunk])))
+
+
+def test_what_a_restored_log_refers_to_comes_back_from_quarantine(farm: Farm) -> None:
+    chunk, other = farm.store(b"/x"), farm.store(b"/garbage")
+    farm.remove(b"/garbage")
+    image = farm.leader.consensus.backup()
+    farm.remove(b"/x")
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 2
+    assert farm.on(chunk) == []
+    farm.restore_backup(image, 2)
+    farm.nodes["d3"].reachable = False
+    report = farm.cycle()
+    assert (report.recalled, farm.on(chunk), farm.on(other)) == (2, ["d1", "d2"], [])
+    farm.nodes["d3"].reachable = True
+    farm.pass_time(1.0)
+    assert farm.cycle().recalled == 1
+    assert farm.on(chunk) == list(NODES)
+    assert farm.cycle().recalled == 0
+    farm.pass_time(10 * GRACE_SECONDS)
+    farm.cycle()
+    assert (farm.on(chunk), farm.state(chunk)) == (list(NODES), "referenced")
+
+
+def test_what_an_operator_restored_after_the_backup_waits_for_a_release(farm: Farm) -> None:
+    """The restored log takes it for garbage; the nodes know better, however high or low the index of the order is."""
+    chunk = farm.store(b"/x")
+    farm.remove(b"/x")
+    image = farm.leader.consensus.backup()
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 1
+    for _ in range(20):
+        farm.pass_time(1.0)  # the index of the hold is far above the backup's
+    for node in farm.nodes.nodes.values():
+        assert node.restore(farm.leader.soft.epoch(), [chunk], farm.leader.consensus.status().commit_index)
+    farm.restore_backup(image, 2)
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 0
+    assert farm.on(chunk) == list(NODES)
+    assert garbage.story(farm.leader.db, chunk).hold == RESTORED
+    released(farm, chunk)
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 1
+    assert farm.on(chunk) == []
+
+
+def test_a_node_keeps_what_is_younger_than_the_restore_even_if_the_leader_condemns_it(farm: Farm) -> None:
+    chunk = farm.store(b"/x")
+    farm.remove(b"/x")
+    farm.restore_backup(farm.leader.consensus.backup(), 2)
+    fork = garbage.cluster(farm.leader.db)
+    assert fork is not None
+    for node in farm.nodes.nodes.values():
+        node.chunks[chunk] = born(1, fork.fork_index + 1)
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 0
+    assert farm.on(chunk) == list(NODES)
+    released(farm, chunk)
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from quorumfs.limits import MIB
 from quorumfs.v1.types_pb2 import Epoch
 from tests.unit.datanode.store.fakes import flip, opened, put
 
+from datanode.store.holds import Hold
 A, B = ChunkId(b"a" * 16), ChunkId(b"b" * 16)
+from datanode.store.rules import Condemnation
 DATA = b"d" * 100_000
 
 
@@ -30,8 +33,10 @@ def let_pass(duty: PurgeDuty, clock: ManualClock, seconds: float) -> str:
     return said
 
 
-def purging(store: ChunkStore, clock: ManualClock, *, led: bool = True) -> PurgeDuty:
-    return PurgeDuty(store, 3600.0, lambda: led, clock)
+def purging(
+    store: ChunkStore, clock: ManualClock, *, led: bool = True, history: Callable[[], int] = lambda: 1
+) -> PurgeDuty:
+    return PurgeDuty(store, 3600.0, lambda: led, clock, history)
 
 
 def test_a_condemned_chunk_is_removed_when_its_time_in_quarantine_is_over(tmp_path: Path) -> None:
@@ -40,9 +45,9 @@ def test_a_condemned_chunk_is_removed_when_its_time_in_quarantine_is_over(tmp_pa
         put(store, A, DATA)
         put(store, B, DATA)
         duty = purging(store, clock)
-        store.quarantine(A, 50, 1)
+        store.quarantine(A, Condemnation(50, 1))
         let_pass(duty, clock, 1800)
-        store.quarantine(B, 50, 1)
+        store.quarantine(B, Condemnation(50, 1))
         assert let_pass(duty, clock, 1500) == "0 purged, 2 in quarantine"
         let_pass(duty, clock, 600)
         assert store.ids(b"", 9, quarantined=True) == [B]
@@ -56,16 +61,16 @@ def test_time_in_which_nobody_leads_does_not_count(tmp_path: Path) -> None:
     clock = ManualClock()
     with opened(tmp_path) as (store, _):
         put(store, A, DATA)
-        store.quarantine(A, 50, 1)
+        store.quarantine(A, Condemnation(50, 1))
         let_pass(purging(store, clock, led=False), clock, 10_000)
-        assert store.restore(A, 50)
+        assert store.restore(A, Hold(1, 50))
 
 
 def test_a_machine_that_slept_purges_nothing_when_it_wakes(tmp_path: Path) -> None:
     clock = ManualClock()
     with opened(tmp_path) as (store, _):
         put(store, A, DATA)
-        store.quarantine(A, 50, 1)
+        store.quarantine(A, Condemnation(50, 1))
         duty = purging(store, clock)
         duty.work()
         clock.advance(86_400)
@@ -76,11 +81,11 @@ def test_a_chunk_that_was_restored_and_condemned_again_has_its_whole_time(tmp_pa
     clock = ManualClock()
     with opened(tmp_path) as (store, _):
         put(store, A, DATA)
-        store.quarantine(A, 50, 1)
+        store.quarantine(A, Condemnation(50, 1))
         duty = purging(store, clock)
         let_pass(duty, clock, 3000)
-        store.restore(A, 50)
-        store.quarantine(A, 60, 1)
+        store.restore(A, Hold(1, 50))
+        store.quarantine(A, Condemnation(60, 1))
         assert let_pass(duty, clock, 3000) == "0 purged, 1 in quarantine"
 
 
@@ -97,7 +102,7 @@ def test_what_was_condemned_before_a_restart_is_counted_in_bytes_and_purged_too(
     clock = ManualClock()
     with opened(tmp_path) as (store, _):
         put(store, A, DATA)
-        store.quarantine(A, 50, 1)
+        store.quarantine(A, Condemnation(50, 1))
     with opened(tmp_path) as (store, _):
         measure = MeasureDuty(store)
         for _ in range(256):

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from datanode.store.delta import ReplicaChange
+from datanode.store.holds import Hold
 from datanode.store.layout import Birth, file_size
+from datanode.store.rules import Condemnation, HeldError
 from quorumfs.checksum import block_checksums, crc32c
 from quorumfs.errors import (
     BusyError,
@@ -178,7 +180,7 @@ def test_a_corrupt_replica_is_put_aside_and_reported_and_may_come_again(tmp_path
         assert [change.state for change in store.delta.pending(9)[0]] == [ReplicaChange.CORRUPT]
         with pytest.raises(ChunkNotFoundError):
             store.open_reader(CHUNK)
-        assert not store.restore(CHUNK, 100)
+        assert not store.restore(CHUNK, Hold(1, 100))
         put(store, CHUNK, DATA)
         assert content(store, CHUNK) == DATA
 
@@ -195,8 +197,8 @@ def test_a_file_that_vanished_is_reported_missing(tmp_path: Path) -> None:
 def test_a_condemned_chunk_goes_to_quarantine_and_comes_back(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
         put(store, CHUNK, DATA)
-        assert store.quarantine(CHUNK, condemn_index=50, history=1)
-        assert not store.quarantine(CHUNK, condemn_index=50, history=1)
+        assert store.quarantine(CHUNK, Condemnation(50, 1))
+        assert not store.quarantine(CHUNK, Condemnation(50, 1))
         assert (tmp_path / "quarantine" / f"{CHUNK.hex()}.50").exists()
     with opened(tmp_path) as (store, _):
         assert CHUNK not in store
@@ -204,7 +206,7 @@ def test_a_condemned_chunk_goes_to_quarantine_and_comes_back(tmp_path: Path) -> 
         assert store.info(CHUNK).quarantined
         with pytest.raises(PreconditionFailedError, match="condemned at index 50"):
             store.begin(CHUNK, UPLOAD, BIRTH)
-        assert store.restore(CHUNK, void_below_index=60)
+        assert store.restore(CHUNK, Hold(1, 60))
         assert content(store, CHUNK) == DATA
         assert store.delta.pending(9)[0][-1].state is ReplicaChange.SEALED
     with opened(tmp_path) as (store, _):
@@ -214,13 +216,13 @@ def test_a_condemned_chunk_goes_to_quarantine_and_comes_back(tmp_path: Path) -> 
 def test_a_restored_chunk_outlives_the_delete_that_was_on_its_way(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
         put(store, CHUNK, DATA)
-        assert store.restore(CHUNK, void_below_index=60)
+        assert store.restore(CHUNK, Hold(1, 60))
         with pytest.raises(SafetyGuardError, match="voided"):
-            store.quarantine(CHUNK, 60, 1)
+            store.quarantine(CHUNK, Condemnation(60, 1))
     with opened(tmp_path) as (store, _):
         with pytest.raises(SafetyGuardError, match="voided"):
-            store.quarantine(CHUNK, 55, 1)
-        assert store.quarantine(CHUNK, 61, 1)
+            store.quarantine(CHUNK, Condemnation(55, 1))
+        assert store.quarantine(CHUNK, Condemnation(61, 1))
 
 
 @pytest.mark.parametrize(
@@ -230,8 +232,30 @@ def test_a_chunk_younger_than_its_condemnation_stays(tmp_path: Path, birth: Birt
     with opened(tmp_path) as (store, _):
         put(store, CHUNK, DATA, birth)
         with pytest.raises(SafetyGuardError, match="born"):
-            store.quarantine(CHUNK, 50, history)
+            store.quarantine(CHUNK, Condemnation(50, history))
         assert content(store, CHUNK) == DATA
+
+
+def test_a_chunk_that_an_earlier_history_restored_waits_for_a_release(tmp_path: Path) -> None:
+    """Indexes of two histories say nothing about each other."""
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        store.restore(CHUNK, Hold(1, 150))
+        for index in (90, 200):
+            with pytest.raises(HeldError, match="restored from quarantine in history 1"):
+                store.quarantine(CHUNK, Condemnation(index, 2, fork_index=80))
+        assert store.quarantine(CHUNK, Condemnation(90, 2, fork_index=80, released=True))
+
+
+def test_a_chunk_younger_than_the_end_of_its_history_waits_for_a_release(tmp_path: Path) -> None:
+    older, younger = ChunkId(b"1" * 16), ChunkId(b"2" * 16)
+    with opened(tmp_path) as (store, _):
+        put(store, older, DATA, Birth(1, 80, 0))
+        put(store, younger, DATA, Birth(1, 81, 0))
+        assert store.quarantine(older, Condemnation(200, 2, fork_index=80))
+        with pytest.raises(HeldError, match="behind its end"):
+            store.quarantine(younger, Condemnation(200, 2, fork_index=80))
+        assert store.quarantine(younger, Condemnation(200, 2, fork_index=80, released=True))
 
 
 def test_a_full_disk_is_an_answer_and_leaves_nothing(tmp_path: Path) -> None:
@@ -392,21 +416,22 @@ def test_a_new_data_directory_is_durable_up_to_what_was_there_before(tmp_path: P
 def test_a_condemned_chunk_whose_file_was_removed_by_hand_harms_no_disk(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
         put(store, CHUNK, DATA)
-        store.quarantine(CHUNK, 50, 1)
+        store.quarantine(CHUNK, Condemnation(50, 1))
         (tmp_path / "quarantine" / f"{CHUNK.hex()}.50").unlink()
         with pytest.raises(ChunkNotFoundError):
             store.info(CHUNK)
-        assert not store.restore(CHUNK, 50)
+        assert not store.restore(CHUNK, Hold(1, 50))
         assert store.usage()[0].state == "ok"
 
 
 def test_a_chunk_restored_by_two_at_once_is_there_once(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
         put(store, CHUNK, DATA)
-        store.quarantine(CHUNK, 50, 1)
+        store.quarantine(CHUNK, Condemnation(50, 1))
         outcomes: list[bool] = []
         threads = [
-            threading.Thread(target=lambda: outcomes.append(store.restore(CHUNK, 50))) for _ in range(6)
+            threading.Thread(target=lambda: outcomes.append(store.restore(CHUNK, Hold(1, 50))))
+            for _ in range(6)
         ]
         for thread in threads:
             thread.start()
@@ -431,9 +456,9 @@ def test_a_restore_on_a_slow_disk_holds_up_no_reader(tmp_path: Path) -> None:
     with opened(tmp_path, files=Slow()) as (store, _):
         put(store, CHUNK, DATA)
         put(store, other, DATA)
-        store.quarantine(CHUNK, 50, 1)
+        store.quarantine(CHUNK, Condemnation(50, 1))
         may_slow.set()
-        restoring = threading.Thread(target=store.restore, args=(CHUNK, 50))
+        restoring = threading.Thread(target=store.restore, args=(CHUNK, Hold(1, 50)))
         restoring.start()
         assert syncing.wait(10)
         assert content(store, other) == DATA
@@ -449,5 +474,5 @@ def test_a_delete_that_finds_no_quarantine_is_not_taken_for_done(tmp_path: Path)
         (tmp_path / "quarantine" / "corrupt").rmdir()
         (tmp_path / "quarantine").rmdir()
         with pytest.raises(UnavailableError):
-            store.quarantine(CHUNK, 50, 1)
+            store.quarantine(CHUNK, Condemnation(50, 1))
         assert CHUNK in store

@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 
 from datanode.store.files import Files
+from datanode.store.holds import Hold
+from datanode.store.rules import Condemnation
 from quorumfs.ids import ChunkId
 from tests.unit.datanode.store.fakes import FlakyFiles, Killed, content, opened, put, temporaries
 
@@ -26,9 +28,9 @@ def killed_at(path: Path, steps: int, act: str) -> bool:
             case "put":
                 put(store, CHUNK, DATA)
             case "quarantine":
-                store.quarantine(KEPT, 99, 1)
+                store.quarantine(KEPT, Condemnation(99, 1))
             case "restore":
-                store.restore(KEPT, 99)
+                store.restore(KEPT, Hold(1, 99))
         return True
     return False
 
@@ -65,11 +67,11 @@ def test_a_delete_or_restore_is_done_or_not_wherever_the_process_dies(tmp_path: 
             assert gone or not deleted
             assert store.ids(b"", 9, quarantined=True) == ([KEPT] if gone else [])
             if not gone:
-                store.quarantine(KEPT, 99, 1)
+                store.quarantine(KEPT, Condemnation(99, 1))
         restored = killed_at(root, steps, "restore")
         with opened(root) as (store, _):
             assert KEPT in store or not restored
-            store.restore(KEPT, 99)
+            store.restore(KEPT, Hold(1, 99))
             assert content(store, KEPT) == DATA
     assert deleted
     assert restored

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,8 +11,13 @@ from datanode.store import holds
 from datanode.store.delta import Change, Delta, ReplicaChange
 from datanode.store.disk import GroupSync
 from datanode.store.files import Files
+from datanode.store.holds import Hold
 from datanode.store.index import Index, Quarantined
+from datanode.store.layout import Birth
+from datanode.store.rules import Condemnation
 from datanode.store.scrub import Scrubber, verify_suspect
+from quorumfs.checksum import crc32c
+from quorumfs.errors import SafetyGuardError
 from quorumfs.ids import ChunkId
 from tests.unit.datanode.store.fakes import flip, opened, put
 
@@ -51,9 +57,9 @@ def test_the_feed_is_bounded() -> None:
 
 @given(st.binary(max_size=200))
 def test_hostile_holds_are_cut_off_where_they_go_wrong(tail: bytes) -> None:
-    good = holds.encode(A, 5) + holds.encode(B, 7) + holds.encode(A, 9)
+    good = holds.encode(A, Hold(1, 5)) + holds.encode(B, Hold(1, 7)) + holds.encode(A, Hold(1, 9))
     found, end = holds.decode(good + tail)
-    assert found.items() >= {A: 9, B: 7}.items()
+    assert found.items() >= {A: Hold(1, 9), B: Hold(1, 7)}.items()
     assert end >= len(good)
 
 
@@ -61,15 +67,32 @@ def test_a_torn_hold_is_overwritten_by_the_next(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
         put(store, A, b"x")
         put(store, B, b"x")
-        store.restore(A, 5)
+        store.restore(A, Hold(1, 5))
     with (tmp_path / holds.FILE).open("ab") as file:
         file.write(b"torn")
     with opened(tmp_path) as (store, _):
-        store.restore(B, 7)
+        store.restore(B, Hold(1, 7))
     with opened(tmp_path) as (_, disks):
         kept = holds.Holds(disks.disks[0])
         kept.load()
-        assert (kept.void_below(A), kept.void_below(B)) == (5, 7)
+        assert (kept.of(A), kept.of(B)) == (Hold(1, 5), Hold(1, 7))
+
+
+def test_holds_of_an_earlier_version_count_by_their_index_and_are_not_written_any_more(
+    tmp_path: Path,
+) -> None:
+    body = bytes.fromhex("61" * 16 + "0500000000000000")
+    (tmp_path / holds.OLD_FILE).write_bytes(body + crc32c(body).to_bytes(4, "little"))
+    chunk = ChunkId(b"a" * 16)
+    with opened(tmp_path) as (store, disks):
+        put(store, chunk, b"x", Birth(1, 1, 0))
+        with pytest.raises(SafetyGuardError, match="voided"):
+            store.quarantine(chunk, Condemnation(5, 3))
+        store.restore(chunk, Hold(3, 4))
+        kept = holds.Holds(disks.disks[0])
+        kept.load()
+        assert kept.of(chunk) == Hold(3, 4)
+    assert len((tmp_path / holds.OLD_FILE).read_bytes()) == 28
 
 
 def test_the_index_counts_what_it_holds() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from datanode.store.holds import Hold
+from datanode.store.rules import Condemnation
 from datanode.transfer.pull import Puller
 from quorumfs.checksum import crc32c
 from quorumfs.errors import NoSpaceError, PreconditionFailedError, SafetyGuardError, UnavailableError
@@ -136,7 +138,7 @@ def test_what_the_own_disk_cannot_do_is_said_as_it_is(tmp_path: Path) -> None:
 def test_a_chunk_that_was_condemned_here_is_not_copied_back(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
         put(store, CHUNK, DATA)
-        store.quarantine(CHUNK, 50, 1)
+        store.quarantine(CHUNK, Condemnation(50, 1))
         puller = Puller(store, Sources(d2=Source(frames(DATA))))
         with pytest.raises(PreconditionFailedError, match="condemned"):
             puller.pull(CHUNK, [address("d2")], len(DATA), crc32c(DATA))
@@ -158,20 +160,20 @@ def test_what_lies_on_a_disk_that_failed_is_copied_onto_another(tmp_path: Path) 
 def test_what_was_deleted_here_and_is_wanted_again_comes_back_from_quarantine(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
         put(store, CHUNK, DATA)
-        store.quarantine(CHUNK, 50, 1)
-        store.unquarantine(CHUNK, 49)  # who says so does not know of the deletion
+        store.quarantine(CHUNK, Condemnation(50, 1))
+        store.unquarantine(CHUNK, Hold(1, 49))  # who says so does not know of the deletion
         assert CHUNK not in store
-        store.unquarantine(CHUNK, 60)
+        store.unquarantine(CHUNK, Hold(1, 60))
         info = Puller(store, Sources()).pull(CHUNK, [], len(DATA), crc32c(DATA))
         assert (info.header.length, content(store, CHUNK)) == (len(DATA), DATA)
         with pytest.raises(SafetyGuardError):
-            store.quarantine(CHUNK, 60, 1)  # an order to delete it from before
-        assert store.quarantine(CHUNK, 61, 1)
+            store.quarantine(CHUNK, Condemnation(60, 1))  # an order to delete it from before
+        assert store.quarantine(CHUNK, Condemnation(61, 1))
 
 
 def test_what_was_never_deleted_here_is_left_as_it_is(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
-        store.unquarantine(CHUNK, 60)
+        store.unquarantine(CHUNK, Hold(1, 60))
         put(store, CHUNK, DATA)
-        store.unquarantine(CHUNK, 60)
+        store.unquarantine(CHUNK, Hold(1, 60))
         assert content(store, CHUNK) == DATA
