@@ -53,6 +53,9 @@ class DatanodeMetrics(Collector):
         used = GaugeMetricFamily("quorumfs_disk_used_bytes", "Bytes of sealed chunks.", labels=["disk"])
         free = GaugeMetricFamily("quorumfs_disk_free_bytes", "Bytes left for new chunks.", labels=["disk"])
         aside = GaugeMetricFamily("quorumfs_disk_quarantined_bytes", "Bytes in quarantine.", labels=["disk"])
+        early = CounterMetricFamily(
+            "quorumfs_disk_purged_early", "Chunks that left quarantine early, to make room.", labels=["disk"]
+        )
         good = GaugeMetricFamily("quorumfs_disk_ok", "1 when the disk is well.", labels=["disk"])
         for disk in self._store.usage():
             label = [disk.path]
@@ -60,8 +63,9 @@ class DatanodeMetrics(Collector):
             used.add_metric(label, disk.used_bytes)
             free.add_metric(label, disk.free_bytes)
             aside.add_metric(label, disk.quarantined_bytes)
+            early.add_metric(label, disk.purged_early_chunks)
             good.add_metric(label, float(disk.state == "ok"))
-        yield from (chunks, used, free, aside, good)
+        yield from (chunks, used, free, aside, early, good)
 
     def _transfers(self) -> Iterator[Metric]:
         counts = self._meter.counts()

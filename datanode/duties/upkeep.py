@@ -13,6 +13,7 @@ from datanode.store.fence import EpochStore
 from datanode.store.scrub import Scrubber, Step, verify_suspect
 from quorumfs.clock import Clock
 from quorumfs.ids import ChunkId
+from quorumfs.limits import CHUNK_SIZE_BYTES
 
 SAVE_EVERY_BYTES = 1 << 30
 SUSPECT_PAUSE_SECONDS = 1.0
@@ -21,6 +22,7 @@ MEASURE_PAUSE_SECONDS = 3600.0
 SETTLE_SECONDS = 10.0  # of commits heard may be forgotten in a crash
 PURGE_SECONDS = 30.0
 PURGES_PER_UNIT = 1000
+ROOM_BYTES = 2 * CHUNK_SIZE_BYTES
 _log = log.get(__name__)
 
 
@@ -202,10 +204,10 @@ class PurgeDuty:
         history: Callable[[], int],
     ) -> None:
         self._store = store
-        self._quarantine_seconds = quarantine_seconds
-        self._counts = counts
         self._history = history
         self._counted_in = history()
+        self._quarantine_seconds = quarantine_seconds
+        self._counts = counts
         self._clock = clock
         self._age_seconds = 0.0
         self._looked_at = clock.monotonic()
@@ -214,19 +216,26 @@ class PurgeDuty:
 
     def work(self) -> str:
         self._let_time_pass()
-        found = self._store.condemned()
-        self._since = {one: self._since.get(one, self._age_seconds) for one in found}
         history = self._history()
         if history != self._counted_in:
             self._counted_in, self._since = history, {}
+        found = self._store.condemned()
+        self._since = {one: self._since.get(one, self._age_seconds) for one in found}
         due = [
             one for one, since in self._since.items() if self._age_seconds - since >= self._quarantine_seconds
         ]
+        self._make_room()
         self._more = len(due) > PURGES_PER_UNIT
         purged = [one for one in due[:PURGES_PER_UNIT] if self._store.purge(*one)]
         if purged:
             _log.info("quarantine.purged", chunks=len(purged), left=len(found) - len(purged))
         return f"{len(purged)} purged, {len(found) - len(purged)} in quarantine"
+
+    def _make_room(self) -> None:
+        """So that the next chunk finds room, and disks do not count as full for what nobody needs."""
+        if self._counts():
+            for number in range(len(self._store.disks)):
+                self._store.early.make_room(number, ROOM_BYTES)
 
     def wait(self) -> float:
         return 0.2 if self._more else min(PURGE_SECONDS, max(1.0, self._quarantine_seconds / 4))

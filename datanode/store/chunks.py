@@ -28,6 +28,8 @@ from datanode.store.holds import Hold, Holds
 from datanode.store.index import Index, Quarantined
 from datanode.store.layout import Birth, Header, file_size
 from datanode.store.reader import ChunkReader, Verdict
+from datanode.store.room import EarlyPurges
+from datanode.store.rules import Condemnation
 from datanode.store.writer import ChunkInfo, ChunkWriter
 from quorumfs import limits
 from quorumfs.errors import (
@@ -58,6 +60,7 @@ class ChunkStore:
         self._publishing: set[ChunkId] = set()
         self._suspects: dict[ChunkId, None] = {}
         self._serial = itertools.count(1)
+        self.early = EarlyPurges(self.disks, self)
 
     # Starting
 
@@ -91,11 +94,14 @@ class ChunkStore:
             disk.sync_directory(disk.quarantine)
 
     def _load_quarantine(self, number: int, disk: Disk) -> None:
+        found: list[tuple[int, ChunkId]] = []
         for name in disk.files.names(disk.quarantine):
             stem, _, index = name.partition(".")
             chunk = _parse(stem)
             if chunk is not None and index.isdecimal():
-                self._index.set_aside(chunk, Quarantined(number, int(index)))
+                found.append((int(index), chunk))
+        for condemn_index, chunk in sorted(found):  # what was condemned first is the oldest
+            self._index.set_aside(chunk, Quarantined(number, condemn_index))
         for name in disk.files.names(disk.corrupt):
             chunk = _parse(name)
             if chunk is not None and self._index.aside(chunk) is None:
@@ -104,7 +110,8 @@ class ChunkStore:
     # Writing
 
     def begin(self, chunk: ChunkId, upload: UploadId, birth: Birth, size_hint: int = 0) -> ChunkWriter:
-        """A writer on the disk with most room. `size_hint` (bytes) is promised until it ends.
+        """A writer on the disk with most room; where there is too little, quarantine makes way. `size_hint` (bytes) is
+        promised until it ends.
 
         Raises NoSpaceError, UnavailableError (no disk can be written), BusyError, PreconditionFailedError
         (the id has been condemned here: ids are never used again).
@@ -130,6 +137,11 @@ class ChunkStore:
             )
         free, number = max(writable)
         if free < needed:
+            for one, disk in sorted(
+                enumerate(self.disks), key=lambda of: -self._index.quarantined_bytes(of[0])
+            ):
+                if self.early.make_room(one, needed):
+                    return disk
             raise NoSpaceError(
                 "no disk of this node has room", cause=f"{needed} bytes are needed, {free} are free at most"
             )
@@ -367,6 +379,11 @@ class ChunkStore:
         with self._lock:
             return self._index.condemned()
 
+    def condemned_on(self, number: int) -> list[tuple[ChunkId, int]]:
+        """The same of one disk, oldest first."""
+        with self._lock:
+            return self._index.condemned(number)
+
     def purge(self, chunk: ChunkId, condemn_index: int) -> bool:
         """Remove a condemned chunk for good; False if it is not in quarantine under that index (any more).
 
@@ -447,6 +464,7 @@ class ChunkStore:
             chunks=self._index.count(number),
             quarantined_bytes=self._index.quarantined_bytes(number),
             quarantined_chunks=self._index.condemned_count(number),
+            purged_early_chunks=self.early.counts[number],
         )
 
     def measure(self, shard: int) -> int:

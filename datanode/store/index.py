@@ -103,12 +103,12 @@ class Index:
     def aside(self, chunk: ChunkId) -> Quarantined | None:
         return self._quarantined.get(chunk)
 
-    def condemned(self) -> list[tuple[ChunkId, int]]:
-        """(chunk, condemn index) of what was put aside by order."""
+    def condemned(self, disk: int | None = None) -> list[tuple[ChunkId, int]]:
+        """(chunk, condemn index) of what was put aside by order, on one disk or all; in that order."""
         return [
             (chunk, found.condemn_index)
             for chunk, found in self._quarantined.items()
-            if found.condemn_index is not None
+            if found.condemn_index is not None and disk in (None, found.disk)
         ]
 
     def quarantined_bytes(self, disk: int) -> int:

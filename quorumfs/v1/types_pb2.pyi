@@ -418,6 +418,7 @@ class DiskInfo(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     QUARANTINED_BYTES_FIELD_NUMBER: _builtins.int
     QUARANTINED_CHUNKS_FIELD_NUMBER: _builtins.int
+    PURGED_EARLY_CHUNKS_FIELD_NUMBER: _builtins.int
     disk_id: _builtins.str
     """UUID on the disk"""
     path: _builtins.str
@@ -433,6 +434,8 @@ class DiskInfo(_message.Message):
     quarantined_bytes: _builtins.int
     quarantined_chunks: _builtins.int
     """condemned ones"""
+    purged_early_chunks: _builtins.int
+    """since its start: went from quarantine before their time, to make room"""
     def __init__(
         self,
         *,
@@ -446,10 +449,11 @@ class DiskInfo(_message.Message):
         chunks: _builtins.int = ...,
         quarantined_bytes: _builtins.int = ...,
         quarantined_chunks: _builtins.int = ...,
+        purged_early_chunks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "disk_id", b"disk_id", "error", b"error", "free_bytes", b"free_bytes", "path", b"path", "quarantined_bytes", b"quarantined_bytes", "quarantined_chunks", b"quarantined_chunks", "state", b"state", "total_bytes", b"total_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "disk_id", b"disk_id", "error", b"error", "free_bytes", b"free_bytes", "path", b"path", "purged_early_chunks", b"purged_early_chunks", "quarantined_bytes", b"quarantined_bytes", "quarantined_chunks", b"quarantined_chunks", "state", b"state", "total_bytes", b"total_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

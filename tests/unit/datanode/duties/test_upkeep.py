@@ -7,20 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from datanode.duties.upkeep import PURGE_SECONDS, MeasureDuty, PurgeDuty, ScrubDuty, SettleDuty, VerifyDuty
+from datanode.duties.upkeep import (
+    PURGE_SECONDS,
+    ROOM_BYTES,
+    MeasureDuty,
+    PurgeDuty,
+    ScrubDuty,
+    SettleDuty,
+    VerifyDuty,
+)
 from datanode.store.chunks import ChunkStore
 from datanode.store.fence import EpochStore
+from datanode.store.holds import Hold
 from datanode.store.layout import file_size
+from datanode.store.rules import Condemnation
 from datanode.store.scrub import Scrubber
 from quorumfs.clock import ManualClock
 from quorumfs.ids import ChunkId
 from quorumfs.limits import MIB
 from quorumfs.v1.types_pb2 import Epoch
-from tests.unit.datanode.store.fakes import flip, opened, put
+from tests.unit.datanode.store.fakes import FlakyFiles, flip, opened, put
 
-from datanode.store.holds import Hold
 A, B = ChunkId(b"a" * 16), ChunkId(b"b" * 16)
-from datanode.store.rules import Condemnation
 DATA = b"d" * 100_000
 
 
@@ -87,6 +95,43 @@ def test_a_chunk_that_was_restored_and_condemned_again_has_its_whole_time(tmp_pa
         store.restore(A, Hold(1, 50))
         store.quarantine(A, Condemnation(60, 1))
         assert let_pass(duty, clock, 3000) == "0 purged, 1 in quarantine"
+
+
+def test_a_new_history_of_the_log_gives_the_quarantine_its_whole_time_again(tmp_path: Path) -> None:
+    """It may have gone back behind the deletion, and want the chunk."""
+    clock, history = ManualClock(), [1]
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        store.quarantine(A, Condemnation(50, 1))
+        duty = purging(store, clock, history=lambda: history[0])
+        let_pass(duty, clock, 3000)
+        history[0] = 2
+        assert let_pass(duty, clock, 3000) == "0 purged, 1 in quarantine"
+        assert let_pass(duty, clock, 900) == "0 purged, 0 in quarantine"
+
+
+class Full(FlakyFiles):
+    """A file system on which each file takes so much that only a few have room."""
+
+    def space(self, path: Path) -> tuple[int, int]:
+        count = sum(1 for one in path.rglob("*") if one.is_file() and len(one.name) >= 32)
+        return 10 * ROOM_BYTES, (3 - count) * ROOM_BYTES
+
+
+def test_under_pressure_quarantine_goes_before_its_time_if_a_leader_is_there(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with opened(tmp_path, files=Full()) as (store, _):
+        put(store, A, DATA)
+        store.quarantine(A, Condemnation(50, 1))
+        purging(store, clock).work()
+        assert store.condemned() == [(A, 50)]
+        put(store, B, DATA)
+        put(store, ChunkId(b"c" * 16), DATA)
+        purging(store, clock, led=False).work()
+        assert store.condemned() == [(A, 50)]
+        purging(store, clock).work()
+        assert store.condemned() == []
+        assert store.usage()[0].purged_early_chunks == 1
 
 
 def test_wrong_bytes_are_kept_for_a_look(tmp_path: Path) -> None:

@@ -272,6 +272,39 @@ def test_a_full_disk_is_an_answer_and_leaves_nothing(tmp_path: Path) -> None:
         put(store, CHUNK, DATA)
 
 
+class SmallDisk(FlakyFiles):
+    """A file system of so many bytes."""
+
+    def __init__(self, root: Path, size_bytes: int) -> None:
+        super().__init__()
+        self._root, self._size = root, size_bytes
+
+    def space(self, path: Path) -> tuple[int, int]:
+        used = sum(one.stat().st_size for one in self._root.rglob("*") if one.is_file())
+        return self._size, self._size - used
+
+
+def test_quarantine_makes_way_before_a_write_is_refused_the_oldest_first(tmp_path: Path) -> None:
+    data = bytes(MIB)
+    ids = [ChunkId(bytes([k]) * 16) for k in range(1, 5)]
+    files = SmallDisk(tmp_path, 4 * MIB + MIB // 2)
+    with opened(tmp_path, files=files) as (store, _):
+        for chunk in ids:
+            put(store, chunk, data)
+        for index, chunk in ((70, ids[1]), (50, ids[0]), (60, ids[2])):
+            store.quarantine(chunk, Condemnation(index, 1))
+    with opened(tmp_path, files=files) as (store, _):
+        put(store, ChunkId(b"n" * 16), data)
+        assert store.ids(b"", 9, quarantined=True) == [ids[1], ids[2]]
+        assert store.usage()[0].purged_early_chunks == 1
+        assert content(store, ids[3]) == data
+        put(store, ChunkId(b"m" * 16), data)
+        put(store, ChunkId(b"o" * 16), data)
+        assert store.ids(b"", 9, quarantined=True) == []
+        with pytest.raises(NoSpaceError):
+            put(store, ChunkId(b"p" * 16), data)
+
+
 def test_the_reserve_and_what_was_promised_are_not_given_away(tmp_path: Path) -> None:
     files = FlakyFiles()
     files.available = 10 * MIB
