@@ -112,7 +112,18 @@ def explain(chunk: str) -> None:
 
 
 def _words(data: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((name, ", ".join(value) if isinstance(value, list) else value) for name, value in data.items())
+    return ((name, _text(value)) for name, value in data.items())
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    return ", ".join(one if isinstance(one, str) else _sighting(one) for one in value)
+
+
+def _sighting(one: dict[str, Any]) -> str:
+    """Where a chunk was seen, and when."""
+    return f"{one['node_id']}: {one['state']}" + (f" at {one['seen_at']}" if one["seen_at"] else "")
 
 
 @command("release")

@@ -175,6 +175,10 @@ def chunk_story(story: admin_pb2.ChunkStory) -> dict[str, Any]:
         "condemned_at_index": story.condemned_index or None,
         "seen_on": list(story.seen_on),
         "quarantined_on": list(story.quarantined_on),
+        "sightings": [
+            {"node_id": one.node_id, "state": one.state, "seen_at": time_of_ms(one.wall_ms)}
+            for one in story.sightings
+        ],
         "held_by": story.held_by or None,
         "earliest_sweep_at": time_of_ms(story.earliest_sweep_wall_ms),
     }

@@ -266,6 +266,7 @@ CHUNK_STORY = obj(
     condemned_at_index=maybe(COUNT),
     seen_on=many(TEXT),
     quarantined_on=many(TEXT),
+    sightings=many(obj(node_id=TEXT, state=TEXT, seen_at=maybe(TIME))),
     held_by=maybe(TEXT),
     earliest_sweep_at=maybe(TIME),
 )

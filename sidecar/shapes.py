@@ -306,6 +306,14 @@ def chunk_story(told: admin_pb2.ChunkStory) -> Json:
         "condemned_at_index": told.condemned_index or None,
         "seen_on": list(told.seen_on),
         "quarantined_on": list(told.quarantined_on),
+        "sightings": [
+            {
+                "node_id": one.node_id,
+                "state": one.state,
+                "seen_at": rfc3339(one.wall_ms) if one.wall_ms else None,
+            }
+            for one in told.sightings
+        ],
         "held_by": told.held_by or None,
         "earliest_sweep_at": rfc3339(told.earliest_sweep_wall_ms) if told.earliest_sweep_wall_ms else None,
     }

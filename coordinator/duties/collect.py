@@ -89,6 +89,11 @@ class Collect:
         running = self._running
         return "" if running is None else running[1].report.phase
 
+    def seen(self, chunk: bytes) -> dict[str, int]:
+        """The nodes whose last inventory listed the chunk, with when that came, in wall milliseconds."""
+        listed = dict(self._memory.seen)
+        return {node_id: one.wall_ms for node_id, one in listed.items() if chunk in one.live}
+
     # Working
 
     def work(self) -> str:

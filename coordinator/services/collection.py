@@ -6,7 +6,7 @@ Any coordinator says how many orphans there are; everything else is the leader's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from coordinator.decisions.collection import Classes, Found
@@ -50,6 +50,8 @@ class Cycles(Protocol):
     def report(self, ticket: int) -> Report | None: ...
 
     def phase(self) -> str: ...
+
+    def seen(self, chunk: bytes) -> dict[str, int]: ...
 
 
 class Holders(Protocol):
@@ -139,12 +141,28 @@ class CollectionDesk:
         told = self._told(chunk, story)
         seen = await self._find(chunk)
         told.seen_on[:] = sorted({*story.nodes, *seen})
+        told.sightings.extend(self._sightings(chunk, story, seen))
         told.quarantined_on[:] = sorted(node_id for node_id, found in seen.items() if found.quarantined)
         if story.state == "unknown" and seen:
             told.state = "quarantined" if len(told.quarantined_on) == len(seen) else "stray"
         if told.state == "stray":
             told.held_by = "the next cycle looks at it"
         return told
+
+    def _sightings(self, chunk: bytes, story: Story, seen: Mapping[str, Found]) -> list[a.Sighting]:
+        """Where it was seen and when: just now, in an inventory, or by the metadata alone."""
+        collect, now = self._collect(), self._clock.wall_ms()
+        listed = collect.seen(chunk) if collect is not None else {}
+        found = []
+        for node_id in sorted({*story.nodes, *seen, *listed}):
+            if node_id in seen:
+                state, at = "quarantined" if seen[node_id].quarantined else "live", now
+            elif node_id in listed:
+                state, at = "listed", listed[node_id]
+            else:
+                state, at = "recorded", 0
+            found.append(a.Sighting(node_id=node_id, state=state, wall_ms=at))
+        return found
 
     def _told(self, chunk: bytes, story: Story) -> a.ChunkStory:
         wall_ms = self._clock.wall_ms()

@@ -1582,6 +1582,7 @@ class ChunkStory(_message.Message):
     CONDEMNED_INDEX_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
     QUARANTINED_ON_FIELD_NUMBER: _builtins.int
+    SIGHTINGS_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     state: _builtins.str
     deleted_by: _builtins.str
@@ -1602,6 +1603,8 @@ class ChunkStory(_message.Message):
     def error(self) -> _types_pb2.ErrorDetail: ...
     @_builtins.property
     def quarantined_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def sightings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sighting]: ...
     def __init__(
         self,
         *,
@@ -1619,14 +1622,44 @@ class ChunkStory(_message.Message):
         condemned_index: _builtins.int = ...,
         length: _builtins.int = ...,
         quarantined_on: _abc.Iterable[_builtins.str] | None = ...,
+        sightings: _abc.Iterable[Global___Sighting] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "condemned_index", b"condemned_index", "deleted_at_index", b"deleted_at_index", "deleted_by", b"deleted_by", "earliest_sweep_wall_ms", b"earliest_sweep_wall_ms", "error", b"error", "held_by", b"held_by", "last_referenced_by", b"last_referenced_by", "length", b"length", "quarantined_on", b"quarantined_on", "referenced_by", b"referenced_by", "seen_on", b"seen_on", "since_wall_ms", b"since_wall_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "condemned_index", b"condemned_index", "deleted_at_index", b"deleted_at_index", "deleted_by", b"deleted_by", "earliest_sweep_wall_ms", b"earliest_sweep_wall_ms", "error", b"error", "held_by", b"held_by", "last_referenced_by", b"last_referenced_by", "length", b"length", "quarantined_on", b"quarantined_on", "referenced_by", b"referenced_by", "seen_on", b"seen_on", "sightings", b"sightings", "since_wall_ms", b"since_wall_ms", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChunkStory: _TypeAlias = ChunkStory  # noqa: Y015
+
+@_typing.final
+class Sighting(_message.Message):
+    """Where a chunk was seen, and when. `state`: live, quarantined (the node said so just now), listed (its last inventory
+    did), recorded (only the metadata says so; wall_ms 0).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WALL_MS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    state: _builtins.str
+    wall_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        wall_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "state", b"state", "wall_ms", b"wall_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sighting: _TypeAlias = Sighting  # noqa: Y015
 
 @_typing.final
 class ListCandidatesRequest(_message.Message):

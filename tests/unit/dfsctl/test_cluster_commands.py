@@ -458,13 +458,23 @@ def test_a_chunk_is_explained_in_the_documented_shape(dfsctl: Dfsctl, coordinato
         deleted_by="me",
         deleted_at_index=9,
         seen_on=["d1"],
+        sightings=[
+            admin_pb2.Sighting(node_id="d1", state="listed", wall_ms=1_700_000_000_000),
+            admin_pb2.Sighting(node_id="d2", state="recorded"),
+        ],
         held_by="its grace is not over",
         earliest_sweep_wall_ms=1_700_000_000_000,
     )
     said = dfsctl("gc", "explain", "00" * 16, "-o", "json").json
     assert said["earliest_sweep_at"] == "2023-11-14T22:13:20.000Z"
     assert (said["state"], said["deleted_by"], said["deleted_at_index"]) == ("orphan", "me", 9)
-    assert "its grace is not over" in dfsctl("gc", "explain", "00" * 16).text
+    assert said["sightings"] == [
+        {"node_id": "d1", "state": "listed", "seen_at": "2023-11-14T22:13:20.000Z"},
+        {"node_id": "d2", "state": "recorded", "seen_at": None},
+    ]
+    shown = dfsctl("gc", "explain", "00" * 16).text
+    assert "its grace is not over" in shown
+    assert "d1: listed at 2023-11-14T22:13:20.000Z, d2: recorded" in shown
     assert dfsctl("gc", "explain", "zz").code == 2
 
 

@@ -84,6 +84,24 @@ def test_a_chunk_is_explained_through_its_whole_life(farm: Farm, desk: Collectio
         explain(farm, desk, b"short")
 
 
+def test_it_is_told_where_a_chunk_was_seen_and_when(farm: Farm, desk: CollectionDesk) -> None:
+    chunk = farm.store(b"/x")
+    farm.cycle()
+    listed = farm.leader.clock.wall_ms()
+    farm.nodes["d2"].reachable = False
+    del farm.nodes["d3"].chunks[chunk]
+    now = farm.leader.clock.wall_ms()
+    found = {one.node_id: (one.state, one.wall_ms) for one in explain(farm, desk, chunk).sightings}
+    assert found.keys() == set(NODES)
+    assert found["d1"] == ("live", now)
+    for node_id in ("d2", "d3"):
+        state, at = found[node_id]
+        assert state == "listed"
+        assert 0 < at <= listed
+    farm.elect()
+    assert [one.state for one in explain(farm, desk, chunk).sightings] == ["live", "recorded", "recorded"]
+
+
 def test_what_is_restored_comes_back_everywhere_and_stays_until_it_is_released(
     farm: Farm, desk: CollectionDesk
 ) -> None:
