@@ -231,6 +231,10 @@ class PackingSection(Section):
     age_seconds: Annotated[float, Field(ge=0, le=3660 * 86400)] = Field(
         default=86400.0, description="Older bodies are moved in any case, once they fill a pack of 1 MiB."
     )
+    live_percent_min: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=50,
+        description="Chunks of which files name less than this are rewritten, and what is dead in them goes. 0: none.",
+    )
 
 
 class ScrubSection(Section):

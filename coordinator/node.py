@@ -34,6 +34,7 @@ from coordinator.consensus.database import Database
 from coordinator.decisions.liveness import Liveness, Timing
 from coordinator.decisions.packing import Rules
 from coordinator.duties.balance import BalanceDuty
+from coordinator.duties.chunk_reading import reading
 from coordinator.duties.collect import Collect
 from coordinator.duties.cycle import Policy
 from coordinator.duties.departures import Departures
@@ -47,6 +48,8 @@ from coordinator.duties.packing import Packing
 from coordinator.duties.probe import HealthProber, ProbeDuty
 from coordinator.duties.reap import Reap
 from coordinator.duties.reconcile import Reconcile
+from coordinator.duties.repack import Repack
+from coordinator.duties.repack import Rules as RepackRules
 from coordinator.duties.repair import Budget, Repair
 from coordinator.duties.settings import Settings
 from coordinator.duties.tenure import Tenure
@@ -323,6 +326,16 @@ class CoordinatorNode:
                 self._data_channels,
                 identity.cluster_id,
                 packing_rules(config),
+                self._chance,
+                self._clock,
+            ),
+            Repack(
+                desk,
+                soft,
+                self._data_channels,
+                reading(self._data_channels, soft, self._clock),
+                identity.cluster_id,
+                RepackRules(config.packing.live_percent_min, limits.PACK_BYTES_MAX),
                 self._chance,
                 self._clock,
             ),

@@ -97,6 +97,16 @@ def _is_purged(tx: sqlite3.Connection, inode: Inode) -> bool:
     return top != ROOT_INODE and tx.execute(_PURGED, (top,)).fetchone() is not None
 
 
+def location(tx: sqlite3.Connection, chunk: bytes) -> n.ChunkLocation | None:
+    """Where a chunk is, as readers are told; None when there is none, or when it lies in the metadata."""
+    row = tx.execute(_CHUNK, (chunk,)).fetchone()
+    if row is None or row[2] == IN_METADATA:
+        return None
+    found = n.Layout()
+    _Chunks(tx, found, {}, with_bodies=False).add(chunk)
+    return found.chunks[0]
+
+
 class _Chunks:
     """The chunks of one answer, each once, and how many bytes of bodies it has taken."""
 

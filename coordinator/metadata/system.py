@@ -8,7 +8,16 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from coordinator.metadata.commands import chunks, cluster, garbage, nodes, sessions, trash, uploads
+from coordinator.metadata.commands import (
+    chunks,
+    cluster,
+    garbage,
+    nodes,
+    repacking,
+    sessions,
+    trash,
+    uploads,
+)
 from coordinator.metadata.context import Context
 from quorumfs.errors import FormatTooNewError, InternalError, InvalidArgumentError, QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
@@ -36,6 +45,7 @@ COMMANDS: Mapping[str, Command] = {
     "restore": garbage.restore,
     "release": garbage.release,
     "rehome": chunks.rehome,
+    "repack": repacking.repack,
     "set_setting": cluster.set_setting,
     "hash_at": cluster.hash_at,
     "set_alarm": cluster.set_alarm,

@@ -221,6 +221,7 @@ class SystemCommand(_message.Message):
     FORGET_CHUNKS_FIELD_NUMBER: _builtins.int
     RESTORE_FIELD_NUMBER: _builtins.int
     REHOME_FIELD_NUMBER: _builtins.int
+    REPACK_FIELD_NUMBER: _builtins.int
     SET_ALARM_FIELD_NUMBER: _builtins.int
     SET_TOKEN_FIELD_NUMBER: _builtins.int
     ADOPT_FIELD_NUMBER: _builtins.int
@@ -263,6 +264,8 @@ class SystemCommand(_message.Message):
     @_builtins.property
     def rehome(self) -> Global___RehomeChunks: ...
     @_builtins.property
+    def repack(self) -> Global___RepackChunks: ...
+    @_builtins.property
     def set_alarm(self) -> Global___SetAlarm: ...
     @_builtins.property
     def set_token(self) -> Global___SetToken: ...
@@ -296,6 +299,7 @@ class SystemCommand(_message.Message):
         forget_chunks: Global___ForgetChunks | None = ...,
         restore: Global___RestoreChunks | None = ...,
         rehome: Global___RehomeChunks | None = ...,
+        repack: Global___RepackChunks | None = ...,
         set_alarm: Global___SetAlarm | None = ...,
         set_token: Global___SetToken | None = ...,
         adopt: Global___AdoptChunks | None = ...,
@@ -304,11 +308,11 @@ class SystemCommand(_message.Message):
         end_maintenance: Global___EndMaintenance | None = ...,
         begin_moves: Global___BeginMoves | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "begin_moves", b"begin_moves", "command", b"command", "condemn", b"condemn", "end_maintenance", b"end_maintenance", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "begin_moves", b"begin_moves", "command", b"command", "condemn", b"condemn", "end_maintenance", b"end_maintenance", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "repack", b"repack", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "begin_moves", b"begin_moves", "command", b"command", "condemn", b"condemn", "end_maintenance", b"end_maintenance", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "begin_moves", b"begin_moves", "command", b"command", "condemn", b"condemn", "end_maintenance", b"end_maintenance", "expire_sessions", b"expire_sessions", "expire_uploads", b"expire_uploads", "forget_chunks", b"forget_chunks", "forget_node", b"forget_node", "hash_at", b"hash_at", "init", b"init", "migrate", b"migrate", "raise_format", b"raise_format", "reap_trash", b"reap_trash", "register_node", b"register_node", "rehome", b"rehome", "release", b"release", "repack", b"repack", "restore", b"restore", "set_alarm", b"set_alarm", "set_node", b"set_node", "set_setting", b"set_setting", "set_token", b"set_token", "tick", b"tick", "trim", b"trim", "update_replicas", b"update_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["init", "tick", "register_node", "forget_node", "update_replicas", "expire_uploads", "expire_sessions", "set_node", "set_setting", "hash_at", "migrate", "raise_format", "reap_trash", "condemn", "forget_chunks", "restore", "rehome", "set_alarm", "set_token", "adopt", "release", "trim", "end_maintenance", "begin_moves"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["init", "tick", "register_node", "forget_node", "update_replicas", "expire_uploads", "expire_sessions", "set_node", "set_setting", "hash_at", "migrate", "raise_format", "reap_trash", "condemn", "forget_chunks", "restore", "rehome", "repack", "set_alarm", "set_token", "adopt", "release", "trim", "end_maintenance", "begin_moves"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -946,6 +950,60 @@ class RehomeChunks(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RehomeChunks: _TypeAlias = RehomeChunks  # noqa: Y015
+
+@_typing.final
+class RepackChunks(_message.Message):
+    """The bytes of these ranges lie in sealed chunks of the upload too: extents within them name those from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Range(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CHUNK_FIELD_NUMBER: _builtins.int
+        OFFSET_FIELD_NUMBER: _builtins.int
+        LENGTH_FIELD_NUMBER: _builtins.int
+        INTO_FIELD_NUMBER: _builtins.int
+        INTO_OFFSET_FIELD_NUMBER: _builtins.int
+        chunk: _builtins.bytes
+        offset: _builtins.int
+        length: _builtins.int
+        into: _builtins.bytes
+        into_offset: _builtins.int
+        def __init__(
+            self,
+            *,
+            chunk: _builtins.bytes = ...,
+            offset: _builtins.int = ...,
+            length: _builtins.int = ...,
+            into: _builtins.bytes = ...,
+            into_offset: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "into", b"into", "into_offset", b"into_offset", "length", b"length", "offset", b"offset"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    UPLOAD_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    upload: _builtins.bytes
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepackChunks.Range]: ...
+    def __init__(
+        self,
+        *,
+        upload: _builtins.bytes = ...,
+        ranges: _abc.Iterable[Global___RepackChunks.Range] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ranges", b"ranges", "upload", b"upload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepackChunks: _TypeAlias = RepackChunks  # noqa: Y015
 
 @_typing.final
 class SetAlarm(_message.Message):

@@ -1,0 +1,71 @@
+"""Chunks of which little is alive, for the duty that rewrites them. Reads only; the database itself adds up."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+_PAGE_END = "SELECT max(id), count(*) FROM (SELECT id FROM chunk WHERE id > ? ORDER BY id LIMIT ?)"
+_SPARSE = (
+    "SELECT id, length, want, alive FROM (SELECT id, length, want,"
+    " (SELECT coalesce(sum(part), 0) FROM"
+    " (SELECT DISTINCT chunk_offset, extent.length AS part FROM extent WHERE extent.chunk = chunk.id)) AS alive"
+    " FROM chunk WHERE id > ? AND id <= ? AND state = 1 AND home = 0 AND upload IS NULL AND want > 0)"
+    " WHERE alive > 0 AND alive * 100 < ? * length ORDER BY id LIMIT ?"
+)
+_EXTENTS = "SELECT DISTINCT chunk_offset, length FROM extent WHERE chunk = ? ORDER BY chunk_offset, length"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bytes of a chunk that files name."""
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class SparseChunk:
+    """`ranges`: its live bytes, in order, none twice."""
+
+    chunk: bytes
+    length: int
+    want: int
+    ranges: tuple[Range, ...]
+
+    @property
+    def live_bytes(self) -> int:
+        return sum(one.length for one in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`after`: where the next one begins; empty when this was the last."""
+
+    chunks: list[SparseChunk]
+    after: bytes
+
+
+def sparse(tx: sqlite3.Connection, after: bytes, look_at: int, limit: int, live_percent: int) -> Page:
+    """Of the `look_at` chunks behind `after`, those with less than so much alive, up to `limit`."""
+    last, count = tx.execute(_PAGE_END, (after, look_at)).fetchone()
+    if not count:
+        return Page([], b"")
+    rows = tx.execute(_SPARSE, (after, last, live_percent, limit)).fetchall()
+    chunks = [SparseChunk(chunk, length, want, _ranges(tx, chunk)) for chunk, length, want, _ in rows]
+    if len(rows) == limit:
+        return Page(chunks, rows[-1][0])
+    return Page(chunks, last if count == look_at else b"")
+
+
+def _ranges(tx: sqlite3.Connection, chunk: bytes) -> tuple[Range, ...]:
+    """Overlapping and touching extents as one range: an extent lies within a range as a whole."""
+    merged: list[Range] = []
+    for offset, length in tx.execute(_EXTENTS, (chunk,)):
+        before = merged[-1] if merged else None
+        if before is not None and offset <= before.offset + before.length:
+            end = max(before.offset + before.length, offset + length)
+            merged[-1] = Range(before.offset, end - before.offset)
+        else:
+            merged.append(Range(offset, length))
+    return tuple(merged)
