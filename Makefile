@@ -44,8 +44,9 @@ check: $(VENV)/dev.stamp          ## format, lint, types, import rules, generate
 generate: $(VENV)/dev.stamp       ## quorumfs/v1 from protos/
 	@$(BIN)/python -m tests.house.generate
 
-simulate: $(VENV)/dev.stamp       ## one seed of the deterministic simulation: SEED=n SECONDS=n
+simulate: $(VENV)/dev.stamp       ## one seed of the deterministic simulations, of consensus and with datanodes: SEED=n SECONDS=n
 	@$(BIN)/python -m tests.simulation --first $(SEED) --seconds $(SECONDS)
+	@$(BIN)/python -m tests.simulation --datanodes --first $(SEED) --seconds $(SECONDS)
 
 chaos: $(VENV)/dev.stamp          ## harm of every kind to real processes under load, then all must be whole: SEED=n MINUTES=n
 	@$(BIN)/python -m tests.support.chaos --seed $(SEED) --minutes $(MINUTES)
@@ -55,6 +56,7 @@ bench: $(VENV)/dev.stamp          ## measure, into benchmarks/results: ONLY=crea
 
 simulate-mutations: $(VENV)/dev.stamp   ## one safeguard removed at a time: the simulation has to find each
 	@$(BIN)/python -m tests.simulation.mutations
+	@$(BIN)/python -m tests.simulation.garbage.mutations
 
 wheel: $(VENV)/dev.stamp          ## dist/*.whl
 	@$(BIN)/python -m build --wheel --outdir dist .

@@ -7,7 +7,7 @@ does.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from coordinator.metadata import lookup, settings, tree

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 
+from tests.simulation.garbage.run import run_storage_seed
 from tests.simulation.marks import ALL
 from tests.simulation.simulation import Report, run_seed
 
@@ -22,7 +23,7 @@ def main() -> int:
     for seed in range(arguments.first, arguments.first + arguments.count):
         if arguments.minutes and time.monotonic() - began > arguments.minutes * 60:
             break
-        report = run_seed(seed, arguments.seconds)
+        report = (run_storage_seed if arguments.datanodes else run_seed)(seed, arguments.seconds)
         totals.update(report.totals)
         totals["seeds"] += 1
         marks.update(report.marks)
@@ -35,7 +36,7 @@ def main() -> int:
             print(
                 f"seed {seed}: digest {report.digest}, {report.totals['operations']} operations", flush=True
             )
-    _show(totals, marks, time.monotonic() - began)
+    _show(totals, marks if not arguments.datanodes else None, time.monotonic() - began)
     print(f"{failed} of {totals['seeds']} seeds violated a promise")
     return 1 if failed else 0
 
@@ -48,6 +49,7 @@ def _arguments() -> argparse.Namespace:
         "--seconds", type=float, help="virtual seconds of faults, instead of what a seed chooses"
     )
     parser.add_argument("--minutes", type=float, help="begin no other seed after this long")
+    parser.add_argument("--datanodes", action="store_true", help="with datanodes, uploads and the collection")
     parser.add_argument("--failures", type=int, default=1, help="go on until so many seeds have failed")
     parser.add_argument("--verbose", action="store_true", help="a line for each seed")
     return parser.parse_args()
@@ -57,17 +59,19 @@ def _show_failure(report: Report, arguments: argparse.Namespace) -> None:
     seconds = f" --seconds {arguments.seconds:g}" if arguments.seconds else ""
     print("\n".join(report.story[-STORY_LINES:]))
     print(f"seed {report.seed}: {report.violation}")
-    print(f"again: python -m tests.simulation --first {report.seed}{seconds}", flush=True)
+    kind = " --datanodes" if arguments.datanodes else ""
+    print(f"again: python -m tests.simulation{kind} --first {report.seed}{seconds}", flush=True)
 
 
-def _show(totals: Counter[str], marks: Counter[str], seconds: float) -> None:
+def _show(totals: Counter[str], marks: Counter[str] | None, seconds: float) -> None:
     for name, number in sorted(totals.items()):
         print(f"{number:10} {name}")
-    missing = [name for name in ALL if not marks[name]]
-    print(
-        f"{len(ALL) - len(missing)} of {len(ALL)} marks hit"
-        + (f"; not: {', '.join(missing)}" if missing else "")
-    )
+    if marks is not None:
+        missing = [name for name in ALL if not marks[name]]
+        print(
+            f"{len(ALL) - len(missing)} of {len(ALL)} marks hit"
+            + (f"; not: {', '.join(missing)}" if missing else "")
+        )
     print(f"{seconds:.0f} s")
 
 

@@ -100,9 +100,11 @@ class LogWatch(logging.Handler):
 
 
 @contextmanager
-def watched_log(on_event: Callable[[int, str, dict[str, Any]], None]) -> Iterator[None]:
-    """The coordinators' log goes to `on_event` and nowhere else within the block."""
-    logger, handler = logging.getLogger("coordinator"), LogWatch(on_event)
+def watched_log(
+    on_event: Callable[[int, str, dict[str, Any]], None], room: str = "coordinator"
+) -> Iterator[None]:
+    """The log of a room goes to `on_event` and nowhere else within the block."""
+    logger, handler = logging.getLogger(room), LogWatch(on_event)
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -57,6 +57,7 @@ class Member:
         self.wipe()
         self.process: Process | None = None
         self.boots = 0
+        self.history = HISTORY
         self.points_at_start: int | None = None  # how far the next start comes before power is lost
         self.sick = False  # the disk is about to fail, or has
         self.full = False
@@ -79,7 +80,7 @@ class Member:
     def accept(self, members: Sequence[m.Member]) -> None:
         """Become the member of this name, as a genesis or the request to join says."""
         self.uuid = next(one.member_uuid for one in members if one.node_id == self.node_id)
-        request = m.GenesisRequest(cluster_id="simulated", history=HISTORY, members=members)
+        request = m.GenesisRequest(cluster_id="simulated", history=self.history, members=members)
         self.disk.point = self.disk.spend = lambda *_: None
         Identity.accept(DIRECTORY, request, self.node_id, self.disk)
 
@@ -178,7 +179,7 @@ class Process:
         self.core = Core(
             self.node_id,
             self._applied_configuration(),
-            HISTORY,
+            member.history,
             self.journal,
             self.database,
             self.wire,

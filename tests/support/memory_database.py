@@ -145,7 +145,9 @@ class MemoryDatabase:
 
 
 def _opened(image: bytes) -> sqlite3.Connection:
-    connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=512)
+    connection = sqlite3.connect(
+        ":memory:", isolation_level=None, cached_statements=512, check_same_thread=False
+    )
     connection.deserialize(image)
     return connection
 
