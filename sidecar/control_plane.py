@@ -125,6 +125,14 @@ class ControlPlane:
         )
         self._fleet.order(RESERVE_ABSENCE, request, lambda found: found.error, caller.token, changes=False)
 
+    def give_back(self, node_ids: Sequence[str], caller: Caller) -> None:
+        """These were let go and are there again. Raises QuorumFSError."""
+        if node_ids:
+            request = admin_pb2.ReserveAbsenceRequest(back=node_ids)
+            self._fleet.order(
+                RESERVE_ABSENCE, request, lambda found: found.error, caller.token, changes=False
+            )
+
     def act(self, step: ToAgent, node: membership_pb2.NodeView, caller: Caller) -> Outcome:
         """What comes of `step` on one node; never raises QuorumFSError."""
         return self._one(step, node, caller, self._clock.monotonic() + limits.EXEC_BUDGET_SECONDS)

@@ -32,6 +32,10 @@ class Absences:
         self._gateway.require_leadership()
         self._soft.require_leading()
         leaving = set(request.node_ids)
+        if request.back and not leaving:  # somebody is through, and asks for nobody else
+            for node_id in request.back:
+                self._reserved.pop(node_id, None)
+            return f"{', '.join(sorted(request.back))} are back"
         if not leaving or len(leaving) > NODES_MAX or not 0 <= request.seconds <= RESERVED_SECONDS_MAX:
             raise InvalidArgumentError(
                 f"name 1 to {NODES_MAX} nodes, for up to {RESERVED_SECONDS_MAX:g} seconds"

@@ -2403,7 +2403,7 @@ class ReserveAbsenceRequest(_message.Message):
     def among(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def back(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """were away, and are there again: granted absences that are over"""
+        """were away, and are there again: granted absences that are over; may come without node_ids"""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ cluster = cluster_fixture(
     settings={
         "data.chunk_size_bytes": CHUNK_BYTES,
         "data.inline_bytes_max": 0,
-        "repair.bytes_per_second": 4 * CHUNK_BYTES,
+        "repair.bytes_per_second": 3 * CHUNK_BYTES,
         "membership.suspect_seconds": 1.5,
         "membership.dead_seconds": 3.0,
     },

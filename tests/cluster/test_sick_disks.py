@@ -104,7 +104,8 @@ def test_a_coordinator_whose_log_cannot_be_written_ends_with_74_and_the_remedy(
     cluster: LocalCluster, fs: Client, call: str
 ) -> None:
     victim = cluster.leader()
-    pid = cluster.local.processes.running(cluster.layout.process(cluster.layout.node(victim), "node"))
+    process = cluster.layout.process(cluster.layout.node(victim), "node")
+    pid = cluster.local.processes.running(process)
     assert pid is not None
     tracer = subprocess.Popen(
         [
@@ -116,7 +117,8 @@ def test_a_coordinator_whose_log_cannot_be_written_ends_with_74_and_the_remedy(
     )
     try:
         fs.write_bytes(f"/after-eio-{call}", b"acknowledged by the others")
-        wait_for(lambda: '"exit_code": 74' in cluster.log(victim), 30, "it ends")
+        wait_for(lambda: '"exit_code": 74' in cluster.log(victim), 30, "it says that it ends")
+        wait_for(lambda: cluster.local.processes.running(process) is None, 30, "it ends")
     finally:
         tracer.kill()
         tracer.wait()

@@ -16,7 +16,7 @@ HOME_SECONDS = 60.0
 
 
 class Crew:
-    """`prefix`: what stands before the command of a client of that name, such as `ip netns exec`."""
+    """`prefix`: what stands before the command of a client of that name, such as `nsenter`."""
 
     def __init__(
         self,

@@ -5,7 +5,9 @@
 2. What is blocked from A to B is dropped silently where B's kernel has received it (an inbound IPsec policy with the
    action `block`): nobody gets an error, established connections included, and B may still send to A. That is what a
    cable cut in one direction does. It wants no packet filter and no kernel module, only iproute2.
-3. Whoever starts a process there puts `inside(name)` before its command; `ip netns exec` becomes that process.
+3. Whoever starts a process there puts `inside(name)` before its command; `nsenter` becomes that process. It is not
+   `ip netns exec`, whose processes have copies of all mounts for themselves: what another test unmounts meanwhile
+   would stay mounted in there.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Network:
 
     def inside(self, name: str) -> list[str]:
         """What comes before a command that is to run there."""
-        return ["ip", "netns", "exec", self.namespace(name)]
+        return ["nsenter", f"--net=/run/netns/{self.namespace(name)}"]
 
     def enter(self, name: str) -> None:
         """This thread, and whatever it starts from now on, is there. Before any other thread is started."""
@@ -157,6 +159,8 @@ def why_not() -> str:
         return "network namespaces of one's own want root"
     if shutil.which("ip") is None:
         return "network namespaces want `ip` (iproute2)"
+    if shutil.which("nsenter") is None:
+        return "network namespaces want `nsenter` (util-linux)"
     try:
         with Network(["x", "y"], f"q{os.getpid()}try") as network:
             if not reaches(network, "x", "y"):

@@ -95,8 +95,10 @@ def test_all_are_restarted_one_after_the_other_and_each_is_waited_for(fleet: Fle
     assert fleet.order == ["d1", "d2", "c1"]
     assert course.nodes == {"c1": "back", "d1": "back", "d2": "back"}
     assert all(seconds >= 3.0 for seconds in course.seconds.values())
-    assert [list(one.back) for one in fleet.reserved] == [[], ["d1"], ["d2"]]
-    assert all(set(one.among) == {"c1", "d1", "d2"} and one.max_unavailable == 1 for one in fleet.reserved)
+    assert [list(one.back) for one in fleet.reserved] == [[], ["d1"], ["d2"], ["c1"]]
+    *asked, last = fleet.reserved
+    assert all(set(one.among) == {"c1", "d1", "d2"} and one.max_unavailable == 1 for one in asked)
+    assert not last.node_ids
 
 
 def test_the_first_that_does_not_come_back_ends_it(fleet: Fleet) -> None:

@@ -75,6 +75,13 @@ def test_who_is_back_does_not_count_as_away_any_more(leader: Coordinator, served
         served("d1")
 
 
+def test_who_is_back_is_told_without_asking_for_another(leader: Coordinator, served: Served) -> None:
+    leader.store(b"/x", "d1", "d2")
+    served("d1", seconds=60.0)
+    assert served(back=["d1"])
+    assert served("d2")
+
+
 def test_a_limit_is_kept(served: Served) -> None:
     group = ["d1", "d2", "d3", "d4"]
     served("d1", among=group, max_unavailable=1)
