@@ -182,7 +182,10 @@ class GcSection(Section):
         default=limits.GC_GRACE_MS / 1000,
         description="How long an orphan is left alone before it is condemned.",
     )
-    interval_seconds: Seconds = Field(default=3600.0, description="Pause between collection cycles.")
+    interval_seconds: Seconds = Field(
+        default=3600.0,
+        description="Pause between collection cycles, and between looks for chunks of which little is alive.",
+    )
     quarantine_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = Field(
         default=24 * 3600.0, description="How long a datanode keeps deleted chunks in quarantine."
     )

@@ -335,7 +335,9 @@ class CoordinatorNode:
                 self._data_channels,
                 reading(self._data_channels, soft, self._clock),
                 identity.cluster_id,
-                RepackRules(config.packing.live_percent_min, limits.PACK_BYTES_MAX),
+                RepackRules(
+                    config.packing.live_percent_min, limits.PACK_BYTES_MAX, config.gc.interval_seconds
+                ),
                 self._chance,
                 self._clock,
             ),

@@ -1,7 +1,8 @@
 """Rewrites chunks of which little is alive: one pack per unit of work (docs/decisions/0012).
 
 1. Pages of all chunks are looked through in turns; what is sparse is collected until there is enough for a pack, or the
-   round is over.
+   round is over. Nobody tells what deletes, reaping and closed uploads leave: a round begins `round_seconds` after the
+   last, so that whatever becomes sparse is found within that time and a round's.
 2. The live ranges are read, verified, and written as a new chunk, under an upload of its own; one entry switches every
    extent that lies within them then. What changed meanwhile is not touched.
 3. The old chunk is garbage then, as any other. A leader that dies leaves an upload that expires.
@@ -22,7 +23,7 @@ from coordinator.metadata import layouts, sparse
 from coordinator.metadata.sparse import SparseChunk
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
-from quorumfs.errors import QuorumFSError
+from quorumfs.errors import IntegrityError, QuorumFSError
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
@@ -35,7 +36,6 @@ REST_SECONDS = 3600.0
 PAGE_SECONDS = 0.05
 BUSY_SECONDS = 0.5
 FOREGROUND_SECONDS = 1.0
-IDLE_SECONDS = 600.0
 
 Read = Callable[[n.ChunkLocation, int, int], bytes]
 """So many bytes of a chunk from an offset on, verified. Raises QuorumFSError."""
@@ -45,10 +45,12 @@ _log = log.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`live_percent_min`: chunks with less alive are rewritten, 0: none; `pack_bytes_max`: of one new chunk."""
+    """`live_percent_min`: chunks with less alive are rewritten, 0: none; `pack_bytes_max`: of one new chunk;
+    `round_seconds`: the pause between rounds that leave nothing to do."""
 
     live_percent_min: int
     pack_bytes_max: int
+    round_seconds: float
 
 
 @dataclass(slots=True)
@@ -85,26 +87,28 @@ class Repack:
         self._found: dict[bytes, SparseChunk] = {}
         self._counted = Figures()  # of the round under way
         self._rests: dict[bytes, float] = {}
-        self._pause = IDLE_SECONDS
+        self._pause = rules.round_seconds
         self.figures = Figures()
 
     def work(self) -> str:
         if not self._rules.live_percent_min:
-            self._pause = IDLE_SECONDS
+            self._pause = self._rules.round_seconds
             return "nothing is rewritten: packing.live_percent_min is 0"
         over = self._look_on()
-        live = sum(one.live_bytes for one in self._found.values())
-        if not self._found or not (
-            over or live >= self._rules.pack_bytes_max or len(self._found) >= FOUND_MAX
-        ):
-            self._pause = IDLE_SECONDS if over else PAGE_SECONDS
+        most = self._rules.pack_bytes_max
+        live = sum(one.live_bytes for one in self._found.values() if one.live_bytes <= most)
+        if not self._found or not (over or live >= most or len(self._found) >= FOUND_MAX):
+            self._pause = self._between(over)
             return f"{len(self._found)} sparse chunks found"
         busy = self._desk.consensus.status().queue_ops
         self._pause = FOREGROUND_SECONDS if busy else BUSY_SECONDS
-        return self._rewrite()
+        return self._rewrite(over)
 
     def wait(self) -> float:
         return self._pause
+
+    def _between(self, over: bool) -> float:
+        return self._rules.round_seconds if over else PAGE_SECONDS
 
     # What is sparse
 
@@ -131,11 +135,12 @@ class Repack:
 
     # Rewriting
 
-    def _rewrite(self) -> str:
+    def _rewrite(self, over: bool) -> str:
         found = list(self._found.values())
         chosen = [found[at] for at in choose(found, self._rules.pack_bytes_max)]
         if not chosen:
             self._found.clear()
+            self._pause = self._between(over)
             return "what is sparse fits into no pack"
         for one in chosen:
             del self._found[one.chunk]
@@ -158,7 +163,10 @@ class Repack:
             where = self._desk.look(lambda tx: layouts.location(tx, one.chunk))
             if where is None:
                 return None
-            return b"".join(self._read(where, part.offset, part.length) for part in one.ranges)
+            data = b"".join(self._read(where, part.offset, part.length) for part in one.ranges)
+            if len(data) != one.live_bytes:  # what lies behind it would be shifted
+                raise IntegrityError(f"{one.live_bytes} bytes were asked for, {len(data)} came")
+            return data
         except QuorumFSError as error:
             _log.info("repack.not_read", chunk=one.chunk.hex(), cause=str(error))
             if len(self._rests) >= RESTING_MAX:

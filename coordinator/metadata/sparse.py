@@ -11,7 +11,10 @@ _SPARSE = (
     " (SELECT coalesce(sum(part), 0) FROM"
     " (SELECT DISTINCT chunk_offset, extent.length AS part FROM extent WHERE extent.chunk = chunk.id)) AS alive"
     " FROM chunk WHERE id > ? AND id <= ? AND state = 1 AND home = 0 AND upload IS NULL AND want > 0)"
-    " WHERE alive > 0 AND alive * 100 < ? * length ORDER BY id LIMIT ?"
+    " WHERE alive > 0 AND alive * 100 < ? * length"
+    " AND NOT EXISTS (SELECT 1 FROM extent WHERE extent.chunk = id AND version IN"
+    " (SELECT base_version FROM upload UNION ALL SELECT version FROM upload))"
+    " ORDER BY id LIMIT ?"
 )
 _EXTENTS = "SELECT DISTINCT chunk_offset, length FROM extent WHERE chunk = ? ORDER BY chunk_offset, length"
 
@@ -47,7 +50,8 @@ class Page:
 
 
 def sparse(tx: sqlite3.Connection, after: bytes, look_at: int, limit: int, live_percent: int) -> Page:
-    """Of the `look_at` chunks behind `after`, those with less than so much alive, up to `limit`."""
+    """Of the `look_at` chunks behind `after`, those with less than so much alive, up to `limit`. Those that an open
+    upload may name wait for its end: their extents would stay where they are."""
     last, count = tx.execute(_PAGE_END, (after, look_at)).fetchone()
     if not count:
         return Page([], b"")

@@ -1,7 +1,8 @@
 """Extents move from sparse chunks to a new one that has their bytes too (docs/decisions/0012).
 
 A chunk never changes: whatever extent lies within a range of it, whoever made it and when, names those bytes. So the
-state as of the entry decides what moves, and no proposal is too old.
+state as of the entry decides what moves, and no proposal is too old. Only open uploads are held to what they named:
+the version that one began from, and its own extents, keep their chunks until it is over.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from coordinator.metadata import contents
 from coordinator.metadata.contents import Last
 from coordinator.metadata.context import Context
-from quorumfs.errors import UploadGoneError
+from quorumfs.errors import BusyError, UploadGoneError
 from quorumfs.limits import CHUNK_SIZE_BYTES_MAX
 from quorumfs.v1 import entries_pb2 as e
 
@@ -19,16 +20,22 @@ _SOURCE = "SELECT want FROM chunk WHERE id = ? AND state = ? AND home = ? AND up
 _PACK = "SELECT length FROM chunk WHERE id = ? AND upload = ? AND state = ? AND live >= ?"
 _WITHIN = (
     "chunk = ? AND chunk_offset >= ? AND chunk_offset + length <= ?"
-    " AND version NOT IN (SELECT base_version FROM upload)"
+    " AND version NOT IN (SELECT base_version FROM upload UNION ALL SELECT version FROM upload)"
 )
 
 
 def repack(context: Context, command: e.RepackChunks) -> int:
-    """How many extents were moved. Raises UploadGoneError, BusyError."""
+    """How many extents were moved. What is too much for an entry keeps its chunk. Raises UploadGoneError."""
     row = context.execute("SELECT min_replicas FROM upload WHERE id = ?", (command.upload,)).fetchone()
     if row is None:
         raise UploadGoneError("the upload of the pack is not open")
-    return sum(_repack(context, command.upload, row[0], one) for one in command.ranges)
+    moved = 0
+    for one in command.ranges:
+        try:
+            moved += _repack(context, command.upload, row[0], one)
+        except BusyError:
+            break
+    return moved
 
 
 def _repack(context: Context, upload: bytes, min_replicas: int, one: e.RepackChunks.Range) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.duties.repack import IDLE_SECONDS, REST_SECONDS, Repack, Rules
+from coordinator.duties.repack import REST_SECONDS, Repack, Rules
 from quorumfs.errors import UnavailableError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
@@ -20,6 +20,9 @@ def nodes() -> Datanodes:
     return Datanodes()
 
 
+ROUND_SECONDS = 7.0
+
+
 def repacking(leader: Coordinator, nodes: Datanodes, live_percent_min: int = 50, most: int = 1000) -> Repack:
     def read(where: n.ChunkLocation, offset: int, length: int) -> bytes:
         if where.chunk not in nodes.chunks:
@@ -27,7 +30,7 @@ def repacking(leader: Coordinator, nodes: Datanodes, live_percent_min: int = 50,
         assert offset + length <= where.length
         return nodes.chunks[where.chunk][offset : offset + length]
 
-    rules = Rules(live_percent_min, most)
+    rules = Rules(live_percent_min, most, ROUND_SECONDS)
     return Repack(leader.desk, leader.soft, nodes, read, "cluster", rules, lambda: 0.5, leader.clock)
 
 
@@ -62,7 +65,7 @@ def test_what_is_alive_moves_to_a_new_chunk_and_the_old_one_is_garbage(
     assert rows(leader, "SELECT chunk FROM orphan") == [(old,)]
     assert rows(leader, "SELECT count(*) FROM upload") == [(0,)]
     assert duty.work() == "0 sparse chunks found"
-    assert duty.wait() == IDLE_SECONDS
+    assert duty.wait() == ROUND_SECONDS
     assert (duty.figures.rewritten_chunks, duty.figures.sparse_chunks) == (1, 0)
 
 
@@ -86,6 +89,35 @@ def test_nothing_is_rewritten_above_the_bound_or_when_it_is_off(
     assert "nothing is rewritten" in repacking(leader, nodes, live_percent_min=0).work()
     assert "fits into no pack" in repacking(leader, nodes, most=29).work()
     assert len(nodes.chunks) == 1
+
+
+def test_what_becomes_sparse_later_is_found_in_the_next_round(leader: Coordinator, nodes: Datanodes) -> None:
+    """As when a new leader looks before the trash is reaped."""
+    leader.lead("d1", "d2", "d3")
+    leader.batch(*(put(b"/%d" % number, b"0123456789") for number in range(10)))
+    make(leader, nodes).work()
+    duty = repacking(leader, nodes)
+    leader.batch(*(delete(b"/%d" % number, purge=True) for number in range(7)))
+    assert (duty.work(), duty.wait()) == ("0 sparse chunks found", ROUND_SECONDS)
+    leader.system(e.SystemCommand(reap_trash=e.ReapTrash(limit=100)))
+    assert duty.work() == "rewrote 1 sparse chunks, moved 3 extents"
+
+
+def test_what_fits_into_no_pack_is_looked_at_once_in_a_round(
+    leader: Coordinator, nodes: Datanodes, bodies: dict[bytes, bytes]
+) -> None:
+    duty = repacking(leader, nodes, most=29)
+    assert "fits into no pack" in duty.work()
+    assert duty.wait() == ROUND_SECONDS
+
+
+def test_a_read_that_gives_too_little_moves_nothing(
+    leader: Coordinator, nodes: Datanodes, bodies: dict[bytes, bytes]
+) -> None:
+    (old,) = nodes.chunks
+    nodes.chunks[old] = nodes.chunks[old][:-1]
+    assert "can be read now" in repacking(leader, nodes).work()
+    assert rows(leader, "SELECT DISTINCT chunk FROM extent") == [(old,)]
 
 
 def test_what_cannot_be_read_rests_for_a_while(

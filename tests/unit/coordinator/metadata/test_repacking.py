@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from coordinator.metadata import invariants, sparse
+import pytest
+
+from coordinator.metadata import context, invariants, sparse
 from coordinator.metadata.sparse import Range
 from quorumfs.errors import Code
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
+from quorumfs.v1 import types_pb2 as t
 from tests.support.machines import Cluster, commit_of
 from tests.support.ops import clone, delete, ref, stat
 
@@ -99,6 +102,48 @@ def test_a_version_that_an_open_upload_began_from_keeps_its_chunks(cluster: Clus
     close(cluster, base)
     assert repack(cluster, upload, (old, 10, 5, new, 0)).number == 1
     close(cluster, upload)
+
+
+def test_extents_of_an_open_upload_stay_what_was_handed_in(cluster: Cluster) -> None:
+    """They are handed in again when the answer was lost, and have to be the same then."""
+    old = packed(cluster, (b"/a", 10, 5))
+    request = n.OpenUploadRequest(ref=ref(b"/a"), from_current=True)
+    copy = cluster.one(n.Op(open_upload=request)).upload.upload
+    extent = t.Extent(offset=0, length=5, chunk=old, chunk_offset=10)
+    hand_in = n.Op(add_extents=n.AddExtentsRequest(upload=copy, extents=[extent]))
+    cluster.one(hand_in)
+    upload, new = sealed(cluster, b"/.new", 5)
+    assert repack(cluster, upload, (old, 10, 5, new, 0)).number == 0
+    assert cluster.one(hand_in).code == Code.OK
+    cluster.one(n.Op(commit_upload=n.CommitUploadRequest(upload=copy, size=5, checksum=7)))
+    assert repack(cluster, upload, (old, 10, 5, new, 0)).number == 2  # the former content is in the trash
+    close(cluster, upload)
+    assert invariants.violations(cluster.replica.db) == []
+
+
+def test_what_is_too_much_for_an_entry_keeps_its_chunk_and_moves_in_the_next(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "ROWS_PER_ENTRY", 1)
+    old = packed(cluster, (b"/a", 10, 5), (b"/b", 20, 5))
+    upload, new = sealed(cluster, b"/.new", 10)
+    both = ((old, 10, 5, new, 0), (old, 20, 5, new, 5))
+    done = repack(cluster, upload, *both)
+    assert (done.code, done.number, extents(cluster)) == (Code.OK, 1, {(new, 0, 5), (old, 20, 5)})
+    assert repack(cluster, upload, *both).number == 1
+    close(cluster, upload)
+    assert extents(cluster) == {(new, 0, 5), (new, 5, 5)}
+    assert invariants.violations(cluster.replica.db) == []
+
+
+def test_chunks_that_an_open_upload_may_name_are_not_found_until_it_is_over(cluster: Cluster) -> None:
+    """Else they would be copied in every round, for nothing."""
+    packed(cluster, (b"/a", 10, 5))
+    request = n.OpenUploadRequest(ref=ref(b"/a"), from_current=True)
+    base = cluster.one(n.Op(open_upload=request)).upload.upload
+    assert sparse.sparse(cluster.replica.db, b"", 100, 10, 50).chunks == []
+    close(cluster, base)
+    assert len(sparse.sparse(cluster.replica.db, b"", 100, 10, 50).chunks) == 1
 
 
 def test_nonsense_moves_nothing(cluster: Cluster) -> None:
