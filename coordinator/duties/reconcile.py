@@ -39,7 +39,6 @@ from quorumfs.v1 import types_pb2 as t
 REPORTS_PER_ENTRY = 1000
 STORED_PER_PAGE = 2_000
 IDLE_SECONDS = 0.25
-GATHER_SECONDS = 0.1  # reports that trickle in are looked at together, and written in one entry
 PAGE_PAUSE_SECONDS = 0.005
 OVER = object()
 EARLY_SECONDS = 5.0
@@ -97,11 +96,9 @@ class Reconcile:
         return f"wrote {written} replica states, doubted {doubted}, asked {len(asked)} nodes for inventories"
 
     def wait(self) -> float:
-        if len(self._fresh) + len(self._findings) + len(self._listed) >= REPORTS_PER_ENTRY:
-            return 0.0
-        if self._comparing is not None:
-            return PAGE_PAUSE_SECONDS
-        return GATHER_SECONDS if self._busy else IDLE_SECONDS
+        if self._busy:
+            return 0.0  # a leader that dies takes with it what was reported and not written
+        return PAGE_PAUSE_SECONDS if self._comparing is not None else IDLE_SECONDS
 
     @property
     def waiting(self) -> int:

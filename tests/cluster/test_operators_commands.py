@@ -67,7 +67,7 @@ def test_top_tells_what_the_nodes_are_doing(cluster: LocalCluster, dfsctl: Dfsct
     assert [node_id for node_id, one in by_id.items() if one["leads"]] == [cluster.leader()]
     for one in said.json:
         assert one["error"] is None
-        assert one["cpu_fraction"] > 0
+        assert one["cpu_fraction"] >= 0, "in ticks of 10 ms: nobody has to do something in a second"
         assert one["rss_bytes"] > 10_000_000
     cluster.pause("d2")
     hung = {one["node_id"]: one for one in dfsctl("top", "--interval", "0.5", "-o", "json").json}["d2"]

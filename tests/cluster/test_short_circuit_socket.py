@@ -19,6 +19,7 @@ import pytest
 from datanode.services import short_circuit as serving
 from datanode.services.short_circuit import ShortCircuitServer
 from datanode.store.chunks import ChunkStore
+from datanode.store.rules import Condemnation
 from datanode.transfer.meter import Meter
 from quorumfs import descriptors, limits
 from quorumfs.checksum import crc32c
@@ -149,7 +150,7 @@ def test_a_chunk_that_is_not_here_or_in_quarantine_is_refused_and_the_door_stays
     assert read(client, other) is None
     assert read(client) == DATA
     with client_of(node) as second:
-        assert node.store.quarantine(ID, 99, 1)
+        assert node.store.quarantine(ID, Condemnation(99, 1))
         assert read(second) is None
     assert read(client) == DATA, "what was handed over stays good"
 

@@ -206,6 +206,18 @@ class Consensus:
     def cluster_ms(self) -> int:
         return int(self._process.core.now_ms())
 
+    @property
+    def term(self) -> int:
+        return self._process.core.replica.term()
+
+    @property
+    def commit_index(self) -> int:
+        return self._process.core.replica.commit_index()
+
+    @property
+    def last_index(self) -> int:
+        return self._process.core.journal.last_index
+
     def status(self) -> Any:
         core = self._process.core
         return SimpleNamespace(
@@ -244,7 +256,7 @@ class SimHolders(RemoteHolders):
 
     def __init__(self, process: Process, storage: Storage) -> None:
         nobody: Any = None
-        super().__init__(nobody, lambda node_id: node_id)
+        super().__init__(nobody, lambda node_id: node_id, nobody)
         self._process = process
         self._storage = storage
 
