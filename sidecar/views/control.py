@@ -9,29 +9,22 @@ from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
 
-from quorumfs.errors import InvalidArgumentError, PreconditionFailedError
+from quorumfs.errors import InvalidArgumentError
 from quorumfs.v1 import admin_pb2
 from sidecar import bodies, limits, schemas, shapes
 from sidecar.actions import ACTIONS, ToLeader, set_node
 from sidecar.agent import agent
 from sidecar.auth import Role, require, token_of
 from sidecar.contract import Contract, describes
-from sidecar.control_plane import Caller, Meant, Outcome
+from sidecar.control_plane import Caller, Outcome
 from sidecar.methods import FORGET_NODE, SET_NODE
+from sidecar.views import steering
 
 views = Blueprint("control", __name__)
 
-WHOM: dict[str, schemas.Schema] = {
-    "selector": {"type": "string", "maxLength": limits.SELECTOR_CHARACTERS_MAX},
-    "nodes": {
-        **schemas.many({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"}),
-        "maxItems": 1000,
-    },
-    "all": schemas.TRUTH,
-}
 EXEC_BODY: schemas.Schema = {
     **schemas.some(
-        **WHOM,
+        **steering.WHOM,
         action=schemas.one_of(*ACTIONS),
         params={"type": "object"},
         max_unavailable={"type": "integer", "minimum": 1, "maximum": limits.TARGETS_MAX},
@@ -66,18 +59,8 @@ def execute() -> Response:
     action = ACTIONS[name]
     step = action.make(_params(body, action.fields))
     limit = bodies.count_field(body, "max_unavailable", 1, limits.TARGETS_MAX, least=1)
-    meant = Meant(
-        bodies.text_field(body, "selector", "", limits.SELECTOR_CHARACTERS_MAX),
-        bodies.names_field(body, "nodes", limits.TARGETS_MAX),
-        bodies.truth_field(body, "all"),
-    )
-    served = agent()
-    if not served.settings.is_coordinator:
-        raise PreconditionFailedError(
-            f"{served.settings.node_id} does not steer the cluster",
-            cause="it is a datanode",
-            next="ask a coordinator's agent; GET /v1/cluster names them",
-        )
+    meant = steering.meant(body)
+    served = steering.coordinator()
     nodes = served.control.match(meant)
     outcomes = served.control.run(action, step, nodes, limit, _caller())
     return _told(name, outcomes)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, g, jsonify, request
 
-from quorumfs.errors import NotFoundError, PreconditionFailedError
+from quorumfs.errors import NotFoundError
 from sidecar import bodies, limits, schemas, shapes
 from sidecar.agent import agent
 from sidecar.auth import Role, require, token_of
 from sidecar.contract import Contract, describes
-from sidecar.control_plane import Caller, Meant
+from sidecar.control_plane import Caller
 from sidecar.restarting import Course, Wish
-from sidecar.views.control import WHOM
+from sidecar.views import steering
 
 views = Blueprint("restart", __name__)
 
 BODY: schemas.Schema = schemas.some(
-    **WHOM,
+    **steering.WHOM,
     max_unavailable={"type": "integer", "minimum": 1, "maximum": limits.TARGETS_MAX},
     drain_seconds={"type": "number", "minimum": 0, "maximum": limits.DRAIN_SECONDS_MAX},
     wait_seconds={"type": "number", "minimum": 1, "maximum": limits.RESTART_WAIT_SECONDS_MAX},
@@ -41,18 +41,8 @@ def begin() -> Response:
             body, "reason", f"a rolling restart by {g.principal.name}", limits.REASON_CHARACTERS_MAX
         ),
     )
-    meant = Meant(
-        bodies.text_field(body, "selector", "", limits.SELECTOR_CHARACTERS_MAX),
-        bodies.names_field(body, "nodes", limits.TARGETS_MAX),
-        bodies.truth_field(body, "all"),
-    )
-    served = agent()
-    if not served.settings.is_coordinator:
-        raise PreconditionFailedError(
-            f"{served.settings.node_id} does not steer the cluster",
-            cause="it is a datanode",
-            next="ask a coordinator's agent; GET /v1/cluster names them",
-        )
+    meant = steering.meant(body)
+    served = steering.coordinator()
     course = served.restarts.start(served.control.match(meant), wish, Caller(token_of(request), g.request_id))
     response = jsonify(_told(course))
     response.status_code = 202

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
+from tests.simulation.digests import digests_of
 from tests.simulation.garbage.mutations import MUTATIONS, Mutation, hunt
 from tests.simulation.garbage.run import run_storage_seed
 from tests.simulation.garbage.seeds import SEEDS as FOUND
@@ -42,18 +39,7 @@ def test_the_same_seed_gives_the_same_run_whatever_the_hashes_of_strings_are() -
     program = (
         "from tests.simulation.garbage.run import run_storage_seed; print(run_storage_seed(7, 5.0).digest)"
     )
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        ).stdout
-        for hash_seed in ("1", "2")
-    }
-    assert len(digests) == 1
+    assert len(digests_of(program)) == 1
 
 
 @pytest.mark.parametrize("mutation", QUICK, ids=lambda mutation: mutation.name)
