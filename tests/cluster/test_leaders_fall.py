@@ -13,11 +13,16 @@ from quorumfs import Client
 from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 from tests.support.commands import Dfsctl
 from tests.support.leaders import How, fallen_leader
+from tests.support.one_chunk_files import (
+    CHUNK_BYTES,
+    copied,
+    everything_is_there,
+    holders,
+    store_files,
+)
 
 pytestmark = pytest.mark.cluster
 
-CHUNK_BYTES = 256 << 10
-FILES = 24
 PATIENCE_SECONDS = 90.0
 LONG = pytest.mark.long
 
@@ -36,28 +41,12 @@ cluster = cluster_fixture(
 @pytest.fixture(scope="module")
 def stored(cluster: LocalCluster) -> dict[str, bytes]:
     """Path -> content; each file is one chunk."""
-    files = {f"/f{k}": os.urandom(CHUNK_BYTES - k) for k in range(FILES)}
-    with cluster.client() as fs:
-        for path, content in files.items():
-            fs.write_bytes(path, content)
-    return files
-
-
-def holders(fs: Client, path: str) -> set[str]:
-    """The nodes with a good replica of a file of one chunk."""
-    (location,) = fs.locate(path)
-    return {one.node_id for one in location.replicas if one.state == "live"}
+    return store_files(cluster)
 
 
 def settled(fs: Client, stored: dict[str, bytes]) -> bool:
     """Three replicas of each file, no more and no fewer."""
     return all(len(holders(fs, path)) == 3 for path in stored)
-
-
-def copied(cluster: LocalCluster) -> int:
-    """How many copies the datanodes have made for leaders."""
-    lines = [line for one in cluster.layout.datanodes for line in cluster.log(one.node_id).splitlines()]
-    return sum('"command.done"' in line and '"replicate"' in line for line in lines)
 
 
 def registrations(cluster: LocalCluster) -> int:
@@ -69,11 +58,6 @@ def alive(dfsctl: Dfsctl) -> list[str]:
     return sorted(
         one["node_id"] for one in dfsctl("status", "-o", "json").json["datanodes"] if one["state"] == "alive"
     )
-
-
-def everything_is_there(fs: Client, stored: dict[str, bytes]) -> None:
-    for path, content in stored.items():
-        assert fs.read_bytes(path) == content
 
 
 @pytest.mark.parametrize("how", ["stopped", pytest.param("killed", marks=LONG)])

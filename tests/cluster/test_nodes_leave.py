@@ -14,11 +14,16 @@ import pytest
 from quorumfs import Client
 from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 from tests.support.commands import Dfsctl
+from tests.support.one_chunk_files import (
+    CHUNK_BYTES,
+    copied,
+    everything_is_there,
+    holders,
+    store_files,
+)
 
 pytestmark = pytest.mark.cluster
 
-CHUNK_BYTES = 256 << 10
-FILES = 24
 PATIENCE_SECONDS = 90.0
 
 cluster = cluster_fixture(
@@ -36,11 +41,7 @@ cluster = cluster_fixture(
 @pytest.fixture(scope="module")
 def stored(cluster: LocalCluster) -> dict[str, bytes]:
     """Path -> content; each file is one chunk."""
-    files = {f"/f{k}": os.urandom(CHUNK_BYTES - k) for k in range(FILES)}
-    with cluster.client() as fs:
-        for path, content in files.items():
-            fs.write_bytes(path, content)
-    return files
+    return store_files(cluster)
 
 
 @pytest.fixture
@@ -51,12 +52,6 @@ def control(cluster: LocalCluster, tmp_path: Path) -> Dfsctl:
 def node(control: Dfsctl, node_id: str) -> dict[str, Any]:
     found: dict[str, Any] = control("node", "show", node_id, "-o", "json").json
     return found
-
-
-def holders(fs: Client, path: str) -> set[str]:
-    """The nodes with a good replica of a file of one chunk."""
-    (location,) = fs.locate(path)
-    return {one.node_id for one in location.replicas if str(one.state) in ("live", "LIVE")}
 
 
 def ordered(cluster: LocalCluster) -> Counter[tuple[str, str]]:
@@ -72,18 +67,6 @@ def ordered(cluster: LocalCluster) -> Counter[tuple[str, str]]:
         assert destination is not None, line
         found[chunk[1], destination[1]] += 1
     return found
-
-
-def copied(cluster: LocalCluster) -> int:
-    """How many copies the datanodes have made for leaders."""
-    datanodes = [one.node_id for one in cluster.nodes if one.role == "datanode"]
-    lines = [line for one in datanodes for line in cluster.log(one).splitlines()]
-    return sum('"command.done"' in line and '"replicate"' in line for line in lines)
-
-
-def everything_is_there(fs: Client, stored: dict[str, bytes]) -> None:
-    for path, content in stored.items():
-        assert fs.read_bytes(path) == content
 
 
 def test_a_drain_outlives_the_leader(
