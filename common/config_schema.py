@@ -103,6 +103,11 @@ class RaftSection(Section):
         default=limits.RAFT_ELECTION_SECONDS_MAX,
         description="Longest silence after which a member calls an election.",
     )
+    read_lease: bool = Field(
+        default=True,
+        description="A leader answers questions on what its followers promised it last, without asking them for each. "
+        "Switch it off where a hypervisor may stop this machine's clocks together with the machine.",
+    )
 
 
 class HttpSection(Section):

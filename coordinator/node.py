@@ -530,6 +530,7 @@ def settings_of(config: NodeConfig) -> ConsensusSettings:
         heartbeat_seconds=raft.heartbeat_seconds,
         election_seconds_min=raft.election_seconds_min,
         election_seconds_max=raft.election_seconds_max,
+        read_lease=raft.read_lease,
         faults=config.dev.faults,
     )
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 class Clock(Protocol):
     def monotonic(self) -> float:
-        """Seconds; never goes back; its zero means nothing."""
+        """Seconds; never goes back, and goes on while the machine is suspended; its zero means nothing."""
         ...
 
     def wall_ms(self) -> int:
@@ -16,9 +16,13 @@ class Clock(Protocol):
         ...
 
 
+# Time that a suspended machine slept through has passed too. Where there is no such clock, the one there is.
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 class SystemClock:
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_STEADY)
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000

@@ -107,7 +107,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What the core needs of the world around it. Called on the loop, but for `answer`'s own threads."""
+    """What the core needs of the world around it. Called on the loop, `answer` also by whoever asks."""
 
     answer: Callable[[Sequence[Reading]], None]  # run questions on this member's state, now
     fetch: Callable[[str, int, Callable[[tuple[Path, int, int] | None], None]], None]
@@ -136,6 +136,7 @@ class Core:
         outside: Outside,
         memory: Memory | None = None,
         boot: int = 0,
+        read_lease: bool = True,
     ) -> None:
         self.journal = journal
         self.database = database
@@ -147,6 +148,7 @@ class Core:
         self._random = random
         self._keep_bytes = journal_keep_bytes
         self._outside = outside
+        self._read_lease = read_lease
         self._waiting: dict[int, list[Waiting]] = {}
         self._reads: deque[Reading] = deque()
         self._changes: deque[Change] = deque()
@@ -218,9 +220,14 @@ class Core:
         return self.journal.disk_full or self.applier.disk_full
 
     def read(self, question: Question, done: Done) -> None:
-        """Answer behind a barrier: what was acknowledged before this call is seen."""
+        """Answer under the lease, else behind a barrier: what was acknowledged before this call is seen."""
+        lease_until = self.replica.beats.lease_until  # first of all: see docs/decisions/0013
+        leased = self._read_lease and self._clock.monotonic() < lease_until
         if self.leadership is None:
             done(self.not_leader())
+            return
+        if leased:
+            self._outside.answer((Reading(question, done),))
             return
         if len(self._reads) >= READS_MAX:
             done(BusyError("too many questions wait", next="try again a little later"))

@@ -120,6 +120,7 @@ class Consensus:
             ),
             DurableMemory(directory, files),
             boot_number(identity.boot_counter, int.from_bytes(random(4), "big")),
+            settings.read_lease,
         )
         self._threads = [
             threading.Thread(target=self._guarded, args=(run,), name=name, daemon=True)
@@ -306,7 +307,8 @@ class Consensus:
         self._core.propose(proposal, done)
 
     def read(self, question: Question, done: Done) -> None:
-        """Ask the leader's state behind a barrier: nothing acknowledged before this call is missed."""
+        """Ask the leader's state, under its lease or behind a barrier: nothing acknowledged before this call is
+        missed."""
         self._core.read(question, done)
 
     def read_stale(self, question: Question, done: Done) -> None:

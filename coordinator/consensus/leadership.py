@@ -3,9 +3,19 @@ of the age of its own state."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T", int, float)
+
+NEVER = -1e9
+"""Before any clock.monotonic()."""
+
+LEASE_SHARE = 0.8
+"""Of the time that followers keep still, as a leader counts it: so much may their clocks and its own differ in rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,10 @@ class Beats:
     A peer echoes a round only after it has accepted this member as leader of the present term. So a
     round that a majority echoed proves that nobody else led when it was sent. Numbers, not times: of two
     messages at one instant only the one that was sent after a question proves anything for it.
+
+    With an echo a peer says for how long after it has heard that round it elects nobody. Until the share of that which
+    a majority grants has passed since the round was sent, nobody else can lead: `lease_until`, as clock.monotonic()
+    tells time, is read by any thread.
     """
 
     def __init__(self, peers: Iterable[str]) -> None:
@@ -41,17 +55,29 @@ class Beats:
         self._echoed: dict[str, int] = {}
         self._sent: deque[tuple[int, float]] = deque()
         self._proven_at = 0.0
+        self._leases: dict[str, float] = {}
+        self._may_lease = False
         self.last = 0
+        self.lease_until = NEVER
 
     def set_peers(self, peers: Iterable[str]) -> None:
         """The other voters are these from now on."""
         self._peers = tuple(peers)
+        self._renew()
 
     def restart(self, now: float) -> None:
         """A new leadership: no echo counts any more; the election itself proves contact at `now`."""
         self._echoed.clear()
         self._sent.clear()
+        self._leases.clear()
         self._proven_at = now
+        self._may_lease = True
+        self._renew()
+
+    def give_up_lease(self) -> None:
+        """For the rest of this leadership: it is over, or somebody may be elected by its own wish."""
+        self._may_lease = False
+        self._renew()
 
     def send(self, now: float) -> int:
         """The number of the round that is sent now."""
@@ -59,16 +85,32 @@ class Beats:
         self._sent.append((self.last, now))
         return self.last
 
-    def echo(self, peer: str, beat: int) -> None:
-        if beat <= self.last:
-            self._echoed[peer] = max(self._echoed.get(peer, 0), beat)
+    def echo(self, peer: str, beat: int, hold: float) -> None:
+        """`peer` has accepted round `beat`, and elects nobody for `hold` seconds of its clock from then on."""
+        if beat > self.last:
+            return
+        self._echoed[peer] = max(self._echoed.get(peer, 0), beat)
+        if self._sent and beat >= self._sent[0][0]:  # else a majority is further already
+            _, sent_at = self._sent[beat - self._sent[0][0]]
+            self._leases[peer] = max(self._leases.get(peer, NEVER), sent_at + hold * LEASE_SHARE)
+            self._renew()
+
+    def _renew(self) -> None:
+        if not self._may_lease:
+            self.lease_until = NEVER
+        elif not self._peers:
+            self.lease_until = math.inf
+        else:
+            self.lease_until = self._of_majority(self._leases, NEVER)
+
+    def _of_majority(self, told: Mapping[str, T], without: T) -> T:
+        """The highest value that a majority has reached, this member, which needs none, included."""
+        needed = (len(self._peers) + 1) // 2  # besides this member
+        return sorted((told.get(peer, without) for peer in self._peers), reverse=True)[needed - 1]
 
     def quorum_beat(self) -> int:
         """The latest round that a majority, this member included, is known to have accepted."""
-        needed = (len(self._peers) + 1) // 2  # besides this member
-        if needed == 0:
-            return self.last
-        return sorted((self._echoed.get(peer, 0) for peer in self._peers), reverse=True)[needed - 1]
+        return self._of_majority(self._echoed, 0) if self._peers else self.last
 
     def quorum_sent_at(self, now: float) -> float:
         """When the round of `quorum_beat` was sent; `now` when this member is a majority by itself."""
@@ -78,10 +120,6 @@ class Beats:
         while self._sent and self._sent[0][0] <= beat:
             self._proven_at = self._sent.popleft()[1]
         return self._proven_at
-
-
-NEVER = -1e9
-"""Before any clock.monotonic()."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import msgpack
 
 Message = dict[str, Any]
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 NUMBER_MAX = 2**63 - 1
 ENTRIES_MAX = 4096
 HASH_BYTES = 32
@@ -122,6 +122,10 @@ _TABLE: Mapping[str, tuple[tuple[str, _Accepts], ...]] = {
         ("reset", _is_truth),
         ("success", _is_truth),
         ("beat", _is_number),
+        (
+            "hold_ms",
+            _is_number,
+        ),  # for how long since it heard that round the sender elects nobody, by its clock
     ),
     "request_vote": (
         ("term", _is_number),

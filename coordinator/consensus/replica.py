@@ -13,6 +13,8 @@ Theory of operation
    leader, nor in the first election timeout after its start (it may have promised then what it forgot).
 5. A leader numbers its rounds of messages (beats). A round that a majority has echoed proves that nobody led in a
    higher term when it was sent: that is what reads wait for, and what a leader must have lately, or it steps down.
+   Who echoes a round also promises to elect nobody for a moment: while a majority's promises last, reads need not wait
+   (the lease, `docs/decisions/0013`). Nothing but the leader's own wish to hand over releases one from a promise.
 6. Raised exceptions end the process: BrokenInvariantError, StorageFailure. Nothing is logged and gone on from.
 """
 
@@ -47,6 +49,7 @@ ROLE_NAMES = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
 COMMAND, NOOP, CONFIGURATION = b"\x00", b"\x01", b"\x02"
 BATCH_BYTES_MAX = 1 << 20
 BATCH_ENTRIES_MAX = 512
+HOLD_SECONDS_MAX = 0.2  # who has just started does not know what it promised: it waits for longer than that
 
 _log = log.get(__name__)
 
@@ -68,6 +71,11 @@ class Timing:
     heartbeat: float
     election_min: float
     election_max: float
+
+    @property
+    def hold(self) -> float:
+        """For how long after it has heard a leader a member elects nobody, whatever happens to their connection."""
+        return min(2 * self.heartbeat, HOLD_SECONDS_MAX)
 
 
 @dataclass(slots=True)
@@ -140,7 +148,10 @@ class Replica(SyncObj):  # type: ignore[misc]
             NEVER  # a connection to the leader that broke counts as not hearing it
         )
         self.freshness = Freshness()
-        self._mute_until = now + timing.election_min
+        self._promised_until = (
+            NEVER  # see Beats: until then a leader may count on it that nobody else is elected
+        )
+        self._mute_until = now + max(timing.election_min, HOLD_SECONDS_MAX)
         self._deadline = 0.0
         self._heartbeat_at = now
         self._sends_on = False
@@ -358,7 +369,8 @@ class Replica(SyncObj):  # type: ignore[misc]
             return False
         if self.leads():
             return not self.has_contact()
-        return self._clock.monotonic() - self.heard_at >= self._timing.election_min
+        now = self._clock.monotonic()
+        return now >= self._promised_until and now - self.heard_at >= self._timing.election_min
 
     def _has_just_started(self) -> bool:
         """Time for its peers to tell it what it has forgotten: until then not even a leader's wish makes it vote."""
@@ -394,6 +406,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._SyncObj__raftState = role
         if before != role:
             self.transferring = False
+            self.beats.give_up_lease()
             self._on_role(role)
 
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802  a name of PySyncObj's
@@ -401,10 +414,10 @@ class Replica(SyncObj):  # type: ignore[misc]
         last = self.journal.last_index
         self._SyncObj__raftLeader = self._SyncObj__selfNode
         self.progress = {peer: Progress(last + 1) for peer in self.peers}
-        self.beats.restart(now)
         self.noop_index = last + 1
         self.journal.add(NOOP, self.noop_index, self.term())
         self._SyncObj__setState(LEADER)
+        self.beats.restart(now)
         self._led_by = {self.term(): self.own_id}
         _log.info("election.won", term=self.term(), votes=len(self._votes))
         self.replicate()
@@ -493,7 +506,7 @@ class Replica(SyncObj):  # type: ignore[misc]
             if progress.doubted:
                 return
             # No other answer proves anything: a muted member may have elected another leader, and have forgotten it.
-            self.beats.echo(peer, message["beat"])
+            self.beats.echo(peer, message["beat"], message["hold_ms"] / 1000)
             if message["next_node_idx"] - 1 <= self.journal.last_index:
                 progress.acknowledged(message["next_node_idx"] - 1)
         elif not message["reset"]:
@@ -511,7 +524,8 @@ class Replica(SyncObj):  # type: ignore[misc]
             self._links.send(peer, {"type": "greeting", **greeting})
         elif self.leader_id() == peer and not self.leads():
             self.heard_at = NEVER
-            soon = self._clock.monotonic() + 2 * self._timing.heartbeat * self._chance()
+            free_from = max(self._clock.monotonic(), self._promised_until)
+            soon = free_from + 2 * self._timing.heartbeat * self._chance()
             self._deadline = min(self._deadline, soon)
 
     def advance_commit(self) -> None:
@@ -557,6 +571,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         """Tell a follower that has the whole log to begin an election at once; False: it lacks some yet."""
         if not self.leads() or self.progress[peer].match != self.journal.last_index or self.journal.dirty:
             return False
+        self.beats.give_up_lease()
         return self._links.send(peer, {"type": "timeout_now", "term": self.term()})
 
     # A follower's side
@@ -638,6 +653,7 @@ class Replica(SyncObj):  # type: ignore[misc]
         self._SyncObj__raftLeader = Node(peer)
         self._SyncObj__setState(FOLLOWER)
         self.heard_at = self.spoke_at = self._clock.monotonic()
+        self._promised_until = self.heard_at + self._timing.hold
         self._postpone_election()
         return True
 
@@ -650,6 +666,7 @@ class Replica(SyncObj):  # type: ignore[misc]
             "reset": reset,
             "success": not reset and self._memory.muted_term is None,
             "beat": beat,
+            "hold_ms": int(self._timing.hold * 1000),
         }
         if self.journal.dirty and not reset:
             self._acks.append((self.term(), peer, message))

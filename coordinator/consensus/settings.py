@@ -28,6 +28,7 @@ class ConsensusSettings:
     heartbeat_seconds: float = RAFT_HEARTBEAT_SECONDS
     election_seconds_min: float = RAFT_ELECTION_SECONDS_MIN
     election_seconds_max: float = RAFT_ELECTION_SECONDS_MAX
+    read_lease: bool = True
     journal_segment_bytes: int = 16 * MIB
     journal_keep_bytes: int = 64 * MIB
     reader_threads: int = 2

@@ -155,7 +155,7 @@ class Gateway:
         return e.SystemResult.FromString(result).results[0]
 
     async def read(self, question: Question, ttl_seconds: float | None = None) -> bytes:
-        """Ask behind a read barrier: the answer is not older than the call. Raises like `propose`; TimedOutError when
+        """Ask the leader's state: the answer is not older than the call. Raises like `propose`; TimedOutError when
         its turn comes later than `ttl_seconds` from now, for then nobody waits for it any more."""
         future = self._future()
         self.consensus.read(self._in_time(question, ttl_seconds), self._single(future))

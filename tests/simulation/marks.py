@@ -54,6 +54,8 @@ WATCHED = (
     "a proposal was under way when the leadership ended",
     "a proposal waited when the leadership ended",
     "a barrier was under way when the leadership ended",
+    "a question was answered under the lease",
+    "a question waited for a barrier",
     "a proposal expired in the queue",
     "the queue was full",
     "a full disk refused a proposal",
@@ -203,6 +205,19 @@ def _end_leadership(marks: Marks, core: Any) -> None:
     marks.hit("a barrier was under way when the leadership ended", core._barriers)
 
 
+def _answered(marks: Marks, original: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(core: Any, question: Any, done: Any) -> Any:
+        waited = len(core._reads)
+        result = original(core, question, done)
+        if len(core._reads) > waited:
+            marks.hit("a question waited for a barrier")
+        elif core.leadership is not None:
+            marks.hit("a question was answered under the lease")
+        return result
+
+    return watched
+
+
 def _end_transfer(marks: Marks, core: Any, *, given: bool) -> None:
     marks.hit(
         "a leadership was handed over" if given else "a transfer was not possible in time", core._transfer
@@ -274,6 +289,7 @@ _WATCHES: tuple[tuple[Any, str, Make], ...] = (
     (Replica, "release", _before(_release)),
     (replica_module, "follow", _after(_follow)),
     (Core, "_end_leadership", _before(_end_leadership)),
+    (Core, "read", _answered),
     (Core, "_end_transfer", _before(_end_transfer)),
     (Core, "_on_fetched", _before(_fetched)),
     (Applier, "_install", _before(_install)),

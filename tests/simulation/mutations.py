@@ -19,11 +19,12 @@ from typing import Any
 from unittest.mock import patch
 
 from coordinator.consensus import core as core_module
-from coordinator.consensus import guard, recovery
+from coordinator.consensus import guard, leadership, recovery
 from coordinator.consensus import replica as replica_module
 from coordinator.consensus.configuration import Configurations
 from coordinator.consensus.core import Core
 from coordinator.consensus.journal import Journal
+from coordinator.consensus.leadership import LEASE_SHARE, NEVER, Beats
 from coordinator.consensus.progress import Progress
 from coordinator.consensus.records import FRAME_HEAD_BYTES, Frame
 from coordinator.consensus.replica import Replica
@@ -239,6 +240,7 @@ def _acknowledge_at_once(replica: Any, peer: str, beat: int, verified: int, *, r
             "reset": reset,
             "success": not reset,
             "beat": beat,
+            "hold_ms": int(replica._timing.hold * 1000),
         },
     )
 
@@ -305,7 +307,7 @@ def _may_vote(*, boot_wait: bool, stickiness: bool) -> Callable[[Any], bool]:
 def _every_answer_is_an_echo(original: Callable[..., Any]) -> Callable[..., Any]:
     def mutated(replica: Any, peer: str, message: Any) -> None:
         if message["term"] == replica.term() and replica.leads():
-            replica.beats.echo(peer, message["beat"])
+            replica.beats.echo(peer, message["beat"], message["hold_ms"] / 1000)
         original(replica, peer, message)
 
     return mutated
@@ -376,6 +378,25 @@ def _no_barrier(core: Any) -> bool:
     core._barriers.append(core_module._Barrier(0, core.replica.commit_index(), list(core._reads)))
     core._reads.clear()
     return True
+
+
+def _lease_since_the_echo(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Any, peer: str, message: Any) -> None:
+        original(replica, peer, message)
+        beats = replica.beats
+        if replica.leads() and message["success"]:
+            beats._leases[peer] = replica._clock.monotonic() + message["hold_ms"] / 1000 * LEASE_SHARE
+            beats._renew()
+
+    return mutated
+
+
+def _without_a_promise(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(replica: Any, *arguments: Any) -> Any:
+        with patch.object(replica, "_promised_until", NEVER):
+            return original(replica, *arguments)
+
+    return mutated
 
 
 def _without_waiting(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -524,6 +545,31 @@ MUTATIONS = (
         "reads do not wait for a majority",
         lambda: patch.object(Core, "_note_barrier", _no_barrier),
         play=scenarios.a_leader_that_was_replaced_answers_no_question,
+    ),
+    Mutation(
+        "a lease is longer than the promises",
+        lambda: patch.object(leadership, "LEASE_SHARE", 3.0),
+        play=scenarios.a_leader_that_others_lost_answers_nothing_that_is_old,
+    ),
+    Mutation(
+        "a lease begins with the echo",
+        lambda: _handler("next_node_idx", _lease_since_the_echo),
+        play=scenarios.a_late_echo_is_a_short_lease,
+    ),
+    Mutation(
+        "who lost its leader campaigns in spite of its promise",
+        _method(Replica, "link_changed", _without_a_promise),
+        play=scenarios.who_heard_the_leader_last_keeps_its_promise,
+    ),
+    Mutation(
+        "who lost its leader votes in spite of its promise",
+        _method(Replica, "_may_vote", _without_a_promise),
+        play=scenarios.who_heard_the_leader_last_keeps_its_promise,
+    ),
+    Mutation(
+        "a lease outlasts the wish to hand over",
+        lambda: patch.object(Beats, "give_up_lease", lambda beats: None),
+        play=scenarios.a_leader_that_hands_over_has_no_lease,
     ),
     Mutation(
         "a disk that was set back is not told",

@@ -120,8 +120,7 @@ class SimWire:
             if not self._inbox:
                 break
             self._take(*self._inbox.popleft())
-        if self._inbox:
-            self.patience = 0.0
+            self.patience = 0.0  # it does not wait beyond what it got
 
     def wake(self) -> None:
         self._owner.wake()

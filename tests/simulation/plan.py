@@ -68,6 +68,7 @@ class Plan:
     ops_max: int
     session_ttl_ms: int
     upload_ttl_ms: int
+    read_lease: bool
 
     @property
     def entry_bytes(self) -> int:
@@ -157,6 +158,7 @@ def plan_of(seed: int, seconds: float | None = None) -> Plan:
         ops_max=1 if registers else random.choice((1, 2, 4)),
         session_ttl_ms=random.choice((1500, 4000, 3_600_000)),
         upload_ttl_ms=random.choice((1000, 5000, 3_600_000)),
+        read_lease=random.random() < 0.8,
     )
 
 

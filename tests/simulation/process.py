@@ -198,6 +198,7 @@ class Process:
             ),
             DurableMemory(DIRECTORY, member.disk),
             boot_number(identity.boot_counter, self.random.getrandbits(CHANCE_BITS)),
+            cluster.plan.read_lease,
         )
         self.core.start()
         cluster.started(self)

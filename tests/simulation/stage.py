@@ -50,6 +50,7 @@ CALM: dict[str, Any] = {
     "queue_ops": 20_000,
     "backlog_bytes": 1 << 20,
     "rolling": 4096,
+    "read_lease": True,
     "clients": 0,
     "faults": (),
 }
@@ -182,6 +183,17 @@ class Stage:
     def cut(self, one: str, *others: str) -> None:
         for other in others:
             self.cluster.network.block((one, other), (other, one))
+
+    def lose(self, node_id: str, peer: str) -> None:
+        """This one learns that its connection to a peer is broken; the peer does not."""
+        process = self[node_id]
+        process.link_lost(peer)
+        process.core.replica.link_changed(peer, False)
+
+    def lease_left(self, node_id: str) -> float:
+        """For how many seconds this leader may answer without a round."""
+        process = self[node_id]
+        return process.core.replica.beats.lease_until - process.clock.monotonic()
 
     def heal(self, one: str, *others: str) -> None:
         for other in others:

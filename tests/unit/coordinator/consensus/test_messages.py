@@ -23,7 +23,15 @@ APPEND = {
     "check_hash": b"h" * 32,
 }
 OTHERS: list[dict[str, Any]] = [
-    {"type": "next_node_idx", "term": 3, "next_node_idx": 10, "reset": False, "success": True, "beat": 12},
+    {
+        "type": "next_node_idx",
+        "term": 3,
+        "next_node_idx": 10,
+        "reset": False,
+        "success": True,
+        "beat": 12,
+        "hold_ms": 100,
+    },
     {"type": "request_vote", "term": 4, "last_log_index": 9, "last_log_term": 3, "transfer": True},
     {"type": "response_vote", "term": 4},
     {"type": "pre_vote", "term": 4, "last_log_index": 9, "last_log_term": 3},
