@@ -3,7 +3,7 @@
 1. The gRPC server starts first: an empty coordinator answers Admin, GetCluster and Consensus.Genesis while it
    waits to become a member (state `waiting_for_genesis`). It never votes before that.
 2. With an identity on the disk, from before or by genesis, the replica starts: database, Raft, and the
-   gateway through which the services reach them.
+   gateway through which the services reach them. On a full disk it waits for room, not ready, and goes on by itself.
 3. When this member leads, `Tenure` begins soft state and the duties; when it leads no more, both end.
 4. The end: the leadership is handed over, the server answers what it has and takes nothing new, then Raft and
    the database stop.
@@ -31,6 +31,7 @@ from common.token_book import KeepTokens, TokenBook
 from common.workers import Worker, Workers
 from coordinator.consensus import Consensus, ConsensusSettings, Identity, Leadership, SnapshotFile
 from coordinator.consensus.database import Database
+from coordinator.consensus.files import StorageFull
 from coordinator.decisions.liveness import Liveness, Timing
 from coordinator.decisions.packing import Rules
 from coordinator.duties.balance import BalanceDuty
@@ -79,7 +80,7 @@ from coordinator.services.tokens import TokenDesk
 from coordinator.soft_state import SoftState, Transition
 from quorumfs import __version__, limits
 from quorumfs.clock import Clock, SystemClock
-from quorumfs.errors import BusyError, UnavailableError
+from quorumfs.errors import BusyError, NoSpaceError, UnavailableError
 from quorumfs.mint import system_random
 from quorumfs.rpc.channels import Channels
 from quorumfs.rpc.circuit import Circuits
@@ -91,6 +92,7 @@ from quorumfs.v1 import types_pb2 as t
 
 POLL_SECONDS = 0.1
 DRAIN_SECONDS = 2.0
+FULL_DISK_SECONDS = 0.5  # between two tries to start on a disk without room
 VIEW_SECONDS = 5.0
 RAFT_GAUGES = (
     ("term", "The current term."),
@@ -138,6 +140,7 @@ class CoordinatorNode:
         self._workers = Workers()
         self._agent = ClusterNode.for_coordinator(self._describe, self._read_view, clock=self._clock)
         self._starting = threading.Lock()
+        self._full_until: float | None = None  # the disk had no room to start; then it is tried again
         self._channels: TrustedChannels | None = None
         self._circuits = Circuits(self._clock, self._chance)  # to datanodes
         self._data_channels = Channels()  # to datanodes, as a client has them
@@ -179,12 +182,7 @@ class CoordinatorNode:
         self._directory.mkdir(parents=True, exist_ok=True)
         self._server.start()
         try:
-            identity = self._identity = Identity.load(self._directory, self._config.node.id)
-            if identity is None:
-                _log.info("genesis.awaited", grpc=self._own.info.grpc)
-            else:
-                self._gateway.returning()
-                self._start_replica(identity)
+            self._start_if_there_is_room()
             self._agent.start()
             self._lifecycle.notify_ready(self.state)
             self._watch()
@@ -198,6 +196,8 @@ class CoordinatorNode:
         pet_every = self._lifecycle.watchdog_seconds
         pet_at = self._clock.monotonic()
         while not self._lifecycle.wait(POLL_SECONDS):
+            if self._full_until is not None and self._clock.monotonic() >= self._full_until:
+                self._start_if_there_is_room()
             health = self._face.health()
             if self._gateway.attached:
                 self._agent.observe_leader(self._gateway.leader(), self._gateway.consensus.term)
@@ -241,18 +241,57 @@ class CoordinatorNode:
     # The replica
 
     def accept(self, request: m.GenesisRequest) -> Identity:
-        """Become a member of a new cluster; durable on return, and the replica runs."""
+        """Become a member of a new cluster; durable on return, and the replica runs, or will as soon as the disk has
+        room for it. Raises NoSpaceError: nothing was accepted."""
         with self._starting:
-            identity = Identity.accept(self._directory, request, self._config.node.id)
-            self._start_replica(identity)
+            try:
+                identity = Identity.accept(self._directory, request, self._config.node.id)
+            except StorageFull as error:
+                raise NoSpaceError(error.message, cause=error.cause, next=error.next) from error
+            self._identity = identity
+            try:
+                self._start_replica(identity)
+            except StorageFull as error:
+                self._wait_for_room(error)
             return identity
 
+    def _start_if_there_is_room(self) -> None:
+        """Start what the directory says that there is. A full disk is waited for: the others go on meanwhile, this
+        member says why it is not ready, and no supervisor has to try again."""
+        with self._starting:
+            try:
+                if self._identity is None:
+                    self._identity = Identity.load(self._directory, self._config.node.id)
+                if self._identity is None:
+                    _log.info("genesis.awaited", grpc=self._own.info.grpc)
+                else:
+                    if self._full_until is None:
+                        self._gateway.returning()
+                    self._start_replica(self._identity)
+                self._full_until = None
+            except StorageFull as error:
+                self._wait_for_room(error)
+
+    def _wait_for_room(self, error: StorageFull) -> None:
+        if self._full_until is None:
+            _log.warning("node.no_room", reason=error.message, cause=error.cause, next=error.next)
+        self._gateway.without_room(f"{error.message}: {error.cause}")
+        self._full_until = self._clock.monotonic() + FULL_DISK_SECONDS
+
     def _start_replica(self, identity: Identity) -> None:
-        config = self._config
-        self._database = Database.open(self._directory, Machine(migrations.upgrade))
-        self._consensus = consensus = Consensus(
-            settings=settings_of(config),
-            database=self._database,
+        """Raises StorageFull: then nothing is open, and it may be tried again."""
+        database = Database.open(self._directory, Machine(migrations.upgrade))
+        try:
+            consensus = self._consensus_over(database, identity)
+        except BaseException:
+            database.close()
+            raise
+        self._run_replica(database, consensus, identity)
+
+    def _consensus_over(self, database: Database, identity: Identity) -> Consensus:
+        return Consensus(
+            settings=settings_of(self._config),
+            database=database,
             identity=identity,
             directory=self._directory,
             secret=self._secret(),
@@ -261,6 +300,9 @@ class CoordinatorNode:
             fatal=fatal,
             fetch_snapshot=self._fetch_snapshot,
         )
+
+    def _run_replica(self, database: Database, consensus: Consensus, identity: Identity) -> None:
+        self._database, self._consensus = database, consensus
         desk = Desk(consensus, self._clock)
         self._tenure = Tenure(desk, self._soft, lambda leadership: self._duties(desk, identity, leadership))
         self._gateway.attach(consensus, self._server.loop)
@@ -270,7 +312,6 @@ class CoordinatorNode:
         self._workers.add(enrol)
         self._workers.add(KeepTokens(self._book))
         self._workers.start()
-        self._identity = identity
         self._agent.joined(identity.cluster_id)
         _log.info("replica.started", cluster=identity.cluster_id, members=len(identity.members))
 
@@ -359,6 +400,8 @@ class CoordinatorNode:
     def state(self) -> str:
         if self._face.draining and not self._lifecycle.stopping.is_set():
             return State.DRAINING.value
+        if self._full_until is not None and not self._lifecycle.stopping.is_set():
+            return State.STARTING.value
         return self._agent.state.value
 
     def duties(self) -> list[a.Duty]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from common import log
@@ -96,19 +96,15 @@ class Database:
 
     def _stand_on(self, path: Path) -> None:
         """Write to, and read from, the file `path` from now on."""
-        with storage_faults(path, f"opening {path}"):
-            connection = open_writer(path)
-            try:
-                entries = _entry_writer(connection, path, self._machine, self._pin)
-                readers = Readers(path, lambda: entries.at.index, self._clock)
-                wal = Wal(
-                    connection, path, self._held.files, self._checkpoint_bytes, self._clock, readers.quiet
-                )
-                self._held.sync_directory()
-                wal.sync()
-            except BaseException:
-                connection.close()
-                raise
+        with storage_faults(path, f"opening {path}"), ExitStack() as opened:
+            connection = opened.enter_context(closing(open_writer(path)))
+            entries = _entry_writer(connection, path, self._machine, self._pin)
+            readers = Readers(path, lambda: entries.at.index, self._clock)
+            wal = Wal(connection, path, self._held.files, self._checkpoint_bytes, self._clock, readers.quiet)
+            opened.callback(wal.close)
+            self._held.sync_directory()
+            wal.sync()
+            opened.pop_all()
         self._path, self._connection, self._entries, self._wal = path, connection, entries, wal
         self._durable_index, self._readers = entries.at.index, readers
 

@@ -69,6 +69,8 @@ class ConsensusService(membership_pb2_grpc.ConsensusServicer):
 
     async def _genesis(self, request: m.GenesisRequest) -> m.GenesisResponse:
         identity = self._identity()
+        if identity is None and not self._gateway.founding:
+            self._gateway.require_attached()  # it is a member, and has no room to read which
         if request.probe:
             return self._answer()
         if identity is None:

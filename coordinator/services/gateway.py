@@ -78,6 +78,11 @@ class Gateway:
         self.waits = "starts: it reads its log and its database"
         self.founding = False
 
+    def without_room(self, reason: str) -> None:
+        """This node cannot start yet: its disk is full."""
+        self.waits = f"waits for room, its disk is full: {reason}"
+        self.founding = False
+
     def attach(self, consensus: Consensus, loop: asyncio.AbstractEventLoop) -> None:
         """From now on there is a replica to ask."""
         self._completions = Completions(loop)
@@ -98,6 +103,10 @@ class Gateway:
                 next="ask another coordinator",
             )
         return self._consensus
+
+    def require_attached(self) -> None:
+        """Raises UnavailableError as `consensus` does."""
+        _ = self.consensus
 
     def leadership(self) -> Leadership | None:
         """Of this member, when it leads."""

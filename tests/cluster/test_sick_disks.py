@@ -78,6 +78,11 @@ def test_a_coordinator_with_a_full_disk_takes_no_part_and_comes_back_by_itself(
         assert says_full(cluster, node_id)
         assert cluster.leader() != node_id
         fs.write_bytes("/while-full", b"the others go on")
+        if who == "a follower":
+            cluster.kill(node_id)
+            cluster.start_node(node_id)
+            wait_for(lambda: '"node.no_room"' in cluster.log(node_id), 30, "it says that it cannot start")
+            wait_for(lambda: says_full(cluster, node_id), 30, "it waits, and says why it is not ready")
         ballast.unlink()
         wait_for(lambda: not says_full(cluster, node_id), 30, "it goes on by itself")
         wait_for(lambda: len(hashes(cluster)) == 1, 60, "it has caught up")
