@@ -4,9 +4,10 @@ Theory of operation
 1. `ClusterNode` is the active half of every node process. It owns this node's state (starting,
    waiting_for_genesis, running, draining, stopping), knows who leads, and follows the leader for ever: no
    failure of others makes it give up, and none makes it need a restart.
-2. A datanode pushes heartbeats (`heartbeats.py`, one thread). One call at a time, each with a deadline of
-   twice the interval: a stopped leader costs one deadline, then the others are asked. Whom to ask next, and
-   when, is decided by `following.py` alone, which is pure.
+2. A datanode pushes heartbeats (`heartbeats.py`, one thread) over a stream to the leader. One at a time, each with a
+   deadline of twice the interval: a stopped leader costs one deadline, then the others are asked. Whom to ask next,
+   and when, is decided by `following.py` alone, which is pure and has a budget. Sources are, in this order: who
+   answered last, hints in refusals, the coordinators that the configuration and the leader named, sidecars.
 3. An answer counts only under an epoch that is not below the highest this node has obeyed. A higher one is
    made durable first (`EpochStore.obey`), then its commands are handed on.
 4. What is reported (changed replicas, outcomes of commands) stays with its owner until the heartbeat that

@@ -1,10 +1,13 @@
-"""Whom a node's heartbeat asks next, and when. Pure: events in, (address, wait) out; no clock, no chance.
+"""Whom a node's heartbeat asks next, and when. Pure: events and times in, (address, wait) out; no clock, no chance.
 
 1. While the leader answers: the same address again after the interval.
 2. Otherwise `quorumfs.rpc.leader.Route` finds the way: hints at once, others in turn, the silent ones left
    out for a while, pauses that grow between rounds. It never ends, it only slows down.
 3. A leader that answers and refuses this node (foreign cluster, duplicate, history behind) is asked again,
    slowly: only an operator changes that, and then nothing needs a restart.
+4. Whoever else names a leader (`advise`: a sidecar) is believed as far as to be asked, unless it was silent just now.
+5. All calls that do not come at the interval have one budget (`Tries`): whatever coordinators answer, and however many
+   there are, a node calls them so often and no oftener.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from quorumfs.rpc.leader import Outcome, Route, Step
 
 REFUSED_SECONDS = 5.0
 JITTER = 0.1
+TRIES_AT_ONCE = 24
+TRIES_PER_SECOND = 4.0
 _BACKOFF = Backoff(first_seconds=0.05, most_seconds=1.0)
 
 _NOT_LEADER = frozenset({Code.NOT_LEADER, Code.NO_LEADER, Code.FENCED})
@@ -64,6 +69,21 @@ def judge(error: QuorumFSError) -> Event:
     return Event.SILENT
 
 
+class Tries:
+    """A budget: TRIES_AT_ONCE of them in a burst, TRIES_PER_SECOND in the long run."""
+
+    def __init__(self) -> None:
+        self._left = float(TRIES_AT_ONCE)
+        self._at: float | None = None
+
+    def take(self, now: float) -> float:
+        """Take one; returns how many seconds it has to wait for its turn. `now`: monotonic seconds."""
+        grown = 0.0 if self._at is None else max(0.0, now - self._at) * TRIES_PER_SECOND
+        self._left = min(float(TRIES_AT_ONCE), self._left + grown) - 1
+        self._at = now
+        return max(0.0, -self._left / TRIES_PER_SECOND)
+
+
 class Following:
     """The place of one node in its search for the leader. One thread."""
 
@@ -71,6 +91,7 @@ class Following:
         self._known = list(dict.fromkeys(coordinators))
         self._leader = first
         self._route: Route | None = None
+        self._tries = Tries()
         self._step = self._begin().begin()
 
     @property
@@ -87,19 +108,33 @@ class Following:
         """Further addresses of coordinators, as the leader told them; used from the next search on."""
         self._known = list(dict.fromkeys([*self._known, *(one for one in coordinators if one)]))
 
-    def after(self, event: Event, hint: str | None, interval_seconds: float, chance: float) -> Step:
-        """The next call, after one to `address` ended with `event`. `chance` is uniform in [0, 1)."""
+    def advise(self, address: str) -> None:
+        """Somebody outside says that this one leads: it is asked next, if no leader is known, and it was not silent
+        just now."""
+        if self._route is not None and self._route.may_ask(address):
+            self._step = Step(address)
+
+    def after(
+        self, event: Event, hint: str | None, interval_seconds: float, chance: float, now: float
+    ) -> Step:
+        """The next call, after one to `address` ended with `event`. `chance` is uniform in [0, 1), `now` in monotonic
+        seconds."""
+        step = self._next(event, hint, interval_seconds, chance)
+        if event is not Event.ACCEPTED or interval_seconds <= 0:
+            step = Step(step.address, max(step.wait_seconds, self._tries.take(now)))
+        self._step = step
+        return step
+
+    def _next(self, event: Event, hint: str | None, interval_seconds: float, chance: float) -> Step:
         if event is Event.ACCEPTED:
             self._leader, self._route = self.address, None
-            self._step = Step(self.address, interval_seconds * (1 - JITTER * chance))
-        elif event is Event.REFUSED:
-            self._step = Step(self.address, REFUSED_SECONDS * (1 - JITTER * chance))
-        else:
-            route = self._route or self._begin()
-            # A hint to the one that was just asked says only that it does not know yet.
-            useful = hint if hint != self.address else None
-            self._step = route.after(self.address, _OUTCOME[event], useful, chance)
-        return self._step
+            return Step(self.address, interval_seconds * (1 - JITTER * chance))
+        if event is Event.REFUSED:
+            return Step(self.address, REFUSED_SECONDS * (1 - JITTER * chance))
+        route = self._route or self._begin()
+        # A hint to the one that was just asked says only that it does not know yet.
+        useful = hint if hint != self.address else None
+        return route.after(self.address, _OUTCOME[event], useful, chance)
 
     def _begin(self) -> Route:
         self._route = Route(self._known, self._leader, _BACKOFF)

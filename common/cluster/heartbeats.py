@@ -76,6 +76,7 @@ class Heartbeats:
         self._turned_at = self._due_at = self._clock.monotonic()
         self._wake = threading.Condition()
         self._hurry = False
+        self._advice = ""
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -97,6 +98,11 @@ class Heartbeats:
         with self._wake:
             self._hurry = True
             self._wake.notify_all()
+
+    def advise(self, address: str) -> None:
+        """Somebody outside says that the coordinator at `address` leads; used by the next call of a search."""
+        with self._wake:
+            self._advice = address
 
     @property
     def registered(self) -> bool:
@@ -149,6 +155,7 @@ class Heartbeats:
     def turn(self) -> float:
         """One call to a coordinator, and what follows from its answer. Returns seconds until the next."""
         began = self._turned_at = self._clock.monotonic()
+        self._take_advice()
         address = self._following.address
         hint: Leader | None = None
         try:
@@ -170,8 +177,14 @@ class Heartbeats:
             _log.warning("heartbeat.not_sent", cause=str(error))
             return CONTENT_RETRY_SECONDS
         self._learn(event, hint, address)
-        step = self._following.after(event, hint.grpc if hint else None, max(0.0, interval), self._chance())
-        return step.wait_seconds
+        named, now = hint.grpc if hint else None, self._clock.monotonic()
+        return self._following.after(event, named, max(0.0, interval), self._chance(), now).wait_seconds
+
+    def _take_advice(self) -> None:
+        with self._wake:
+            advice, self._advice = self._advice, ""
+        if advice:
+            self._following.advise(advice)
 
     def _learn(self, event: Event, hint: Leader | None, address: str) -> None:
         """What the end of a call says about who leads, and whether this node belongs."""

@@ -85,7 +85,15 @@ class ClusterNode:
         heartbeats = Heartbeats(
             agenda, transport, tracker, describe, coordinators, cluster_id, clock=clock, chance=chance
         )
-        watcher = ViewFromCoordinators(transport, tracker, nodes, coordinators, chance)
+        watcher = ViewFromCoordinators(
+            transport,
+            tracker,
+            nodes,
+            coordinators,
+            chance,
+            own_sidecar=lambda: describe().http,
+            advise=heartbeats.advise,
+        )
         return cls(node_id, describe, tracker, nodes, watcher, heartbeats, cluster_id, clock)
 
     @classmethod

@@ -81,6 +81,12 @@ class Route:
             return Step(rest[0])
         return self._next_round(address, hint, chance)
 
+    def may_ask(self, address: str) -> bool:
+        """Whether `address`, which somebody else named, may be asked now; it belongs to those known from now on."""
+        if address not in self._known:
+            self._known.append(address)
+        return self._may_ask(address)
+
     def _may_ask(self, address: str) -> bool:
         return address not in self._asked and self._left_out.get(address, 0) <= self._round
 

@@ -90,6 +90,25 @@ def leader_named_by(cluster: LocalCluster, node_id: str) -> str | None:
     return str(found["leader"]["node_id"])
 
 
+def test_a_datanode_whose_coordinators_have_all_moved_away_finds_the_leader_through_its_sidecar(
+    cluster: LocalCluster,
+) -> None:
+    """It is started with addresses at which nobody is; its agent, which runs on, knows better."""
+    spec = node(cluster, "d1")
+    file = cluster.layout.process(spec, "node").config
+    before = file.read_text()
+    known = ", ".join(f'"{address}"' for address in cluster.coordinators.split(","))
+    assert known in before
+    cluster.stop("d1")
+    file.write_text(before.replace(known, '"127.0.0.1:9", "127.0.0.1:11"'))
+    seen = cluster.log("d1").count('"node.registered"')
+    try:
+        cluster.start_node("d1")
+        until(lambda: cluster.log("d1").count('"node.registered"') > seen, "d1 is registered")
+    finally:
+        file.write_text(before)
+
+
 # --- in health --------------------------------------------------------------------------------------------
 
 

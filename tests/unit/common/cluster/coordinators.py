@@ -98,7 +98,11 @@ class Coordinators:
         self._reach(address, seconds)
         self.asked.append(request)
         nodes = [
-            m.NodeView(info=m.NodeInfo(node_id=one, grpc=one, role=t.NODE_ROLE_COORDINATOR))
+            m.NodeView(
+                info=m.NodeInfo(
+                    node_id=one, grpc=one, http=one.replace(":1", ":2"), role=t.NODE_ROLE_COORDINATOR
+                )
+            )
             for one in self.addresses
         ]
         return m.ClusterView(

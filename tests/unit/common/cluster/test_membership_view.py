@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 
 from common.cluster import ClusterNode, LeaderTracker, NodeManager, State
+from common.cluster.sidecars import leader_in
 from common.cluster.watching import ViewFromCoordinators
 from quorumfs.clock import ManualClock
-from quorumfs.errors import Leader, NoLeaderError, NotFoundError, PreconditionFailedError
+from quorumfs.errors import (
+    Leader,
+    NoLeaderError,
+    NotFoundError,
+    PreconditionFailedError,
+    UnavailableError,
+)
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 from tests.unit.common.cluster.coordinators import Coordinators
@@ -136,6 +143,73 @@ def test_a_view_that_nobody_tells_names_everybody_that_was_asked() -> None:
         watcher(coordinators)[0].work()
     assert "c1:1" in failed.value.cause
     assert "c2:1" in failed.value.cause
+
+
+def sidecar_watcher(
+    coordinators: Coordinators, says: dict[str, str]
+) -> tuple[ViewFromCoordinators, LeaderTracker, list[str], list[str]]:
+    """Also: whom it asked, and what it advised. `says`: what the sidecar there answers."""
+    known, clock = tracker()
+    asked: list[str] = []
+    advised: list[str] = []
+
+    def ask(address: str, seconds: float) -> str:
+        asked.append(address)
+        if address not in says:
+            raise NoLeaderError(f"{address} knows of no leader")
+        return says[address]
+
+    watching = ViewFromCoordinators(
+        coordinators,
+        known,
+        NodeManager(clock),
+        ["c1:1", "c2:1"],
+        lambda: 0.5,
+        own_sidecar=lambda: "d1:2",
+        ask_sidecar=ask,
+        advise=advised.append,
+    )
+    return watching, known, asked, advised
+
+
+def test_a_node_whose_coordinators_are_silent_asks_its_sidecar_who_leads() -> None:
+    coordinators = Coordinators(["c1:1", "c2:1"], dead={"c1:1", "c2:1"})
+    watching, known, _, advised = sidecar_watcher(coordinators, {"d1:2": "c9:1"})
+    with pytest.raises(NoLeaderError, match="no coordinator tells"):
+        watching.work()
+    assert advised == ["c9:1"]
+    assert known.leader is None  # a rumour: who is named has to take the node first
+
+
+def test_sidecars_are_asked_in_turn_one_at_a_time_and_only_while_nobody_leads() -> None:
+    coordinators = Coordinators(["c1:1", "c2:1"])
+    watching, _, asked, advised = sidecar_watcher(coordinators, {"c2:2": "c2:1"})
+    for _ in range(4):
+        watching.work()
+    assert asked == ["d1:2", "c1:2", "c2:2", "d1:2"]
+    assert advised == ["c2:1"]
+    coordinators.leader = "c2:1"
+    for _ in range(4):
+        watching.work()
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"[]", b"{}", b'{"leader": 5}', b'{"leader": {"grpc": 7}}', b'{"leader": {"grpc": "nowhere"}}'],
+)
+def test_a_sidecar_that_answers_something_else_is_no_source(raw: bytes) -> None:
+    with pytest.raises(UnavailableError):
+        leader_in(raw, "d1:2")
+
+
+def test_a_sidecar_names_the_leaders_address_or_that_there_is_none() -> None:
+    assert (
+        leader_in(b'{"leader": {"node_id": "c1", "grpc": "10.0.0.1:7400"}, "term": 3}', "d1:2")
+        == "10.0.0.1:7400"
+    )
+    with pytest.raises(NoLeaderError):
+        leader_in(b'{"leader": null, "error": {}}', "d1:2")
 
 
 # The coordinator's half
