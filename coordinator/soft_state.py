@@ -80,6 +80,7 @@ class _Node:
     incarnation: int = 0
     sequence: int = 0
     was: Liveness = Liveness.ALIVE
+    lapses: int = 0
     load: m.NodeLoad = field(default_factory=m.NodeLoad)
     disks: tuple[t.DiskInfo, ...] = ()
     disk_states: tuple[tuple[str, str], ...] = ()
@@ -223,6 +224,9 @@ class SoftState:
         gap = max(self._timing.suspect_seconds, FLAP_GAP_SECONDS_MIN)
         if node.last_heard is None or now - node.last_heard >= gap or node.heard_since is None:
             node.heard_since = now
+            node.lapses += node.was in (Liveness.SUSPECT, Liveness.DEAD)
+        elif node.lapses and now - node.heard_since >= self._timing.calm_seconds:
+            node.lapses = 0
         node.last_heard, node.answers_probes = now, False
 
     def _begin_incarnation(self, node_id: str, node: _Node, incarnation: int) -> None:
@@ -279,7 +283,7 @@ class SoftState:
             silence = now - node.last_heard
             if 0 <= silence < self._timing.suspect_seconds:
                 return Liveness.ALIVE, silence  # of nearly all, nearly always: thousands of times a second
-        signs = NodeSigns(node.last_heard, node.heard_since, node.was)
+        signs = NodeSigns(node.last_heard, node.heard_since, node.was, node.lapses)
         return judge(signs, self._timing, since, now), silence_seconds(signs, since, now)
 
     def pulse(self, node_id: str) -> Pulse:
@@ -407,7 +411,11 @@ class SoftState:
     def deliver(self, node_id: str) -> list[m.Command]:
         """The commands for one heartbeat answer; one that had no outcome for a while goes again."""
         with self._lock:
-            return self._orders.deliver(node_id, self._clock.monotonic())
+            now = self._clock.monotonic()
+            commands = self._orders.deliver(node_id, now)
+            if any(command.WhichOneof("command") == INVENTORY for command in commands):
+                self._inventories.delivered(node_id, now)
+            return commands
 
     def inherited(self) -> list[tuple[str, bytes]]:
         """(node, chunk) of copies under way that this leadership did not order."""
@@ -471,7 +479,10 @@ class SoftState:
             gather_id = self._orders.next_number()
             command = m.Command(full_inventory=m.FullInventoryCommand(gather_id=gather_id))
             self._inventories.begin(node_id, gather_id, node.incarnation, self._clock.monotonic())
-            return self._orders.put(node_id, INVENTORY, command, gather_id.to_bytes(8, "big"), "")
+            queued = self._orders.put(node_id, INVENTORY, command, gather_id.to_bytes(8, "big"), "")
+            if not queued:
+                self._inventories.want(node_id)
+            return queued
 
     def inventory_page(self, page: m.InventoryPage) -> bool:
         """Take in one page. False: it belongs to no gathering that runs; the node need not go on."""

@@ -8,12 +8,17 @@ Theory of operation
    count as lost and repair begins.
 3. A node that comes back from dead is *returning* until it has been heard for `suspect_seconds` without a
    gap: a flapping node gets no new data and does not stop the repair of its chunks by one heartbeat.
+4. A suspect node is alive with its next heartbeat, the first time. From the second lapse on it must have been heard
+   without a gap for `suspect_seconds`, twice as long after each further lapse, up to `dead_seconds`; so must one
+   that comes back from dead. CALM_DEADS times `dead_seconds` without a gap, and its lapses are forgotten.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+
+CALM_DEADS = 4
 
 
 class Liveness(Enum):
@@ -30,6 +35,17 @@ class Timing:
     suspect_seconds: float
     dead_seconds: float
 
+    @property
+    def calm_seconds(self) -> float:
+        """Of heartbeats without a gap, until a node's lapses are forgotten."""
+        return CALM_DEADS * self.dead_seconds
+
+    def hold_seconds(self, lapses: int) -> float:
+        """How long a node that fell silent so often must be heard without a gap to be alive again."""
+        if lapses <= 1:
+            return 0.0
+        return min(self.suspect_seconds * 2.0 ** min(lapses - 2, 16), self.dead_seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Signs:
@@ -38,6 +54,7 @@ class Signs:
     last_heard: float | None
     heard_since: float | None = None  # beginning of the present unbroken run of heartbeats
     was: Liveness = Liveness.ALIVE
+    lapses: int = 0  # how often it was heard again after it had been suspect or dead
 
 
 def silence_seconds(signs: Signs, leading_since: float, now: float) -> float:
@@ -53,11 +70,20 @@ def judge(signs: Signs, timing: Timing, leading_since: float, now: float) -> Liv
         return Liveness.DEAD
     if signs.was in (Liveness.DEAD, Liveness.RETURNING):
         return _coming_back(signs, timing, silence, now)
-    return Liveness.SUSPECT if silence >= timing.suspect_seconds else Liveness.ALIVE
+    if silence >= timing.suspect_seconds:
+        return Liveness.SUSPECT
+    held_back = signs.was is Liveness.SUSPECT and _heard_for(signs, now) < timing.hold_seconds(signs.lapses)
+    return Liveness.SUSPECT if held_back else Liveness.ALIVE
 
 
 def _coming_back(signs: Signs, timing: Timing, silence: float, now: float) -> Liveness:
     if signs.last_heard is None or silence >= timing.suspect_seconds:
         return Liveness.DEAD
+    hold = max(timing.suspect_seconds, timing.hold_seconds(signs.lapses))
+    return Liveness.ALIVE if _heard_for(signs, now) >= hold else Liveness.RETURNING
+
+
+def _heard_for(signs: Signs, now: float) -> float:
+    """Seconds since the present run of heartbeats began."""
     since = signs.last_heard if signs.heard_since is None else signs.heard_since
-    return Liveness.ALIVE if now - since >= timing.suspect_seconds else Liveness.RETURNING
+    return 0.0 if since is None else now - since

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,10 +10,15 @@ from dataclasses import dataclass, field
 from coordinator.decisions.packed import PackedIds, in_order, split
 from coordinator.soft.values import Inventory, Report
 from quorumfs.ids import ID_BYTES
+from quorumfs.limits import RPC_DEADLINE_SECONDS
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
-PAGE_SECONDS = 60.0  # a gathering without a page for so long is given up
+PAGE_SECONDS = 3 * RPC_DEADLINE_SECONDS
+"""A gathering without a page for so long is given up. Counted from when the order went out, or from the page before: a
+node makes a page in a moment, gives the call that tells it RPC_DEADLINE_SECONDS, and ends at the first that fails. So
+after twice that nothing comes any more; the third is for a machine that has other work. An order whose answer was lost
+costs as much."""
 AT_ONCE_MIN = 8
 AT_ONCE_MAX = 64
 SMALL_IDS = 20_000  # an inventory up to this is told in a moment, and takes no memory to speak of
@@ -65,8 +71,15 @@ class Inventories:
         return [node_id for node_id in heard if node_id not in self._told][:room]
 
     def begin(self, node_id: str, gather_id: int, incarnation: int, now: float) -> None:
-        self._running[node_id] = _Gathering(gather_id, incarnation, now + PAGE_SECONDS, now)
+        """The node is to be told to send its inventory; `delivered` when it was."""
+        self._running[node_id] = _Gathering(gather_id, incarnation, math.inf, now)
         self._told.add(node_id)
+
+    def delivered(self, node_id: str, now: float) -> None:
+        """The order has gone out, with the answer to a heartbeat."""
+        gathering = self._running.get(node_id)
+        if gathering is not None and gathering.until == math.inf:
+            gathering.until = now + PAGE_SECONDS
 
     def page(self, page: m.InventoryPage, incarnation: int, now: float) -> bool:
         """Take in one page. False: it belongs to nothing that runs (old, out of order, of a process

@@ -12,7 +12,9 @@ from quorumfs.v1 import types_pb2 as t
 
 COMMANDS_PER_NODE_MAX = 4096
 COMMANDS_PER_HEARTBEAT_MAX = 64
-COMMAND_SECONDS = 60.0
+COMMAND_SECONDS = 10.0
+"""What had no outcome for so long is sent again: the answer that carried it may have been lost. A node that has it
+waits on with it (a command has a number), so it may be shorter than the work."""
 INVENTORY = "full_inventory"  # has no outcome but its pages: handed out once, then forgotten
 
 

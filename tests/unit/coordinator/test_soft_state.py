@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.decisions.liveness import Liveness, Timing
-from coordinator.soft.inventories import AT_ONCE_MAX, AT_ONCE_MIN, SMALL_IDS
+from coordinator.soft.inventories import AT_ONCE_MAX, AT_ONCE_MIN, PAGE_SECONDS, SMALL_IDS
 from coordinator.soft.orders import COMMAND_SECONDS
 from coordinator.soft.signs import PROMISE_SECONDS, Signs
 from coordinator.soft_state import KnownNode, NodeTable, Report, SoftState
@@ -116,6 +116,41 @@ def test_the_time_in_which_the_leader_itself_stood_still_is_nobodys_silence(
     assert set(pass_time(soft, clock, 27).values()) == {Liveness.DEAD}
 
 
+def lapse(soft: SoftState, clock: ManualClock, silence_seconds: int) -> int:
+    """d1 falls silent for so long, and is heard every second from then on: after how many it is alive again."""
+    pass_time(soft, clock, silence_seconds)
+    for seconds in range(60):
+        soft.heard(beat("d1"))
+        soft.judge()
+        if soft.pulse("d1").liveness is Liveness.ALIVE:
+            return seconds
+        clock.advance(1)
+    raise AssertionError("it is never alive again")
+
+
+def test_a_node_that_flaps_is_trusted_later_each_time_until_it_was_steady_for_long(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    soft.heard(beat("d1"))
+    assert [lapse(soft, clock, 4) for _ in range(3)] == [0, 3, 6]
+    assert lapse(soft, clock, 31) == 12
+    for _ in range(4 * 30 + 1):
+        clock.advance(1)
+        soft.heard(beat("d1"))
+        soft.judge()
+    assert lapse(soft, clock, 4) == 0
+
+
+def test_the_leaders_own_standstill_is_no_lapse_of_a_node(soft: SoftState, clock: ManualClock) -> None:
+    soft.heard(beat("d1"))
+    soft.judge()
+    for _ in range(5):
+        clock.advance(4)
+        soft.heard(beat("d1"))
+        soft.judge()
+    assert lapse(soft, clock, 4) == 0
+
+
 def test_a_command_goes_with_the_next_answer_until_its_outcome_comes(
     soft: SoftState, clock: ManualClock
 ) -> None:
@@ -207,6 +242,24 @@ def test_an_inventory_with_a_lost_page_is_asked_for_again(soft: SoftState) -> No
     assert not soft.inventory_page(page(command.full_inventory.gather_id, 1, last=True))
     assert soft.take_inventory() is None
     assert soft.wanting_inventory() == ["d1"]
+
+
+def test_an_inventory_of_which_nothing_comes_is_asked_for_again_soon_after_its_order_went_out(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    soft.heard(beat("d1"))
+    assert soft.gather("d1")
+    clock.advance(2.9)  # a node that is heard seldom has not been told yet
+    soft.heard(beat("d1"))
+    assert "d1" not in soft.wanting_inventory()
+    (command,) = soft.deliver("d1")
+    for _ in range(int(PAGE_SECONDS)):
+        assert "d1" not in soft.wanting_inventory()
+        soft.heard(beat("d1"))
+        clock.advance(1)
+    assert "d1" in soft.wanting_inventory()
+    assert command.full_inventory.gather_id
+    assert PAGE_SECONDS <= 20
 
 
 def test_pages_of_an_older_gathering_are_refused(soft: SoftState) -> None:

@@ -48,6 +48,21 @@ def test_a_returning_node_that_falls_silent_is_dead_again() -> None:
     assert judge(flapping, TIMING, LEADING_SINCE, 504.0) is Liveness.DEAD
 
 
+@pytest.mark.parametrize(("lapses", "seconds"), [(2, 3), (3, 6), (4, 12), (5, 24), (6, 30), (1000, 30)])
+def test_one_that_falls_silent_again_and_again_must_be_heard_for_longer_and_longer(
+    lapses: int, seconds: float
+) -> None:
+    for was in (Liveness.SUSPECT, Liveness.RETURNING):
+        early = Signs(last_heard=500.0 + seconds - 0.5, heard_since=500.0, was=was, lapses=lapses)
+        assert judge(early, TIMING, LEADING_SINCE, 500.0 + seconds - 0.1) is was
+        assert judge(early, TIMING, LEADING_SINCE, 500.0 + seconds) is Liveness.ALIVE
+
+
+def test_what_was_never_suspect_is_not_held_back() -> None:
+    steady = Signs(last_heard=500.0, heard_since=499.0, was=Liveness.ALIVE, lapses=7)
+    assert judge(steady, TIMING, LEADING_SINCE, 500.5) is Liveness.ALIVE
+
+
 def test_a_suspect_node_is_alive_with_its_next_heartbeat() -> None:
     heard = Signs(last_heard=500.0, heard_since=500.0, was=Liveness.SUSPECT)
     assert judge(heard, TIMING, LEADING_SINCE, 500.0) is Liveness.ALIVE
