@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from coordinator.decisions.packed import PackedIds
+from coordinator.decisions.packed import PackedIds, Walk
 
 SHRINK_CHUNKS_MIN = 100
 """So many unexplained chunks are no alarm, whatever part of all they are."""
@@ -32,11 +32,12 @@ class Found:
 
 
 def absent(
-    known: Iterable[bytes], listed: Mapping[str, PackedIds], after: bytes, through: bytes | None
+    known: Iterable[bytes], listed: Mapping[str, Walk], through: bytes | None
 ) -> dict[bytes, list[str]]:
     """Chunks that nodes listed and that are not `known`, with who listed them.
 
-    `known` are all that the metadata has behind `after` up to `through` (None: to the end).
+    `known` are all that the metadata has behind the page before, up to `through` (None: to the end); each node's walk
+    has come as far, and goes on.
     """
     have = frozenset(known)
     found: dict[bytes, list[str]] = {}

@@ -59,6 +59,27 @@ class PackedIds(Set[bytes], Sequence[bytes]):
         return split(memoryview(self._raw)[first * ID_BYTES : last * ID_BYTES])
 
 
+class Walk:
+    """Goes through the ids once, a page at a time; where it is it need not look for."""
+
+    __slots__ = ("_at", "_ids")
+
+    def __init__(self, ids: PackedIds) -> None:
+        self._ids = ids
+        self._at = 0
+
+    def take(self, through: bytes | None) -> list[bytes]:
+        """Those behind what was taken before, up to and with `through` (None: to the end), in order."""
+        first, last = self._at, len(self._ids)
+        if through is not None:
+            step = PAGE_IDS
+            while first + step < last and self._ids[first + step] <= through:
+                step *= 2
+            last = bisect_right(self._ids, through, first, min(first + step, last))
+        self._at = last
+        return self._ids._page(first, last) if last > first else []
+
+
 def split(raw: bytes | memoryview) -> list[bytes]:
     """The ids in `raw`; a rest that is no whole id is left away."""
     whole = len(raw) - len(raw) % ID_BYTES

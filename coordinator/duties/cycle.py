@@ -22,7 +22,7 @@ from common import log
 from coordinator.decisions import collection
 from coordinator.decisions.collection import Found, Room
 from coordinator.decisions.liveness import Liveness
-from coordinator.decisions.packed import PackedIds
+from coordinator.decisions.packed import PackedIds, Walk
 from coordinator.duties.desk import Desk
 from coordinator.duties.holders import Deleted, Holders, Orders
 from coordinator.metadata import garbage
@@ -183,12 +183,13 @@ class Cycle:
         yield self._enter("mark")
         self.report.mark_index = self._now().index
         strays: dict[bytes, list[str]] = {}
+        walks = {node_id: Walk(listed) for node_id, listed in self._listed.items()}
         after = b""
         while True:
             page = self._desk.look(partial(garbage.chunk_ids, after=after, limit=IDS_PER_PAGE))
             self.report.marked += len(page)
             through = page[-1] if len(page) == IDS_PER_PAGE else None
-            found = collection.absent(page, self._listed, after, through)
+            found = collection.absent(page, walks, through)
             self.report.strays += len(found)
             room = STRAYS_PER_CYCLE - len(strays)
             strays.update(list(found.items())[:room])

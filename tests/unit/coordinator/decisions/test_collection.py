@@ -16,7 +16,7 @@ from coordinator.decisions.collection import (
     shrinks,
     unrecorded,
 )
-from coordinator.decisions.packed import PackedIds, in_order, split
+from coordinator.decisions.packed import PAGE_IDS, PackedIds, Walk, in_order, split
 
 A, B, C, D = (bytes([letter]) * 16 for letter in b"abcd")
 
@@ -32,6 +32,20 @@ def test_packed_ids_are_a_set_in_order() -> None:
         ids[3]
 
 
+def test_a_walk_takes_every_id_once_whatever_the_pages() -> None:
+    ids = [number.to_bytes(16, "big") for number in range(0, 10 * PAGE_IDS, 3)]
+    for step in (1, 5, PAGE_IDS, 4 * PAGE_IDS):
+        walk = Walk(PackedIds.of(ids))
+        taken: list[bytes] = []
+        for last in range(0, 10 * PAGE_IDS, step):
+            through = last.to_bytes(16, "big")
+            page = walk.take(through)
+            assert all(one <= through for one in page)
+            taken += page
+        assert taken + walk.take(None) == ids
+        assert walk.take(None) == []
+
+
 def test_ids_are_in_order_when_each_comes_behind_the_last() -> None:
     assert in_order([])
     assert in_order([A, B])
@@ -43,9 +57,11 @@ def test_ids_are_in_order_when_each_comes_behind_the_last() -> None:
 
 def test_what_nodes_list_and_no_table_knows_is_found_page_by_page() -> None:
     listed = {"d2": PackedIds.of([A, D]), "d1": PackedIds.of([B, C, D])}
-    assert absent([A, B], listed, b"", B) == {}
-    assert absent([A], listed, b"", B) == {B: ["d1"]}
-    assert absent([], listed, B, None) == {C: ["d1"], D: ["d1", "d2"]}
+    walks = {node_id: Walk(ids) for node_id, ids in listed.items()}
+    assert absent([A], walks, A) == {}
+    assert absent([], walks, B) == {B: ["d1"]}
+    assert absent([], walks, None) == {C: ["d1"], D: ["d1", "d2"]}
+    assert absent([], walks, None) == {}
     assert unrecorded(D, ["d1"], listed) == ["d2"]
 
 
