@@ -3,8 +3,7 @@
 1. A restored state knows less than the datanodes have seen. So it goes on under a history that is higher than any
    before: the nodes obey it, former leaders are fenced, and every chunk that is younger than the backup is one of
    another log, which waits for an operator (docs/decisions/0010).
-2. Two restores of one backup must not share a number: the second would take the chunks of the first for its own
-   garbage. Nobody here can ask who else restored it, so the number takes a random step ahead.
+2. Two restores of one backup must not share a number: it takes a random step ahead (histories.py).
 3. The identity is written last. Whatever ends this before leaves a directory that no coordinator starts from, and
    that the same command, told to replace it, begins again with. What is replaced is put aside, not deleted.
 """
@@ -30,6 +29,7 @@ from coordinator.consensus.memory import FILE as MEMORY_FILE
 from coordinator.consensus.replica import CONFIGURATION
 from coordinator.consensus.snapshots import known_schema, open_frozen, sha256_of
 from coordinator.consensus.sqlite_files import POINTER, SqliteFiles
+from coordinator.histories import HISTORY_MAX, later
 from coordinator.metadata import migrations, queries
 from coordinator.metadata.invariants import violations
 from quorumfs.backups import DATABASE, read_manifest
@@ -40,8 +40,6 @@ from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import membership_pb2 as m
 
 SEGMENT_BYTES = 16 << 20
-HISTORY_MAX = 2**40
-STEP_MAX = 2**20
 LOG = "raft"
 COPY = "restoring.tmp"
 ASIDE = "replaced-"
@@ -130,7 +128,7 @@ def plan(
     manifest = verify(backup)
     directory = config.node.data_dir
     known = max(manifest.history, _former_history(directory, manifest.cluster_id))
-    number = known + 1 + int.from_bytes(random(4), "big") % STEP_MAX if history is None else history
+    number = later(known, random) if history is None else history
     if not known < number < HISTORY_MAX:
         raise InvalidArgumentError(
             f"no restore begins history {number}",

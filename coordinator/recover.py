@@ -2,8 +2,8 @@
 
 What the lost members had acknowledged and this one had not received is gone, and nobody can say how much that is; what
 lies in its log beyond the applied index may or may not have been acknowledged, and is kept, unless a snapshot that was
-installed has overtaken the log. The new history is higher than any of before: datanodes obey it, and a former member
-that turns up after all is refused by its UUID.
+installed has overtaken the log. The new history is higher than the survivor's: datanodes obey it, and a former member
+that turns up after all is refused by its UUID. Two survivors that were both told to go on alone do not share a history.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from coordinator.consensus.identity import FILE, encode, write_record
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.memory import DurableMemory
 from coordinator.consensus.replica import CONFIGURATION
+from coordinator.histories import later
 from coordinator.metadata import migrations, queries
 from coordinator.metadata.invariants import violations
 from coordinator.metadata.machine import Machine
@@ -75,13 +76,16 @@ def _recover(
         "If most of them can be started again, start them instead.\n"
     )
     if not confirmed:
-        sys.stdout.write(f"Nothing was changed. Again with --yes begins history {identity.history + 1}.\n")
+        sys.stdout.write(
+            f"Nothing was changed. Again with --yes begins a later history than {identity.history}.\n"
+        )
         return Exit.SAFETY_GUARD
     alone = m.Member(
         node_id=own.node_id, member_uuid=uuid_text(system_random), raft=own.raft, grpc=own.grpc, http=own.http
     )
     # The identity first: should this be cut short, the member reaches nobody and can be recovered again.
-    changed = replace(identity, history=identity.history + 1, member_uuid=alone.member_uuid, members=(alone,))
+    number = later(identity.history, system_random)
+    changed = replace(identity, history=number, member_uuid=alone.member_uuid, members=(alone,))
     write_record(directory / FILE, encode(changed), RealFiles())
     DurableMemory(directory, RealFiles()).unmute()  # those who remember what it forgot are given up
     if not log_goes_on:

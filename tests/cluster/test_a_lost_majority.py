@@ -63,7 +63,7 @@ def test_the_survivor_goes_on_alone_and_takes_in_new_ones(cluster: LocalCluster)
         assert fs.read_bytes("/new") == body
         fs.write_bytes("/after", b"the new ones are a majority")
     code, said = dfsctl("--coordinators", cluster.coordinators, "raft", "status", "-o", "json")
-    assert json.loads(said)["history"] == 2
+    assert json.loads(said)["history"] > 1
 
 
 def added(cluster: LocalCluster, address: str) -> bool:

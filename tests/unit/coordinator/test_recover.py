@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,20 @@ def test_a_survivor_that_was_muted_may_lead(config: NodeConfig, tmp_path: Path) 
     assert recover.run(config, confirmed=True) == 0
     assert DurableMemory(tmp_path, RealFiles()).muted_term is None
     assert group_in_log(tmp_path) == ["c1"]
+
+
+def test_two_survivors_that_both_go_on_alone_do_not_share_a_history(
+    config: NodeConfig, tmp_path: Path
+) -> None:
+    """By history, index and time one would take the other's chunks for its own garbage."""
+    twin = tmp_path / "twin"
+    shutil.copytree(tmp_path, twin)
+    assert recover.run(config, confirmed=True) == 0
+    node = config.node.model_copy(update={"data_dir": twin})
+    assert recover.run(config.model_copy(update={"node": node}), confirmed=True) == 0
+    histories = [one.history for path in (tmp_path, twin) if (one := Identity.load(path, "c1")) is not None]
+    assert len(set(histories)) == 2
+    assert min(histories) > GENESIS.history
 
 
 def test_a_log_that_a_snapshot_has_overtaken_begins_anew_before_the_new_group(
