@@ -67,9 +67,9 @@ class Datanode:
 
         # Who it is and what it holds.
         self._disks = open_disks(config.storage.data_dirs, config.storage.reserve_bytes)
-        self._store = ChunkStore(self._disks.disks)
-        self._store.load()
         self._fence = EpochStore(self._disks.disks)
+        self._store = ChunkStore(self._disks.disks, lambda: self._fence.epoch[0])
+        self._store.load()
         self._fence.load()
         self._labels = Labels(config.node.labels)
 

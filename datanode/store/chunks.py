@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,13 +45,16 @@ from quorumfs.ids import ChunkId, UploadId
 from quorumfs.v1.types_pb2 import DiskInfo
 
 SUSPECTS_MAX = 10_000
+FIRST_HISTORY = 1
 
 
 class ChunkStore:
     """Everything this node holds. Thread-safe. `load` before use."""
 
-    def __init__(self, disks: Sequence[Disk]) -> None:
+    def __init__(self, disks: Sequence[Disk], history: Callable[[], int] = lambda: FIRST_HISTORY) -> None:
+        """`history`: of the leader that is obeyed now."""
         self.disks = list(disks)
+        self._history = history
         self.delta = Delta()
         self._holds = [Holds(disk) for disk in self.disks]
         self._index = Index()
@@ -94,14 +97,15 @@ class ChunkStore:
             disk.sync_directory(disk.quarantine)
 
     def _load_quarantine(self, number: int, disk: Disk) -> None:
-        found: list[tuple[int, ChunkId]] = []
+        found: list[tuple[int, int, ChunkId]] = []
         for name in disk.files.names(disk.quarantine):
-            stem, _, index = name.partition(".")
+            stem, _, rest = name.partition(".")
+            index, _, history = rest.partition(".")  # versions before wrote no history
             chunk = _parse(stem)
-            if chunk is not None and index.isdecimal():
-                found.append((int(index), chunk))
-        for condemn_index, chunk in sorted(found):  # what was condemned first is the oldest
-            self._index.set_aside(chunk, Quarantined(number, condemn_index))
+            if chunk is not None and index.isdecimal() and (history or "0").isdecimal():
+                found.append((int(history or 0), int(index), chunk))
+        for history_number, condemn_index, chunk in sorted(found):  # what was condemned first is the oldest
+            self._index.set_aside(chunk, Quarantined(number, condemn_index, history=history_number))
         for name in disk.files.names(disk.corrupt):
             chunk = _parse(name)
             if chunk is not None and self._index.aside(chunk) is None:
@@ -319,7 +323,7 @@ class ChunkStore:
                 return False
             disk = self.disks[number]
             rules.check_quarantine(chunk, birth, condemned, self._holds[number].of(chunk))
-            old, new = disk.chunk_path(chunk), disk.quarantine_path(chunk, condemned.index)
+            old, new = disk.chunk_path(chunk), disk.quarantine_path(chunk, condemned.index, condemned.history)
             try:
                 size = disk.files.size_of(old)
                 disk.files.rename(old, new)
@@ -331,7 +335,7 @@ class ChunkStore:
             except OSError as error:
                 raise disk.translate(error, f"quarantining chunk {chunk.hex()}") from error
             self._index.remove(chunk)
-            self._index.set_aside(chunk, Quarantined(number, condemned.index, size))
+            self._index.set_aside(chunk, Quarantined(number, condemned.index, size, condemned.history))
         try:
             disk.sync_directory(new.parent)
             disk.sync_directory(old.parent)
@@ -379,10 +383,11 @@ class ChunkStore:
         with self._lock:
             return self._index.condemned()
 
-    def condemned_on(self, number: int) -> list[tuple[ChunkId, int]]:
-        """The same of one disk, oldest first."""
+    def spare_on(self, number: int) -> list[tuple[ChunkId, int]]:
+        """The same of one disk, oldest first, without what an earlier history condemned: the present one may have gone
+        back behind that, and want it again."""
         with self._lock:
-            return self._index.condemned(number)
+            return self._index.condemned(number, self._history())
 
     def purge(self, chunk: ChunkId, condemn_index: int) -> bool:
         """Remove a condemned chunk for good; False if it is not in quarantine under that index (any more).
@@ -445,14 +450,20 @@ class ChunkStore:
     # Room
 
     def usage(self) -> list[DiskInfo]:
-        """Every configured disk as the leader sees it, failed ones too."""
-        return [self._usage_of(number, disk) for number, disk in enumerate(self.disks)]
+        """Every configured disk as the leader sees it, failed ones too. Directories on one file system tell a part of
+        its room each: together they have no more than there is."""
+        devices = [disk.device() for disk in self.disks]
+        return [
+            self._usage_of(number, disk, devices.count(devices[number]))
+            for number, disk in enumerate(self.disks)
+        ]
 
-    def _usage_of(self, number: int, disk: Disk) -> DiskInfo:
+    def _usage_of(self, number: int, disk: Disk, sharers: int) -> DiskInfo:
         total, free = disk.space() if disk.usable else (0, 0)
         state, error = disk.health()
         if state == "ok" and free < limits.FRAME_BYTES:
             state, error = "full", "no room above the reserve"
+        total, free = total // sharers, free // sharers
         return DiskInfo(
             disk_id=disk.disk_id,
             path=str(disk.path),
@@ -504,7 +515,7 @@ class ChunkStore:
         disk = self.disks[aside.disk]
         if aside.condemn_index is None:
             return disk.corrupt_path(chunk)
-        return disk.quarantine_path(chunk, aside.condemn_index)
+        return disk.quarantine_path(chunk, aside.condemn_index, aside.history)
 
     def _announce(self, header: Header, disk: Disk) -> None:
         self.delta.add(

@@ -8,7 +8,7 @@
     <path>/scrub.json                     how far the scrubber has come
     <path>/chunks/ab/ab..32 hex digits    a sealed chunk
     <path>/chunks/ab/....tmp              a chunk that is being written; removed at start
-    <path>/quarantine/<hex>.<index>       a chunk deleted by the condemnation of that log index
+    <path>/quarantine/<hex>.<index>.<history>  a chunk deleted by the condemnation of that index of that history
     <path>/quarantine/corrupt/<hex>       a replica whose bytes are wrong, kept for a look
 
 A disk is `ok`, `full`, `read_only` or `failed`. One that failed takes no new chunk until the node is started
@@ -180,8 +180,10 @@ class Disk:
     def chunk_path(self, chunk: ChunkId) -> Path:
         return self.shard(chunk) / chunk.hex()
 
-    def quarantine_path(self, chunk: ChunkId, condemn_index: int) -> Path:
-        return self.quarantine / f"{chunk.hex()}.{condemn_index}"
+    def quarantine_path(self, chunk: ChunkId, condemn_index: int, history: int) -> Path:
+        """`history` 0: as versions before named it, who did not write it down."""
+        number = f".{history}" if history else ""
+        return self.quarantine / f"{chunk.hex()}.{condemn_index}{number}"
 
     def corrupt_path(self, chunk: ChunkId) -> Path:
         return self.corrupt / chunk.hex()
@@ -201,6 +203,13 @@ class Disk:
             self.fail(f"its free space cannot be asked: {error}")
             return 0, 0
         return total, available - self._reserve_bytes
+
+    def device(self) -> object:
+        """The same for all directories on one file system; of a disk that cannot be used, nobody else's."""
+        try:
+            return self.files.device_of(self.path) if self.usable else self
+        except OSError:
+            return self
 
     def promise(self, size_bytes: int) -> None:
         """Keep room for a chunk being written. Raises NoSpaceError when there is too little."""

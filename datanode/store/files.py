@@ -107,6 +107,10 @@ class Files:
         found = os.statvfs(path)
         return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
 
+    def device_of(self, path: Path) -> int:
+        """The number of the file system that holds `path`."""
+        return path.stat().st_dev
+
     def overwrite(self, path: Path, content: bytes, offsets: Sequence[int]) -> None:
         """`content` at each of `offsets` of a file that is there, each durable before the next is begun.
 

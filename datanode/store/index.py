@@ -3,7 +3,7 @@
 1. 256 dictionaries, by the first byte of the id, like the directories: a page of a listing sorts one of them.
 2. A value is one int: `size << 8 | disk number`. The size is that of the file, 0 until it has been measured;
    a sealed file is never empty. About 150 bytes of memory per chunk.
-3. Quarantined replicas are kept apart: (disk number, condemn index, size); index None means corrupt.
+3. Quarantined replicas are kept apart: (disk number, condemn index, size, history); index None means corrupt.
 
 Not thread-safe: the store calls under its lock.
 """
@@ -21,11 +21,12 @@ DISKS_MAX = 255
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A replica put aside. `condemn_index` is None for one with wrong bytes."""
+    """A replica put aside. `condemn_index` is None for one with wrong bytes; `history`: of that index, 0: unknown."""
 
     disk: int
     condemn_index: int | None
     size: int = 0
+    history: int = 0
 
 
 class Index:
@@ -103,12 +104,15 @@ class Index:
     def aside(self, chunk: ChunkId) -> Quarantined | None:
         return self._quarantined.get(chunk)
 
-    def condemned(self, disk: int | None = None) -> list[tuple[ChunkId, int]]:
-        """(chunk, condemn index) of what was put aside by order, on one disk or all; in that order."""
+    def condemned(self, disk: int | None = None, history: int | None = None) -> list[tuple[ChunkId, int]]:
+        """(chunk, condemn index) of what was put aside by order, on one disk or all, in one history or all; in that
+        order."""
         return [
             (chunk, found.condemn_index)
             for chunk, found in self._quarantined.items()
-            if found.condemn_index is not None and disk in (None, found.disk)
+            if found.condemn_index is not None
+            and disk in (None, found.disk)
+            and history in (None, found.history)
         ]
 
     def quarantined_bytes(self, disk: int) -> int:

@@ -1,6 +1,7 @@
 """Room for new chunks out of the quarantine: under pressure it goes first, oldest first, before a write is refused.
 
-What an operator could have restored is gone then before its time: that is counted, told and logged.
+What an operator could have restored is gone then before its time: that is counted, told and logged. What an earlier
+history of the log condemned has its whole time: a restored backup may refer to it, and brings it back.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _log = log.get(__name__)
 class Quarantine(Protocol):
     """The store, as far as its quarantine goes."""
 
-    def condemned_on(self, number: int) -> Iterable[tuple[ChunkId, int]]:
-        """(chunk, condemn index) of what lies in quarantine on a disk, oldest first."""
+    def spare_on(self, number: int) -> Iterable[tuple[ChunkId, int]]:
+        """(chunk, condemn index) of what the present history has put in quarantine on a disk, oldest first."""
         ...
 
     def purge(self, chunk: ChunkId, condemn_index: int) -> bool: ...
@@ -42,7 +43,7 @@ class EarlyPurges:
         if not disk.writable:
             return False
         purged = 0
-        for chunk, condemn_index in self._quarantine.condemned_on(number):
+        for chunk, condemn_index in self._quarantine.spare_on(number):
             if purged >= PURGES_AT_ONCE_MAX or disk.space()[1] >= needed_bytes:
                 break
             try:

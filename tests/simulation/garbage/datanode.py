@@ -179,7 +179,8 @@ class DataProcess:
 
     def start(self) -> None:
         self._disks = open_disks([self.machine.directory], 0, self.files, self.random.randbytes)
-        store, fence = WatchedStore(self._disks.disks), WatchedFence(self._disks.disks)
+        fence = WatchedFence(self._disks.disks)
+        store = WatchedStore(self._disks.disks, lambda: fence.epoch[0])
         store.watch = fence.watch = self
         store.load()
         fence.load()

@@ -60,7 +60,7 @@ def test_a_condemned_chunk_is_removed_when_its_time_in_quarantine_is_over(tmp_pa
         let_pass(duty, clock, 600)
         assert store.ids(b"", 9, quarantined=True) == [B]
         assert [path.name for path in (tmp_path / "quarantine").iterdir() if path.is_file()] == [
-            f"{B.hex()}.50"
+            f"{B.hex()}.50.1"
         ]
         assert store.usage()[0].quarantined_bytes == file_size(len(DATA))
 

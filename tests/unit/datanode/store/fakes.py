@@ -94,11 +94,11 @@ class ReadOnly(FlakyFiles):
 
 @contextmanager
 def opened(
-    *paths: Path, files: Files | None = None, reserve_bytes: int = 0
+    *paths: Path, files: Files | None = None, reserve_bytes: int = 0, history: int = 1
 ) -> Iterator[tuple[ChunkStore, NodeDisks]]:
     disks = open_disks(paths, reserve_bytes, files)
     try:
-        store = ChunkStore(disks.disks)
+        store = ChunkStore(disks.disks, lambda: history)
         store.load()
         yield store, disks
     finally:

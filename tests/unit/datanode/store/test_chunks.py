@@ -199,7 +199,7 @@ def test_a_condemned_chunk_goes_to_quarantine_and_comes_back(tmp_path: Path) -> 
         put(store, CHUNK, DATA)
         assert store.quarantine(CHUNK, Condemnation(50, 1))
         assert not store.quarantine(CHUNK, Condemnation(50, 1))
-        assert (tmp_path / "quarantine" / f"{CHUNK.hex()}.50").exists()
+        assert (tmp_path / "quarantine" / f"{CHUNK.hex()}.50.1").exists()
     with opened(tmp_path) as (store, _):
         assert CHUNK not in store
         assert store.ids(b"", 10, quarantined=True) == [CHUNK]
@@ -303,6 +303,51 @@ def test_quarantine_makes_way_before_a_write_is_refused_the_oldest_first(tmp_pat
         assert store.ids(b"", 9, quarantined=True) == []
         with pytest.raises(NoSpaceError):
             put(store, ChunkId(b"p" * 16), data)
+
+
+def test_directories_on_one_file_system_have_no_more_room_together_than_there_is(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    files.available = 10 * MIB
+    with opened(tmp_path / "a", tmp_path / "b", files=files) as (store, disks):
+        one, other = store.usage()
+        assert one.free_bytes == other.free_bytes == 5 * MIB
+        assert one.total_bytes + other.total_bytes <= files.space(tmp_path)[0]
+        disks.disks[0].refuse("a stranger's")
+        one, other = store.usage()
+        assert (one.total_bytes, other.free_bytes) == (0, 10 * MIB)
+
+
+def test_what_an_earlier_history_condemned_does_not_make_way(tmp_path: Path) -> None:
+    """A restored backup may refer to it, and the first cycle of its leader brings it back."""
+    data = bytes(MIB)
+    old, new = ChunkId(b"1" * 16), ChunkId(b"2" * 16)
+    files = SmallDisk(tmp_path, 2 * MIB + MIB // 2)
+    with opened(tmp_path, files=files) as (store, _):
+        put(store, old, data)
+        store.quarantine(old, Condemnation(50, 1))
+    with opened(tmp_path, files=files, history=2) as (store, _):
+        put(store, new, data)
+        with pytest.raises(NoSpaceError):
+            put(store, ChunkId(b"3" * 16), data)
+        store.quarantine(new, Condemnation(60, 2))
+        put(store, ChunkId(b"4" * 16), data)
+        assert store.condemned() == [(old, 50)]
+        assert store.restore(old, Hold(2, 70))
+        assert content(store, old) == data
+
+
+def test_a_quarantine_of_a_version_before_is_read_and_has_its_time(tmp_path: Path) -> None:
+    """Its names tell no history."""
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        store.quarantine(CHUNK, Condemnation(50, 1))
+    quarantine = tmp_path / "quarantine"
+    (quarantine / f"{CHUNK.hex()}.50.1").rename(quarantine / f"{CHUNK.hex()}.50")
+    with opened(tmp_path) as (store, _):
+        assert store.condemned() == [(CHUNK, 50)]
+        assert store.spare_on(0) == []
+        assert store.restore(CHUNK, Hold(1, 60))
+        assert content(store, CHUNK) == DATA
 
 
 def test_the_reserve_and_what_was_promised_are_not_given_away(tmp_path: Path) -> None:
@@ -450,7 +495,7 @@ def test_a_condemned_chunk_whose_file_was_removed_by_hand_harms_no_disk(tmp_path
     with opened(tmp_path) as (store, _):
         put(store, CHUNK, DATA)
         store.quarantine(CHUNK, Condemnation(50, 1))
-        (tmp_path / "quarantine" / f"{CHUNK.hex()}.50").unlink()
+        (tmp_path / "quarantine" / f"{CHUNK.hex()}.50.1").unlink()
         with pytest.raises(ChunkNotFoundError):
             store.info(CHUNK)
         assert not store.restore(CHUNK, Hold(1, 50))
