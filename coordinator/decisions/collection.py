@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -42,8 +43,10 @@ def absent(
     have = frozenset(known)
     found: dict[bytes, list[str]] = {}
     for node_id in sorted(listed):
-        for chunk in sorted(set(listed[node_id].between(after, through)).difference(have)):
-            found.setdefault(chunk, []).append(node_id)
+        ids = listed[node_id].take(through)
+        if not have.issuperset(ids):
+            for chunk in sorted(set(ids).difference(have)):
+                found.setdefault(chunk, []).append(node_id)
     return found
 
 
@@ -87,12 +90,20 @@ def deletions(
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a node's disks report together, in bytes."""
+    """What a disk reports, or several together, in bytes."""
 
     total: int
     free: int
     used: int
     quarantined: int
+
+    def __add__(self, other: Room) -> Room:
+        return Room(
+            self.total + other.total,
+            self.free + other.free,
+            self.used + other.used,
+            self.quarantined + other.quarantined,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +120,22 @@ class Classes:
     other: int
 
 
-def account(room: Room, placed: Mapping[str, int]) -> Classes:
-    """`placed`: bytes of content by what holds their chunks (`metadata.garbage.Placed.kind`)."""
-    known = sum(placed.values())
+def account(rooms: Mapping[str, Room], placed: Mapping[tuple[str, str], int]) -> Classes:
+    """`rooms`: by disk; one that failed has no total, and what lies there is in no class. `placed`: bytes of content by
+    what holds their chunks and by the disk (`metadata.garbage.Placed.lengths`)."""
+    there = {disk_id for disk_id, room in rooms.items() if room.total}
+    room = sum((rooms[disk_id] for disk_id in sorted(there)), Room(0, 0, 0, 0))
+    lengths: Counter[str] = Counter()
+    for (kind, disk_id), length in placed.items():
+        if disk_id in there or disk_id not in rooms:
+            lengths[kind] += length
+    known = sum(lengths.values())
     return Classes(
         room,
-        placed.get("referenced", 0),
-        placed.get("uploading", 0),
-        placed.get("orphan", 0),
-        placed.get("condemned", 0),
+        lengths["referenced"],
+        lengths["uploading"],
+        lengths["orphan"],
+        lengths["condemned"],
         max(0, room.used - known),
         max(0, room.total - room.free - room.quarantined - max(room.used, known)),
     )

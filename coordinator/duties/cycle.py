@@ -369,7 +369,7 @@ class Cycle:
         """What the disks of the nodes that counted are full of."""
         yield self._enter("account")
         for node_id in sorted(self._listed):
-            placed: Counter[str] = Counter()
+            placed: Counter[tuple[str, str]] = Counter()
             after: bytes | None = b""
             while after is not None:
                 page = self._desk.look(
@@ -378,14 +378,11 @@ class Cycle:
                 placed.update(page.lengths)
                 after = page.last
                 yield self._pause()
-            disks = self._soft.pulse(node_id).disks
-            room = Room(
-                sum(disk.total_bytes for disk in disks),
-                sum(disk.free_bytes for disk in disks),
-                sum(disk.used_bytes for disk in disks),
-                sum(disk.quarantined_bytes for disk in disks),
-            )
-            self.report.accounting[node_id] = collection.account(room, placed)
+            rooms = {
+                disk.disk_id: Room(disk.total_bytes, disk.free_bytes, disk.used_bytes, disk.quarantined_bytes)
+                for disk in self._soft.pulse(node_id).disks
+            }
+            self.report.accounting[node_id] = collection.account(rooms, placed)
 
     def _tell_of_held(self) -> None:
         """An alarm as long as chunks wait that this log has not seen: a restored backup, a lost majority."""

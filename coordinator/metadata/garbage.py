@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from coordinator.metadata import lookup, settings, tree
+from coordinator.metadata import lookup, settings, sparse, tree
 from coordinator.metadata.contents import CONDEMNED, FREE, IN_METADATA, OF_ANOTHER_LOG, RELEASED
 from quorumfs.v1 import types_pb2 as t
 
@@ -28,10 +28,12 @@ _NEEDED = (
 )
 _PLACED = (
     "SELECT CASE WHEN state = 2 THEN 'condemned' WHEN upload IS NOT NULL THEN 'uploading'"
-    " WHEN want > 0 THEN 'referenced' ELSE 'orphan' END AS kind, sum(length), max(id)"
-    " FROM (SELECT chunk.id, chunk.state, upload, want, length FROM replica JOIN chunk ON chunk.id = replica.chunk"
+    " WHEN want > 0 THEN 'referenced' ELSE 'orphan' END AS kind,"
+    " coalesce((SELECT disk_id FROM disk WHERE key = place), ''), sum(length), max(id)"
+    " FROM (SELECT chunk.id, chunk.state, upload, want, length, replica.disk AS place"
+    " FROM replica JOIN chunk ON chunk.id = replica.chunk"
     " WHERE node = (SELECT key FROM node WHERE node_id = ?) AND replica.state = ? AND replica.chunk > ?"
-    " ORDER BY replica.chunk LIMIT ?) GROUP BY kind"
+    " ORDER BY replica.chunk LIMIT ?) GROUP BY kind, place"
 )
 _ORPHAN = "SELECT since_index, since_ms, deleted_by, path, condemned_index, hold FROM orphan WHERE chunk = ?"
 
@@ -75,9 +77,10 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A page of a node's replicas as the accounting sees it: bytes of content by what holds their chunks (referenced,
-    uploading, orphan, condemned). `last`: the last chunk of the page, None when there was none."""
+    uploading, orphan, condemned) and by the disk, "" when that is not known. `last`: the last chunk of the page, None
+    when there was none."""
 
-    lengths: Mapping[str, int]
+    lengths: Mapping[tuple[str, str], int]
     last: bytes | None
 
 
@@ -193,7 +196,8 @@ def placed(tx: sqlite3.Connection, node_id: str, after: bytes, limit: int) -> Pl
     """A page of the sealed replicas that a node is said to have LIVE, summed up in the database itself: it holds up
     nobody who waits for the interpreter."""
     rows = tx.execute(_PLACED, (node_id, t.REPLICA_STATE_LIVE, after, limit)).fetchall()
-    return Placed({kind: length for kind, length, _ in rows}, max((last for *_, last in rows), default=None))
+    lengths = {(kind, disk_id): length for kind, disk_id, length, _ in rows}
+    return Placed(lengths, max((last for *_, last in rows), default=None))
 
 
 def story(tx: sqlite3.Connection, chunk: bytes) -> Story:

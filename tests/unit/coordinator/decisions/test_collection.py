@@ -91,7 +91,8 @@ def test_only_nodes_that_count_get_orders() -> None:
 
 def test_the_classes_add_up_to_what_the_disks_report() -> None:
     room = Room(total=1000, free=400, used=300, quarantined=50)
-    found = account(room, {"referenced": 200, "orphan": 40, "condemned": 5, "uploading": 5})
+    lengths = {"referenced": 200, "orphan": 40, "condemned": 5, "uploading": 5}
+    found = account({"a": room}, {(kind, "a"): length for kind, length in lengths.items()})
     kinds = (found.referenced, found.uploading, found.orphan, found.condemned)
     assert kinds == (200, 5, 40, 5)
     assert found.unaccounted == 50
@@ -99,5 +100,13 @@ def test_the_classes_add_up_to_what_the_disks_report() -> None:
 
 
 def test_a_heartbeat_that_is_older_than_the_metadata_makes_no_class_negative() -> None:
-    found = account(Room(total=100, free=50, used=0, quarantined=0), {"referenced": 80})
+    found = account({"a": Room(total=100, free=50, used=0, quarantined=0)}, {("referenced", ""): 80})
     assert (found.unaccounted, found.other) == (0, 0)
+
+
+def test_what_lies_on_a_failed_disk_is_in_no_class() -> None:
+    """It has no room to report: its bytes would be more than the disks have."""
+    rooms = {"good": Room(100, 60, 30, 5), "failed": Room(0, 0, 500, 70)}
+    found = account(rooms, {("referenced", "good"): 20, ("referenced", "failed"): 480, ("orphan", "good"): 7})
+    assert (found.room, found.referenced, found.orphan) == (Room(100, 60, 30, 5), 20, 7)
+    assert (found.unaccounted, found.other) == (3, 5)
