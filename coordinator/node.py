@@ -14,7 +14,6 @@ from __future__ import annotations
 import random
 import socket
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -49,6 +48,7 @@ from coordinator.duties.packing import Packing
 from coordinator.duties.probe import HealthProber, ProbeDuty
 from coordinator.duties.reap import Reap
 from coordinator.duties.reconcile import Reconcile
+from coordinator.duties.repack import Figures as RepackFigures
 from coordinator.duties.repack import Repack
 from coordinator.duties.repack import Rules as RepackRules
 from coordinator.duties.repair import Budget, Repair
@@ -56,6 +56,7 @@ from coordinator.duties.settings import Settings
 from coordinator.duties.tenure import Tenure
 from coordinator.duties.tick import Tick
 from coordinator.duties.trim import TrimDuty
+from coordinator.gauges import add_gauges, add_live_gauges, add_repair_gauges
 from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
 from coordinator.metrics import CoordinatorMetrics, Sample
@@ -94,19 +95,6 @@ POLL_SECONDS = 0.1
 DRAIN_SECONDS = 2.0
 FULL_DISK_SECONDS = 0.5  # between two tries to start on a disk without room
 VIEW_SECONDS = 5.0
-RAFT_GAUGES = (
-    ("term", "The current term."),
-    ("commit_index", "Highest index known to be committed."),
-    ("applied_index", "Highest index applied to the database."),
-    ("last_index", "Highest index in the journal."),
-    ("tick_age", "Seconds since the Raft loop last turned."),
-    ("journal_bytes", "Bytes of the journal."),
-    ("queue_ops", "Operations that wait to be proposed."),
-    ("queue_bytes", "Bytes that wait to be proposed."),
-    ("longest_fsync_seconds", "The longest sync of the journal since the start."),
-    ("wal_bytes", "Bytes of the database's write-ahead log."),
-    ("longest_checkpoint_seconds", "The longest that a checkpoint kept the database's writer."),
-)
 
 _log = log.get(__name__)
 
@@ -135,6 +123,7 @@ class CoordinatorNode:
         self._repair: Repair | None = None
         self._reconcile: Reconcile | None = None
         self._collect: Collect | None = None
+        self._repack: Repack | None = None
         self._departures: Departures | None = None
         self._balance: BalanceDuty | None = None
         self._workers = Workers()
@@ -168,6 +157,7 @@ class CoordinatorNode:
         )
         add_gauges(self._figures, self._gateway, self._soft)
         add_repair_gauges(self._figures, self._soft, lambda: self._repair)
+        add_live_gauges(self._figures, self._rewriting)
         self._figures.gauges.add(
             "quorumfs_replica_reports_waiting",
             "Replicas that were reported and are not compared with the metadata yet.",
@@ -346,6 +336,16 @@ class CoordinatorNode:
             config.gc.interval_seconds,
             self._figures.collected,
         )
+        self._repack = Repack(
+            desk,
+            soft,
+            self._data_channels,
+            reading(self._data_channels, soft, self._clock),
+            identity.cluster_id,
+            RepackRules(config.packing.live_percent_min, limits.PACK_BYTES_MAX, config.gc.interval_seconds),
+            self._chance,
+            self._clock,
+        )
         self._departures = Departures(desk, soft, self._clock)
         self._reconcile = Reconcile(desk, soft, self._clock)
         trim = TrimDuty(desk, soft, self._holders(), self._clock, epoch)
@@ -370,22 +370,14 @@ class CoordinatorNode:
                 self._chance,
                 self._clock,
             ),
-            Repack(
-                desk,
-                soft,
-                self._data_channels,
-                reading(self._data_channels, soft, self._clock),
-                identity.cluster_id,
-                RepackRules(
-                    config.packing.live_percent_min, limits.PACK_BYTES_MAX, config.gc.interval_seconds
-                ),
-                self._chance,
-                self._clock,
-            ),
+            self._repack,
             self._collect,
             trim,
             self._balance,
         ]
+
+    def _rewriting(self) -> RepackFigures | None:
+        return self._repack.figures if self._repack is not None and self._soft.leading else None
 
     def _holders(self) -> RemoteHolders:
         return RemoteHolders(self._trusted(), self._address_of, self._circuits)
@@ -483,6 +475,7 @@ class CoordinatorNode:
             self._holders,
             lambda: self._collect if soft.leading else None,
             self._clock,
+            rewriting=self._rewriting,
             grace_seconds=config.gc.grace_seconds,
             interval_seconds=config.gc.interval_seconds,
         )
@@ -576,44 +569,3 @@ def settings_of(config: NodeConfig) -> ConsensusSettings:
         read_lease=raft.read_lease,
         faults=config.dev.faults,
     )
-
-
-def add_gauges(figures: CoordinatorMetrics, gateway: Gateway, soft: SoftState) -> None:
-    """Metrics that are read when they are asked for."""
-
-    def raft(field: str) -> Callable[[], Sequence[Sample]]:
-        return lambda: [((), float(getattr(gateway.consensus.status(), field)))] if gateway.attached else []
-
-    def nodes() -> Sequence[Sample]:
-        states = Counter(
-            soft.pulse(node_id).liveness.value for node_id, one in soft.known().items() if one.is_datanode
-        )
-        return [((state,), float(number)) for state, number in states.items()]
-
-    gauges = figures.gauges
-    for field, text in RAFT_GAUGES:
-        gauges.add(f"quorumfs_raft_{field}", text, raft(field))
-    gauges.add(
-        "quorumfs_raft_is_leader",
-        "1 when this member leads.",
-        lambda: [((), float(gateway.attached and gateway.leadership() is not None))],
-    )
-    gauges.add("quorumfs_datanodes", "Datanodes, as the leader sees them.", nodes, ("state",))
-
-
-def add_repair_gauges(
-    figures: CoordinatorMetrics, soft: SoftState, repair: Callable[[], Repair | None]
-) -> None:
-    """What the leader's repair has before it; nothing is told by a member that does not lead."""
-
-    def figure(field: str) -> Callable[[], Sequence[Sample]]:
-        def read() -> Sequence[Sample]:
-            found = repair()
-            return [((), float(getattr(found.figures, field)))] if found is not None and soft.leading else []
-
-        return read
-
-    gauges = figures.gauges
-    gauges.add("quorumfs_repair_pending", "Chunks that lack replicas and wait.", figure("pending"))
-    gauges.add("quorumfs_repair_running", "Copies that are under way.", figure("running"))
-    gauges.add("quorumfs_chunks_missing", "Chunks without a readable replica.", figure("missing"))

@@ -123,6 +123,19 @@ def gc(answer: admin_pb2.GcStatus) -> dict[str, Any]:
         "interval_seconds": answer.interval_seconds,
         "last_cycle": gc_report(answer.last_cycle) if answer.HasField("last_cycle") else None,
         "accounting": [disk_classes(one) for one in answer.accounting],
+        "live": live_bytes(answer.live) if answer.HasField("live") else None,
+    }
+
+
+def live_bytes(told: admin_pb2.LiveBytes) -> dict[str, Any]:
+    """How much of the chunks is alive."""
+    return {
+        "chunks": told.chunks,
+        "total_bytes": told.total_bytes,
+        "live_bytes": told.live_bytes,
+        "sparse_chunks": told.sparse_chunks,
+        "dead_bytes": told.dead_bytes,
+        "rewritten_chunks": told.rewritten_chunks,
     }
 
 
@@ -167,6 +180,7 @@ def chunk_story(story: admin_pb2.ChunkStory) -> dict[str, Any]:
         "chunk": story.chunk.hex(),
         "state": story.state,
         "length": story.length,
+        "live_bytes": story.live_bytes,
         "referenced_by": list(story.referenced_by),
         "last_referenced_by": list(story.last_referenced_by),
         "deleted_by": story.deleted_by or None,

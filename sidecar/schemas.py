@@ -210,6 +210,16 @@ _GC = {
             other_bytes=COUNT,
         )
     ),
+    "live": maybe(
+        obj(
+            chunks=COUNT,
+            total_bytes=COUNT,
+            live_bytes=COUNT,
+            sparse_chunks=COUNT,
+            dead_bytes=COUNT,
+            rewritten_chunks=COUNT,
+        )
+    ),
 }
 GC = obj(**_GC)
 GC_AS_OF = obj(**_GC, **_AS_OF)
@@ -258,6 +268,7 @@ CHUNK_STORY = obj(
     chunk=HEX_ID,
     state=TEXT,
     length=COUNT,
+    live_bytes=COUNT,
     referenced_by=many(TEXT),
     last_referenced_by=many(TEXT),
     deleted_by=maybe(TEXT),

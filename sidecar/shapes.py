@@ -255,6 +255,19 @@ def gc(told: admin_pb2.GcStatus) -> Json:
         "interval_seconds": told.interval_seconds,
         "last_cycle": gc_report(told.last_cycle) if told.HasField("last_cycle") else None,
         "accounting": [disk_classes(one) for one in told.accounting],
+        "live": live_bytes(told.live) if told.HasField("live") else None,
+    }
+
+
+def live_bytes(told: admin_pb2.LiveBytes) -> Json:
+    """How much of the chunks is alive."""
+    return {
+        "chunks": told.chunks,
+        "total_bytes": told.total_bytes,
+        "live_bytes": told.live_bytes,
+        "sparse_chunks": told.sparse_chunks,
+        "dead_bytes": told.dead_bytes,
+        "rewritten_chunks": told.rewritten_chunks,
     }
 
 
@@ -298,6 +311,7 @@ def chunk_story(told: admin_pb2.ChunkStory) -> Json:
         "chunk": told.chunk.hex(),
         "state": told.state,
         "length": told.length,
+        "live_bytes": told.live_bytes,
         "referenced_by": list(told.referenced_by),
         "last_referenced_by": list(told.last_referenced_by),
         "deleted_by": told.deleted_by or None,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common import log
 from coordinator.decisions.placement import Chance
@@ -55,8 +55,13 @@ class Rules:
 
 @dataclass(slots=True)
 class Figures:
-    """What this leadership rewrote, and what the last round has found. Read by any thread."""
+    """What this leadership rewrote, and what the last round has found; `rounds`: how many were whole. Read by any
+    thread."""
 
+    rounds: int = 0
+    chunks: int = 0
+    total_bytes: int = 0
+    live_bytes: int = 0
     sparse_chunks: int = 0
     dead_bytes: int = 0
     rewritten_chunks: int = 0
@@ -123,13 +128,14 @@ class Repack:
             self._counted.dead_bytes += one.length - one.live_bytes
             if self._rests.get(one.chunk, 0.0) <= self._clock.monotonic():
                 self._found[one.chunk] = one
+        self._counted.chunks += page.looked_at
+        self._counted.total_bytes += page.total_bytes
+        self._counted.live_bytes += page.live_bytes
         self._after = page.after
         if page.after:
             return False
-        self.figures.sparse_chunks, self.figures.dead_bytes = (
-            self._counted.sparse_chunks,
-            self._counted.dead_bytes,
-        )
+        now = self.figures
+        self.figures = replace(self._counted, rounds=now.rounds + 1, rewritten_chunks=now.rewritten_chunks)
         self._counted = Figures()
         return True
 

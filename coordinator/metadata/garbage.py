@@ -101,6 +101,7 @@ class Story:
     since_ms: int = 0
     condemned_index: int = 0
     hold: int = 0
+    live_bytes: int = 0
 
 
 def cluster(tx: sqlite3.Connection) -> Cluster | None:
@@ -217,7 +218,16 @@ def story(tx: sqlite3.Connection, chunk: bytes) -> Story:
         word = "orphan"
     elif upload is not None:
         word = "uploading"
-    told = Story(word, now_ms, grace_ms, length, _references(tx, chunk), upload or b"", _nodes(tx, chunk))
+    told = Story(
+        word,
+        now_ms,
+        grace_ms,
+        length,
+        _references(tx, chunk),
+        upload or b"",
+        _nodes(tx, chunk),
+        live_bytes=sparse.live_bytes(tx, chunk),
+    )
     if orphan is None:
         return told
     since_index, since_ms, deleted_by, path, condemned_index, hold = orphan

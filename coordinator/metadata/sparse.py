@@ -5,16 +5,22 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
+_ALIVE = (
+    "(SELECT coalesce(sum(part), 0) FROM"
+    " (SELECT DISTINCT chunk_offset, extent.length AS part FROM extent WHERE extent.chunk = chunk.id)) AS alive"
+    " FROM chunk WHERE id > ? AND id <= ? AND state = 1 AND home = 0 AND upload IS NULL AND want > 0"
+)
 _PAGE_END = "SELECT max(id), count(*) FROM (SELECT id FROM chunk WHERE id > ? ORDER BY id LIMIT ?)"
 _SPARSE = (
-    "SELECT id, length, want, alive FROM (SELECT id, length, want,"
-    " (SELECT coalesce(sum(part), 0) FROM"
-    " (SELECT DISTINCT chunk_offset, extent.length AS part FROM extent WHERE extent.chunk = chunk.id)) AS alive"
-    " FROM chunk WHERE id > ? AND id <= ? AND state = 1 AND home = 0 AND upload IS NULL AND want > 0)"
+    f"SELECT id, length, want, alive FROM (SELECT id, length, want, {_ALIVE})"
     " WHERE alive > 0 AND alive * 100 < ? * length"
     " AND NOT EXISTS (SELECT 1 FROM extent WHERE extent.chunk = id AND version IN"
     " (SELECT base_version FROM upload UNION ALL SELECT version FROM upload))"
     " ORDER BY id LIMIT ?"
+)
+_TOTALS = (
+    "SELECT count(*), coalesce(sum(length), 0), coalesce(sum(min(alive, length)), 0)"
+    f" FROM (SELECT length, {_ALIVE}) WHERE alive > 0"
 )
 _EXTENTS = "SELECT DISTINCT chunk_offset, length FROM extent WHERE chunk = ? ORDER BY chunk_offset, length"
 
@@ -43,10 +49,14 @@ class SparseChunk:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """`after`: where the next one begins; empty when this was the last."""
+    """`after`: where the next one begins; empty when this was the last. `looked_at`: how many could be rewritten, with
+    their bytes, and how many of these are alive."""
 
     chunks: list[SparseChunk]
     after: bytes
+    looked_at: int = 0
+    total_bytes: int = 0
+    live_bytes: int = 0
 
 
 def sparse(tx: sqlite3.Connection, after: bytes, look_at: int, limit: int, live_percent: int) -> Page:
@@ -58,8 +68,14 @@ def sparse(tx: sqlite3.Connection, after: bytes, look_at: int, limit: int, live_
     rows = tx.execute(_SPARSE, (after, last, live_percent, limit)).fetchall()
     chunks = [SparseChunk(chunk, length, want, _ranges(tx, chunk)) for chunk, length, want, _ in rows]
     if len(rows) == limit:
-        return Page(chunks, rows[-1][0])
-    return Page(chunks, last if count == look_at else b"")
+        last = rows[-1][0]
+    more = len(rows) == limit or count == look_at
+    return Page(chunks, last if more else b"", *tx.execute(_TOTALS, (after, last)).fetchone())
+
+
+def live_bytes(tx: sqlite3.Connection, chunk: bytes) -> int:
+    """How many bytes of it files name."""
+    return sum(one.length for one in _ranges(tx, chunk))
 
 
 def _ranges(tx: sqlite3.Connection, chunk: bytes) -> tuple[Range, ...]:

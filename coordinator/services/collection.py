@@ -54,6 +54,18 @@ class Cycles(Protocol):
     def seen(self, chunk: bytes) -> dict[str, int]: ...
 
 
+class Rewriting(Protocol):
+    """What the leader's `coordinator.duties.repack.Repack` has found: see `Figures` there."""
+
+    rounds: int
+    chunks: int
+    total_bytes: int
+    live_bytes: int
+    sparse_chunks: int
+    dead_bytes: int
+    rewritten_chunks: int
+
+
 class Holders(Protocol):
     """Datanodes by their id: see `coordinator.duties.holders`. All block, and raise QuorumFSError."""
 
@@ -65,7 +77,8 @@ class Holders(Protocol):
 
 
 class CollectionDesk:
-    """All methods run on the gRPC loop and raise QuorumFSError. `collect`: the leader's duty; None: another leads."""
+    """All methods run on the gRPC loop and raise QuorumFSError. `collect`, `rewriting`: of the leader's duties; None:
+    another leads."""
 
     def __init__(
         self,
@@ -75,6 +88,7 @@ class CollectionDesk:
         collect: Callable[[], Cycles | None],
         clock: Clock,
         *,
+        rewriting: Callable[[], Rewriting | None] = lambda: None,
         grace_seconds: float,
         interval_seconds: float,
     ) -> None:
@@ -83,6 +97,7 @@ class CollectionDesk:
         self._holders = holders
         self._collect = collect
         self._clock = clock
+        self._rewriting = rewriting
         self._grace_seconds = grace_seconds
         self._interval_seconds = interval_seconds
         self._counts = garbage.Counts(0, 0, 0, 0)
@@ -124,6 +139,9 @@ class CollectionDesk:
             status.accounting.extend(
                 classes(node_id, one) for node_id, one in sorted(collect.last.accounting.items())
             )
+        found = self._rewriting()
+        if found is not None and found.rounds:
+            status.live.CopyFrom(live(found))
         return status
 
     async def _count(self) -> garbage.Counts:
@@ -175,6 +193,7 @@ class CollectionDesk:
             held_by=garbage.guard_of(story),
             condemned_index=story.condemned_index,
             length=story.length,
+            live_bytes=story.live_bytes,
         )
         if story.since_index:
             told.deleted_at_index = story.since_index
@@ -340,6 +359,17 @@ def wire(report: Report, ticket: int) -> a.GcReport:
         dry_run=report.dry_run,
         would_condemn=report.would_condemn if report.outcome != "running" else (),
         ticket=ticket,
+    )
+
+
+def live(found: Rewriting) -> a.LiveBytes:
+    return a.LiveBytes(
+        chunks=found.chunks,
+        total_bytes=found.total_bytes,
+        live_bytes=found.live_bytes,
+        sparse_chunks=found.sparse_chunks,
+        dead_bytes=found.dead_bytes,
+        rewritten_chunks=found.rewritten_chunks,
     )
 
 

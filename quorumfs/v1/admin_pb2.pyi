@@ -1322,6 +1322,7 @@ class GcStatus(_message.Message):
     ACCOUNTING_FIELD_NUMBER: _builtins.int
     AUTHORITATIVE_FIELD_NUMBER: _builtins.int
     LEADER_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     phase: _builtins.str
     cycle: _builtins.int
@@ -1345,6 +1346,10 @@ class GcStatus(_message.Message):
 
     @_builtins.property
     def leader(self) -> _types_pb2.LeaderHint: ...
+    @_builtins.property
+    def live(self) -> Global___LiveBytes:
+        """as the last round of this leadership has found them; unset before"""
+
     def __init__(
         self,
         *,
@@ -1363,14 +1368,56 @@ class GcStatus(_message.Message):
         accounting: _abc.Iterable[Global___DiskClasses] | None = ...,
         authoritative: _builtins.bool = ...,
         leader: _types_pb2.LeaderHint | None = ...,
+        live: Global___LiveBytes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "last_cycle", b"last_cycle", "leader", b"leader"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "last_cycle", b"last_cycle", "leader", b"leader", "live", b"live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "authoritative", b"authoritative", "candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "error", b"error", "grace_seconds", b"grace_seconds", "held", b"held", "interval_seconds", b"interval_seconds", "last_cycle", b"last_cycle", "leader", b"leader", "paused", b"paused", "phase", b"phase", "quarantined", b"quarantined", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "authoritative", b"authoritative", "candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "error", b"error", "grace_seconds", b"grace_seconds", "held", b"held", "interval_seconds", b"interval_seconds", "last_cycle", b"last_cycle", "leader", b"leader", "live", b"live", "paused", b"paused", "phase", b"phase", "quarantined", b"quarantined", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GcStatus: _TypeAlias = GcStatus  # noqa: Y015
+
+@_typing.final
+class LiveBytes(_message.Message):
+    """How much of the chunks that files refer to is alive: named by an extent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    LIVE_BYTES_FIELD_NUMBER: _builtins.int
+    SPARSE_CHUNKS_FIELD_NUMBER: _builtins.int
+    DEAD_BYTES_FIELD_NUMBER: _builtins.int
+    REWRITTEN_CHUNKS_FIELD_NUMBER: _builtins.int
+    chunks: _builtins.int
+    """on datanodes, of no open upload"""
+    total_bytes: _builtins.int
+    """of their content, each once"""
+    live_bytes: _builtins.int
+    sparse_chunks: _builtins.int
+    """with less alive than packing.live_percent_min"""
+    dead_bytes: _builtins.int
+    """in these"""
+    rewritten_chunks: _builtins.int
+    """by this leadership"""
+    def __init__(
+        self,
+        *,
+        chunks: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        live_bytes: _builtins.int = ...,
+        sparse_chunks: _builtins.int = ...,
+        dead_bytes: _builtins.int = ...,
+        rewritten_chunks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "dead_bytes", b"dead_bytes", "live_bytes", b"live_bytes", "rewritten_chunks", b"rewritten_chunks", "sparse_chunks", b"sparse_chunks", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveBytes: _TypeAlias = LiveBytes  # noqa: Y015
 
 @_typing.final
 class DiskClasses(_message.Message):
@@ -1583,6 +1630,7 @@ class ChunkStory(_message.Message):
     LENGTH_FIELD_NUMBER: _builtins.int
     QUARANTINED_ON_FIELD_NUMBER: _builtins.int
     SIGHTINGS_FIELD_NUMBER: _builtins.int
+    LIVE_BYTES_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     state: _builtins.str
     deleted_by: _builtins.str
@@ -1593,6 +1641,8 @@ class ChunkStory(_message.Message):
     """0: it is no orphan"""
     condemned_index: _builtins.int
     length: _builtins.int
+    live_bytes: _builtins.int
+    """that some extent names"""
     @_builtins.property
     def referenced_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1623,10 +1673,11 @@ class ChunkStory(_message.Message):
         length: _builtins.int = ...,
         quarantined_on: _abc.Iterable[_builtins.str] | None = ...,
         sightings: _abc.Iterable[Global___Sighting] | None = ...,
+        live_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "condemned_index", b"condemned_index", "deleted_at_index", b"deleted_at_index", "deleted_by", b"deleted_by", "earliest_sweep_wall_ms", b"earliest_sweep_wall_ms", "error", b"error", "held_by", b"held_by", "last_referenced_by", b"last_referenced_by", "length", b"length", "quarantined_on", b"quarantined_on", "referenced_by", b"referenced_by", "seen_on", b"seen_on", "sightings", b"sightings", "since_wall_ms", b"since_wall_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "condemned_index", b"condemned_index", "deleted_at_index", b"deleted_at_index", "deleted_by", b"deleted_by", "earliest_sweep_wall_ms", b"earliest_sweep_wall_ms", "error", b"error", "held_by", b"held_by", "last_referenced_by", b"last_referenced_by", "length", b"length", "live_bytes", b"live_bytes", "quarantined_on", b"quarantined_on", "referenced_by", b"referenced_by", "seen_on", b"seen_on", "sightings", b"sightings", "since_wall_ms", b"since_wall_ms", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from coordinator.consensus import RaftState
 from coordinator.consensus.status import FsyncStats
 from coordinator.decisions.liveness import Timing
+from coordinator.gauges import RAFT_GAUGES, add_gauges
 from coordinator.metrics import CoordinatorMetrics
-from coordinator.node import RAFT_GAUGES, add_gauges
 from coordinator.services.gateway import Gateway
 from coordinator.soft_state import SoftState
 from quorumfs.clock import ManualClock
