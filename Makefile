@@ -51,7 +51,7 @@ simulate: $(VENV)/dev.stamp       ## one seed of the deterministic simulations, 
 chaos: $(VENV)/dev.stamp          ## harm of every kind to real processes under load, then all must be whole: SEED=n MINUTES=n
 	@$(BIN)/python -m tests.support.chaos --seed $(SEED) --minutes $(MINUTES)
 
-bench: $(VENV)/dev.stamp          ## measure, into benchmarks/results: ONLY=create,stat,failover,sequential,small-files,scale,gc,heartbeats QUICK=1
+bench: $(VENV)/dev.stamp          ## measure, into benchmarks/results: ONLY=create,stat,failover,sequential,small-files,datanode,scale,gc,heartbeats QUICK=1
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 simulate-mutations: $(VENV)/dev.stamp   ## one safeguard removed at a time: the simulation has to find each

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks import (
     collection,
+    datanode,
     failover,
     heartbeats,
     machine,
@@ -33,6 +34,7 @@ BENCHMARKS: Mapping[str, Callable[[Plan, Results], None]] = {
     "failover": failover.failover,
     "sequential": sequential.sequential,
     "small-files": small_files.small_files,
+    "datanode": datanode.datanode,
     "scale": scale.scale,
     "gc": collection.collection,
     "heartbeats": heartbeats.heartbeats,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from benchmarks.results import Floor
 
+PEERS = ("MooseFS", "GlusterFS")
+
 FLOORS = (
     Floor("create/throughput/256", "quorumfs", "unary", 7.0),
     Floor("create/throughput/256", "quorumfs, asyncio", "unary", 7.0),
@@ -31,7 +33,18 @@ FLOORS = (
     Floor("failover/worst/next write", "quorumfs", "", 1.0, aim=True),
     Floor("sequential/cpu servers/write", "quorumfs", "", 5.0),
     Floor("sequential/cpu servers/write", "quorumfs", "", 3.9, aim=True),
+    Floor("sequential/speed/write", "quorumfs", "raw chain", 0.55),
+    *(Floor("sequential/speed/write", "quorumfs", peer, 1.0) for peer in PEERS),
     Floor("sequential/speed/read", "quorumfs", "local file", 0.85),
+    *(Floor("sequential/speed/read", "quorumfs, gRPC", peer, 1.0) for peer in PEERS),
+    *(Floor("sequential/speed/cold", "quorumfs", peer, 1.0) for peer in PEERS),
+    *(Floor("small files/one against many/put", "quorumfs", peer, 10.0) for peer in PEERS),
+    *(Floor("small files/speed/put, 1 caller", "quorumfs", peer, 1.0) for peer in PEERS),
+    *(Floor("small files/speed/put, 8 callers", "quorumfs", peer, 1.5) for peer in PEERS),
+    *(Floor("small files/one against many/get", "quorumfs", peer, 3.0) for peer in PEERS),
+    *(Floor("small files/speed/get cold, 1 caller", "quorumfs", peer, 0.5) for peer in PEERS),
+    Floor("datanode/start to serving/100000 chunks", "quorumfs", "", 1.0),
+    Floor("datanode/memory added/200 slow readers", "quorumfs", "", 300.0),
     Floor("sequential/speed/read", "quorumfs, gRPC", "loopback TCP", 0.33),
     Floor("scale/restart to serving/all coordinators", "quorumfs", "", 10.0),
     Floor("scale/resident/leader", "quorumfs", "", 500.0),

@@ -20,6 +20,7 @@ class Plan:
     small_files: int  # of a set that goes in and out
     chunks: int  # that the garbage collection looks at
     datanodes: int  # whose heartbeats one leader gets
+    stored_chunks: int  # over which a datanode is started
 
     @classmethod
     def full(cls, directory: Path) -> Plan:
@@ -33,6 +34,7 @@ class Plan:
             small_files=2000,
             chunks=1_000_000,
             datanodes=1000,
+            stored_chunks=100_000,
         )
 
     @classmethod
@@ -47,6 +49,7 @@ class Plan:
             small_files=2000,
             chunks=100_000,
             datanodes=200,
+            stored_chunks=20_000,
         )
 
     @staticmethod

@@ -1,8 +1,9 @@
 """Moves small files, in a process of its own: by the library, many or one per call, and as plain files.
 
-Run as a child (children.py) with `{"coordinators", "directory", "size"}`; a command is
-`{"verb", "system", "callers", "files"}`. The files of a command are divided among its callers, threads with one
-Client between them. `get` and `get_many` read what the `put` and `put_many` before them wrote.
+Run as a child (children.py) with `{"coordinators", "directories", "size"}`; a command is
+`{"verb", "system", "callers", "files"}`. `directories`: system -> where its plain files go, a peer's into its mount.
+The files of a command are divided among its callers, threads with one Client between them. `get`, `get cold` (the
+caches were dropped before it) and `get_many` read what the `put` and `put_many` before them wrote.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,9 @@ from quorumfs import Client
 class SmallFiles:
     """One Client, as a program would have it."""
 
-    def __init__(self, coordinators: str, directory: str, size: int) -> None:
+    def __init__(self, coordinators: str, directories: Mapping[str, str], size: int) -> None:
         self._client = Client(coordinators)
-        self._local = Path(directory) / "local"
-        self._local.mkdir()
+        self._directories = {system: Path(directory) for system, directory in directories.items()}
         self._size = size
         self._sets: dict[tuple[str, str], list[list[str]]] = {}
         self._count = 0
@@ -36,19 +36,18 @@ class SmallFiles:
         kind = "many" if verb.endswith("many") else "one"
         if verb.startswith("put"):
             self._sets[system, kind] = self._names(system, command["callers"], command["files"])
-        work: dict[tuple[str, str], Callable[[Sequence[str]], None]] = {
-            ("put_many", "quorumfs"): self._put_many,
-            ("get_many", "quorumfs"): self._get_many,
-            ("put", "quorumfs"): self._put,
-            ("get", "quorumfs"): self._get,
-            ("put", "local files"): self._put_local,
-            ("get", "local files"): self._get_local,
+        ours: dict[str, Callable[[Sequence[str]], None]] = {
+            "put_many": self._put_many,
+            "get_many": self._get_many,
+            "put": self._put,
+            "get": self._get,
+            "get cold": self._get,
         }
+        plain = {"put": self._put_plain, "get": self._get_plain, "get cold": self._get_plain}
+        work = (ours if system == "quorumfs" else plain)[verb]
         shares = self._sets[system, kind]
         errors: list[Exception] = []
-        threads = [
-            threading.Thread(target=_noting, args=(work[verb, system], share, errors)) for share in shares
-        ]
+        threads = [threading.Thread(target=_noting, args=(work, share, errors)) for share in shares]
         watch = Stopwatch()
         for thread in threads:
             thread.start()
@@ -66,7 +65,7 @@ class SmallFiles:
         if system == "quorumfs":
             self._client.mkdir(directory)
         else:
-            directory = str(self._local / directory[1:])
+            directory = str(self._directories[system] / directory[1:])
             Path(directory).mkdir()
         return [
             [f"{directory}/{caller:02d}-{number:05d}" for number in range(files // callers)]
@@ -89,13 +88,13 @@ class SmallFiles:
         for name in names:
             self._client.read_bytes(name)
 
-    def _put_local(self, names: Sequence[str]) -> None:
+    def _put_plain(self, names: Sequence[str]) -> None:
         for name in names:
             with open(name, "wb", buffering=0) as file:
                 file.write(os.urandom(self._size))
                 os.fdatasync(file.fileno())
 
-    def _get_local(self, names: Sequence[str]) -> None:
+    def _get_plain(self, names: Sequence[str]) -> None:
         for name in names:
             Path(name).read_bytes()
 
@@ -109,7 +108,7 @@ def _noting(work: Callable[[Sequence[str]], None], share: Sequence[str], errors:
 
 def main() -> None:
     config = json.loads(sys.argv[1])
-    serve(SmallFiles(config["coordinators"], config["directory"], config["size"]).handle)
+    serve(SmallFiles(config["coordinators"], config["directories"], config["size"]).handle)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Moves a large file, in a process of its own: `put`, `get`, `read` by the library, and the same by plain files.
 
-`read` is a short-circuit read, `read over gRPC` is not; `loopback read` is what a bare socket gives (its
-source is a port, its target a size).
+`read` is a short-circuit read, `read over gRPC` is not; `loopback read` is what a bare socket gives (its source is a
+port, its target a size), `raw chain` what bare sockets write to three disks (its target are ports). `mounted read` is a
+`local read` of a file that this machine's page cache does not hold, so that it comes from the servers.
 
 Run as a child (children.py) with `{"coordinators": "host:port,..."}`; a command is `{"verb", "source", "target"}`.
 """
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import loopback
+from benchmarks import loopback, raw_chain
 from benchmarks.children import serve
 from benchmarks.tally import Stopwatch
 from quorumfs import Client
@@ -37,10 +38,14 @@ class Transfers:
             "read": lambda source, _: read_remote(self._client, source),
             "read over gRPC": lambda source, _: read_remote(self._over_grpc, source),
             "loopback read": loopback.fetch,
+            "raw chain": raw_chain.store,
             "local write": write_through,
             "local read": read_local,
+            "mounted read": read_local,
         }
         verb = verbs[command["verb"]]
+        if command["verb"] == "mounted read":
+            forget_pages(command["source"])
         watch = Stopwatch()
         verb(command["source"], command["target"])
         wall_seconds, cpu_seconds = watch.read()
@@ -69,6 +74,12 @@ def read_local(source: str, _: str) -> None:
     with open(source, "rb", buffering=0) as file:
         while file.readinto(piece):
             pass
+
+
+def forget_pages(path: str) -> None:
+    """This machine's page cache holds nothing of the file any more, as far as it has been written back."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def make_source(path: Path, size: int) -> None:
