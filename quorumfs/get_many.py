@@ -2,8 +2,8 @@
 
 1. Inline bodies come with the layouts. A file that is one range of a chunk is read together with those that lie close
    to it in the same chunk: a *run*. What lies between them is read and thrown away.
-2. Runs are read several at a time; layouts are asked for while they are under way. The order of the answers is that
-   of the runs.
+2. Runs are read several at a time; the next layouts are asked for while they are under way, and while the last ones
+   are looked at. The order of the answers is that of the runs.
 3. A run is verified block by block, and then each of its files by its own checksum. Whatever is wrong with a run,
    each of its files is then read alone, as `get` does: that finds other replicas, and chunks that moved.
 """
@@ -27,6 +27,7 @@ from quorumfs.rpc.status import raise_for
 from quorumfs.v1 import namespace_pb2
 
 _LAYOUTS_AT_ONCE = limits.PACK_FILES_MAX  # those of one pack, if they come in their order
+_PAGES_IN_FLIGHT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +80,32 @@ class ManyReader:
         """
         under_way: deque[Future[list[Got]]] = deque()
         pool = ThreadPoolExecutor(limits.RUNS_IN_FLIGHT, thread_name_prefix="quorumfs-runs")
+        asking = ThreadPoolExecutor(1, thread_name_prefix="quorumfs-layouts")
         try:
-            for task in self._tasks(iter(paths)):
+            for task in self._tasks(iter(paths), asking):
                 under_way.append(pool.submit(task))
                 while len(under_way) > limits.RUNS_IN_FLIGHT or (under_way and under_way[0].done()):
                     yield from under_way.popleft().result()
             while under_way:
                 yield from under_way.popleft().result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # who gave up does not wait for what is under way
+            for one in (pool, asking):
+                one.shutdown(
+                    wait=False, cancel_futures=True
+                )  # who gave up waits for nothing that is under way
 
-    def _tasks(self, paths: Iterator[bytes]) -> Iterator[_Task]:
-        left: list[bytes] = []
-        while page := left + list(islice(paths, _LAYOUTS_AT_ONCE - len(left))):
-            layouts = self._layouts(page)
-            left = page[len(layouts) :]
+    def _tasks(self, paths: Iterator[bytes], asking: ThreadPoolExecutor) -> Iterator[_Task]:
+        """What is to be done for all of `paths`; a page of layouts is asked for while the one before is looked at."""
+        pages: deque[tuple[list[bytes], Future[list[namespace_pb2.ReadResult]]]] = deque()
+        while True:
+            while len(pages) < _PAGES_IN_FLIGHT and (page := list(islice(paths, _LAYOUTS_AT_ONCE))):
+                pages.append((page, asking.submit(self._layouts, page)))
+            if not pages:
+                return
+            page, answer = pages.popleft()
+            layouts = answer.result()
+            if left := page[len(layouts) :]:
+                pages.append((left, asking.submit(self._layouts, left)))
             wanted = []
             for path, result in zip(page, layouts, strict=False):
                 one = _wanted(path, result)

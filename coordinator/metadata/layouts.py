@@ -24,6 +24,10 @@ _EXTENTS = (
     "(SELECT max(file_offset) FROM extent WHERE version = ?1 AND file_offset <= ?2), 0)"
     " AND file_offset < ?3 ORDER BY file_offset LIMIT ?4"
 )
+_FIRST_EXTENTS = (
+    "SELECT file_offset, length, chunk, chunk_offset FROM extent WHERE version = ?1 AND file_offset < ?2"
+    " ORDER BY file_offset LIMIT ?3"
+)
 _CHUNK = "SELECT length, checksum, home FROM chunk WHERE id = ?"
 _PURGED = "SELECT 1 FROM trash, totals WHERE inode = ? AND (purged = 1 OR trash.id <= purged_through)"
 _BODY = "SELECT bytes FROM body WHERE chunk = ?"
@@ -47,10 +51,20 @@ def layout(tx: sqlite3.Connection, request: n.LayoutRequest, packs: Packs | None
     """
     inode, path = _wanted(tx, request)
     found = n.Layout(info=info(tx, inode, path))
+    fill(tx, request, found, {} if packs is None else packs)
+    return found
+
+
+def fill(tx: sqlite3.Connection, request: n.LayoutRequest, found: n.Layout, packs: Packs) -> None:
+    """The rest of a layout of which `info` is known."""
+    version = found.info.version
     begin = min(request.offset, END)
     end = min(begin + request.length, END) if request.length else END
-    rows = tx.execute(_EXTENTS, (inode.version, begin, end, LAYOUT_EXTENTS_MAX + 1)).fetchall()
-    pages = _Chunks(tx, found, {} if packs is None else packs, with_bodies=not request.no_body)
+    if begin:
+        rows = tx.execute(_EXTENTS, (version, begin, end, LAYOUT_EXTENTS_MAX + 1)).fetchall()
+    else:
+        rows = tx.execute(_FIRST_EXTENTS, (version, end, LAYOUT_EXTENTS_MAX + 1)).fetchall()
+    pages = _Chunks(tx, found, packs, with_bodies=not request.no_body)
     for offset, length, chunk, chunk_offset in rows:
         if offset + length <= begin:
             continue
@@ -58,7 +72,6 @@ def layout(tx: sqlite3.Connection, request: n.LayoutRequest, packs: Packs | None
             found.next_offset = offset
             break
         found.extents.add(offset=offset, length=length, chunk=chunk, chunk_offset=chunk_offset)
-    return found
 
 
 def _wanted(tx: sqlite3.Connection, request: n.LayoutRequest) -> tuple[Inode, bytes]:

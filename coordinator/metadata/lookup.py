@@ -60,11 +60,11 @@ def parted(ref: n.Ref) -> tuple[bytes, bytes, bytes] | None:
     return (path, above, name) if slash and name and len(path) <= PATH_BYTES_MAX and not ref.base else None
 
 
-def learn(directories: Directories, ref: n.Ref, found: Inode, path: bytes) -> None:
-    """Note in which directory `locate` has found an inode at `path`."""
+def learn(directories: Directories, ref: n.Ref, parent: int, path: bytes) -> None:
+    """Note in which directory, `parent`, `locate` has found an inode at `path`."""
     parts = parted(ref)
     if parts is not None and path == parts[0]:  # neither links nor doubled slashes on the way
-        directories[parts[1]] = found.parent
+        directories[parts[1]] = parent
 
 
 def locate_parent(tx: sqlite3.Connection, ref: n.Ref) -> tuple[Inode, bytes, bytes]:

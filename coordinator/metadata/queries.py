@@ -36,7 +36,7 @@ from coordinator.metadata.replicas import node_rows as node_rows
 from coordinator.metadata.replicas import replicas_of as replicas_of
 from coordinator.metadata.replicas import valid_chunk_ids as valid_chunk_ids
 from coordinator.metadata.replicas import wanting_chunks as wanting_chunks
-from coordinator.metadata.tree import SYMLINK
+from coordinator.metadata.tree import FILE, SYMLINK
 from quorumfs.errors import FormatTooNewError, QuorumFSError, UploadGoneError
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import membership_pb2 as m
@@ -88,17 +88,32 @@ def answer_among(
     kind = op.WhichOneof("op")
     if kind == "stat":
         request = op.stat
-        if not _stat_in_known(tx, request, directories, result):
+        if not _tell_in_known(tx, request, directories, result.info):
             _stat_anywhere(tx, request, directories, result)
         return True
     if kind != "layout":
         result.CopyFrom(answer(tx, op))
         return False
     try:
-        result.layout.CopyFrom(layouts.layout(tx, op.layout, packs))
+        _layout_among(tx, op.layout, directories, packs, result.layout)
     except QuorumFSError as error:
         result.CopyFrom(_refusal(error))
     return False
+
+
+def _layout_among(
+    tx: sqlite3.Connection,
+    request: n.LayoutRequest,
+    directories: lookup.Directories,
+    packs: layouts.Packs,
+    found: n.Layout,
+) -> None:
+    if not request.inode and _tell_in_known(tx, request, directories, found.info) and found.info.type == FILE:
+        layouts.fill(tx, request, found, packs)
+        return
+    found.CopyFrom(layouts.layout(tx, request, packs))
+    if not request.inode:
+        lookup.learn(directories, request.ref, found.info.parent, found.info.path)
 
 
 def _stat_anywhere(
@@ -109,14 +124,17 @@ def _stat_anywhere(
     except QuorumFSError as error:
         result.CopyFrom(_refusal(error))
     else:
-        lookup.learn(directories, request.ref, inode, path)
+        lookup.learn(directories, request.ref, inode.parent, path)
         result.info.CopyFrom(info(tx, inode, path))
 
 
-def _stat_in_known(
-    tx: sqlite3.Connection, request: n.StatRequest, directories: lookup.Directories, result: n.ReadResult
+def _tell_in_known(
+    tx: sqlite3.Connection,
+    request: n.StatRequest | n.LayoutRequest,
+    directories: lookup.Directories,
+    info: n.FileInfo,
 ) -> bool:
-    """Whether it was a name in a known directory, and no link to be followed: then `result` tells it."""
+    """Whether it was a name in a known directory, and no link to be followed: then `info` tells it."""
     parts = lookup.parted(request.ref)
     if parts is None:
         return False
@@ -130,8 +148,7 @@ def _stat_in_known(
     number, kind, mode, mtime_ns, version, replication, target, changed_wall_ms, size, checksum = row
     if kind == SYMLINK and request.follow:
         return False
-    info = result.info  # like tree.tell; here every microsecond is one of each stat
-    info.id = number
+    info.id = number  # like tree.tell; here every microsecond is one of each stat
     info.type = kind
     info.name = name
     info.mode = mode

@@ -55,18 +55,19 @@ _PATHS += [b"/c", b"/c2"]
             st.sampled_from([0, 1]),
             st.booleans(),
             st.sampled_from(["stat", "layout"]),
+            st.sampled_from([0, 1, 99, 100]),
         )
     )
 )
 def test_questions_asked_together_have_the_answers_that_each_has_alone(
-    asked: list[tuple[bytes, int, bool, str]],
+    asked: list[tuple[bytes, int, bool, str, int]],
 ) -> None:
     directories: lookup.Directories = {}
     packs: layouts.Packs = {}
-    for path, base, follow, kind in asked:
+    for path, base, follow, kind, offset in asked:
         op = n.ReadOp(stat=n.StatRequest(ref=ref(path, base), follow=follow))
         if kind == "layout":
-            op = n.ReadOp(layout=n.LayoutRequest(ref=ref(path, base), follow=follow))
+            op = n.ReadOp(layout=n.LayoutRequest(ref=ref(path, base), follow=follow, offset=offset))
         together = n.ReadResult()
         queries.answer_among(_SHARED.replica.db, op, directories, packs, together)
         assert together == queries.answer(_SHARED.replica.db, op)
@@ -87,6 +88,23 @@ def test_a_directory_in_which_much_is_asked_for_is_looked_up_once(cluster: Clust
         counts.append(len(statements))
     cluster.replica.db.set_trace_callback(None)
     assert counts == [3, 1, 1]
+
+
+def test_layouts_in_a_directory_that_is_known_take_two_look_ups(cluster: Cluster) -> None:
+    cluster.do(mkdir(b"/a"), *(put(b"/a/%d" % number) for number in range(3)))
+    directories: lookup.Directories = {}
+    statements: list[str] = []
+    cluster.replica.db.set_trace_callback(statements.append)
+    counts = []
+    for number in range(3):
+        statements.clear()
+        op = n.ReadOp(layout=n.LayoutRequest(ref=ref(b"/a/%d" % number)))
+        told = n.ReadResult()
+        queries.answer_among(cluster.replica.db, op, directories, {}, told)
+        assert told.layout.info.path == b"/a/%d" % number
+        counts.append(len(statements))
+    cluster.replica.db.set_trace_callback(None)
+    assert counts == [4, 2, 2]
 
 
 def test_a_chunk_that_many_files_share_is_looked_up_once(cluster: Cluster) -> None:
