@@ -7,6 +7,9 @@ SEED   ?= 1
 SECONDS ?= 60
 MINUTES ?= 1
 
+# A cluster is a dozen Python processes: without bytecode files each of them compiles everything again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help up down test test-long check generate bench chaos simulate simulate-mutations wheel clean
 
 help:            ## this list
