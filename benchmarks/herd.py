@@ -27,6 +27,7 @@ import grpc
 from benchmarks.children import serve
 from benchmarks.restoring import CHUNK_BYTES, CHUNK_CHECKSUM
 from common.cluster.following import JITTER
+from common.cluster.transport import HEARTBEAT
 from common.cluster.watching import DATANODE_ASKS, DEADLINE_SECONDS, FRESH_SECONDS
 from common.token_book import KEEP_SECONDS
 from quorumfs.ids import ID_BYTES
@@ -89,6 +90,8 @@ class Simulated:
         )
         self._channel = grpc.aio.insecure_channel(herd.address, options=OPTIONS)
         self._stub: Any = membership_pb2_grpc.MembershipStub(self._channel)
+        self._begin: Any = self._channel.stream_stream(f"{HEARTBEAT}Stream")
+        self._stream: Any = None
         self._token: Metadata = ()
         self._epoch = t.Epoch()
         self._commit_index = 0
@@ -131,6 +134,9 @@ class Simulated:
                 began = time.monotonic()
                 await self._beat(due)
                 due = began + HEARTBEAT_SECONDS * (1 - JITTER * self._random.random())
+            except TimeoutError:
+                self._herd.seen.fail("DEADLINE_EXCEEDED")
+                due = time.monotonic() + _AGAIN_SECONDS * (1 + self._random.random())
             except grpc.aio.AioRpcError as error:
                 self._herd.seen.fail(error.code().name)
                 if error.code() is grpc.StatusCode.UNAUTHENTICATED:
@@ -208,7 +214,7 @@ class Simulated:
             version="bench",
         )
         seen, sent = self._herd.seen, time.monotonic()
-        answer = await self._stub.Heartbeat(request, timeout=_BEAT_SECONDS, metadata=self._token)
+        answer = await asyncio.wait_for(self._exchange(request), _BEAT_SECONDS)
         came = time.monotonic()
         if answer.code != t.ERROR_CODE_OK:
             seen.fail(answer.error.message)
@@ -231,6 +237,27 @@ class Simulated:
                     self._telling = asyncio.create_task(self._tell(command.full_inventory.gather_id))
                 case other:
                     seen.fail(f"ordered: {other}")
+
+    async def _exchange(self, request: m.HeartbeatRequest) -> m.HeartbeatResponse:
+        """Over the node's stream, which is begun anew after it broke. Raises AioRpcError."""
+        if self._stream is None or self._stream.done():
+            self._stream = self._begin(metadata=self._token)
+        stream: Any = self._stream
+        try:
+            await stream.write(request.SerializeToString())
+            answer = await stream.read()
+        except asyncio.InvalidStateError:  # gRPC's word for a stream that ended meanwhile
+            answer = None
+        except BaseException:
+            stream.cancel()
+            self._stream = None
+            raise
+        if isinstance(answer, bytes):
+            return m.HeartbeatResponse.FromString(answer)
+        self._stream = None
+        return m.HeartbeatResponse(
+            error=t.ErrorDetail(message="the stream ended"), code=t.ERROR_CODE_UNAVAILABLE
+        )
 
     def _delta(self) -> list[m.ReplicaReport]:
         """Of the replicas that change, one was moved to the node's other disk, the others were sealed just now, which

@@ -60,7 +60,7 @@ from coordinator.gauges import add_gauges, add_live_gauges, add_repair_gauges
 from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
 from coordinator.metrics import CoordinatorMetrics, Sample
-from coordinator.services import namespace, view
+from coordinator.services import membership, namespace, view
 from coordinator.services.backups import Backups
 from coordinator.services.balancing import BalanceDesk
 from coordinator.services.collection import CollectionDesk
@@ -206,6 +206,7 @@ class CoordinatorNode:
         _log.info("node.stopping", reason=self._lifecycle.reason)
         self._agent.begin_stopping()
         self.hand_over()
+        self._server.submit(self._members.end_streams())
         self._server.stop(DRAIN_SECONDS)
         if self._tenure is not None:
             self._tenure.stop()
@@ -497,7 +498,9 @@ class CoordinatorNode:
             repair_now=self.repair_now,
             alarms=self._face.alarms,
         )
-        members = MembershipService(gateway, soft, own, config.membership.heartbeat_seconds, self._tokens)
+        self._members = MembershipService(
+            gateway, soft, own, config.membership.heartbeat_seconds, self._tokens
+        )
         founding = ConsensusService(
             gateway, own.info.node_id, self._directory, lambda: self._identity, self.accept
         )
@@ -507,7 +510,7 @@ class CoordinatorNode:
                 NamespaceService(gateway, soft, placer),
                 lambda service, server: server.add_generic_rpc_handlers((namespace.handler(service),)),
             ),
-            Service("quorumfs.v1.Membership", members, membership_pb2_grpc.add_MembershipServicer_to_server),
+            Service(membership.SERVICE, self._members, membership.add_to_server),
             Service("quorumfs.v1.Consensus", founding, membership_pb2_grpc.add_ConsensusServicer_to_server),
             Service("quorumfs.v1.Control", control, admin_pb2_grpc.add_ControlServicer_to_server),
             AsyncAdminService(self._face, self._metrics, buffer).as_service(),

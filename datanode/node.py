@@ -127,10 +127,11 @@ class Datanode:
         scrub.wake = lambda: self._workers.wake(scrub.name)
 
         # Its place in the cluster.
+        self._transport = GrpcTransport(self._trusted)
         self._cluster = ClusterNode.for_datanode(
             self.describe,
             config.cluster.coordinators,
-            GrpcTransport(self._trusted),
+            self._transport,
             Agenda(
                 content,
                 self._fence,
@@ -263,6 +264,7 @@ class Datanode:
         self._cluster.stop()
         self._workers.stop()
         self._watch.stop()
+        self._transport.close()
         self._trusted.close()
         self._channels.close()
         self._disks.close()

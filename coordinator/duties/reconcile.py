@@ -39,6 +39,10 @@ from quorumfs.v1 import types_pb2 as t
 REPORTS_PER_ENTRY = 1000
 STORED_PER_PAGE = 2_000
 IDLE_SECONDS = 0.25
+REST_SHARE = 4.0
+REST_SECONDS_MAX = 0.1
+"""After a unit of work it rests so many times as long as that took, up to so many seconds: a report that comes alone is
+written at once, thousands a second in few entries, which cost the leader a tenth of as many small ones."""
 PAGE_PAUSE_SECONDS = 0.005
 OVER = object()
 EARLY_SECONDS = 5.0
@@ -77,11 +81,13 @@ class Reconcile:
         self._undecided: Later[Done] = Later(clock, UNDECIDED_SECONDS, UNDECIDED_MAX)
         self._comparing: Iterator[None] | None = None
         self._busy = False
+        self._took = 0.0
         self._clock = clock
         self._healed_due = clock.monotonic()
         self._healed_after = (b"", "")
 
     def work(self) -> str:
+        began = self._clock.monotonic()
         self._take_outcomes()
         self._fresh.extend(self._soft.take_reports(max(0, REPORTS_PER_ENTRY - len(self._fresh))))
         self._fresh.extend(self._early.take(REPORTS_PER_ENTRY))
@@ -93,11 +99,14 @@ class Reconcile:
         doubted = self._doubts.order()
         asked = [one for one in self._soft.wanting_inventory() if self._soft.gather(one)]
         self._busy = bool(written or self._fresh or self._findings or self._listed)
+        self._took = self._clock.monotonic() - began
         return f"wrote {written} replica states, doubted {doubted}, asked {len(asked)} nodes for inventories"
 
     def wait(self) -> float:
-        if self._busy:
-            return 0.0  # a leader that dies takes with it what was reported and not written
+        if self._busy:  # a leader that dies takes with it what was reported and not written
+            return (
+                0.0 if self.waiting >= REPORTS_PER_ENTRY else min(REST_SECONDS_MAX, REST_SHARE * self._took)
+            )
         return PAGE_PAUSE_SECONDS if self._comparing is not None else IDLE_SECONDS
 
     @property

@@ -2,6 +2,10 @@
 
 Registrations and heartbeats are answered by the leader alone; others say who leads. Everything but GetCluster
 needs a channel whose other end has proven the cluster's secret, and a node speaks for itself only.
+
+A thousand datanodes are a thousand heartbeats a second, so they come over a stream per node: a call costs the leader
+several times what the heartbeat in it does. A stream has one heartbeat under way, and ends with the first that is
+refused: then it is the node's turn to look for the leader.
 """
 
 from __future__ import annotations
@@ -9,6 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
 
 from common import log
 from common.server import require_node
@@ -35,6 +42,7 @@ from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import membership_pb2_grpc
 from quorumfs.v1 import types_pb2 as t
 
+SERVICE = "quorumfs.v1.Membership"
 CONFIRM_SECONDS = 2.0
 
 _log = log.get(__name__)
@@ -51,6 +59,8 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
         self._soft = soft
         self._own = own
         self._interval_ms = int(heartbeat_seconds * 1000)
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._common: tuple[tuple[object, ...], m.HeartbeatResponse] | None = None
 
     # Registration
 
@@ -160,8 +170,32 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
 
     async def Heartbeat(self, request: m.HeartbeatRequest, context: Any) -> m.HeartbeatResponse:  # noqa: N802
         require_self(context, request.node_id)
+        return await self._answer(request)
+
+    async def HeartbeatStream(self, _: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802  in bytes
+        """One node's heartbeats, and the answer to each, in bytes."""
+        caller, task = require_node(context), asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
         try:
-            return await self._heartbeat(request)
+            while isinstance(raw := await context.read(), bytes):
+                beat = parse_heartbeat(raw)
+                refuse_other(caller, beat.node_id)
+                answer = await self._answer(beat)
+                await context.write(answer.SerializeToString())
+                if answer.code != t.ERROR_CODE_OK:
+                    return
+        finally:
+            self._streams.discard(task)
+
+    async def end_streams(self) -> None:
+        """This coordinator stops: nobody's stream keeps it."""
+        for task in list(self._streams):
+            task.cancel()
+
+    async def _answer(self, beat: m.HeartbeatRequest) -> m.HeartbeatResponse:
+        try:
+            return await self._heartbeat(beat)
         except QuorumFSError as error:
             detail = to_detail(error)
             return m.HeartbeatResponse(code=detail.code, error=detail, leader=self._hint())
@@ -170,21 +204,30 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
         leadership = self._gateway.require_leadership()
         self._check_cluster(beat.cluster_id, beat.node_id)
         await self._check_history(leadership, beat.highest_epoch, beat.highest_commit_index, beat.node_id)
-        consensus = self._gateway.consensus
-        answer = m.HeartbeatResponse(
-            code=t.ERROR_CODE_OK,
-            epoch=self._soft.epoch(),
-            commit_index=consensus.commit_index,
-            interval_ms=self._interval_ms,
-            leader=self._hint(),
-            coordinators=self._gateway.members(),
-        )
+        answer = m.HeartbeatResponse(commit_index=self._gateway.consensus.commit_index)
+        answer.MergeFrom(self._told_to_all(leadership))
         if self._soft.heard(beat):
             answer.acknowledged_sequence = beat.sequence
             answer.commands.extend(self._soft.deliver(beat.node_id))
         else:  # its reports stay with it: nothing was acknowledged
             answer.commands.add(epoch=self._soft.epoch()).register.SetInParent()
         return answer
+
+    def _told_to_all(self, leadership: Leadership) -> m.HeartbeatResponse:
+        """What is the same in all answers of a leadership, as long as the members are: made once, not a thousand times
+        a second."""
+        members, epoch = self._gateway.members(), self._soft.epoch()
+        made_of = (leadership, members, epoch)
+        if self._common is None or any(a is not b for a, b in zip(self._common[0], made_of, strict=True)):
+            told = m.HeartbeatResponse(
+                code=t.ERROR_CODE_OK,
+                epoch=epoch,
+                interval_ms=self._interval_ms,
+                leader=self._hint(),
+                coordinators=members,
+            )
+            self._common = made_of, told
+        return self._common[1]
 
     async def ReportInventory(self, request: m.InventoryPage, context: Any) -> m.InventoryResponse:  # noqa: N802
         require_self(context, request.node_id)
@@ -232,7 +275,11 @@ def same_node(stored: m.NodeInfo, told: m.NodeInfo) -> bool:
 
 def require_self(context: Any, node_id: str) -> None:
     """A node speaks for itself. Raises UnauthenticatedError, PermissionDeniedError."""
-    caller = require_node(context)
+    refuse_other(require_node(context), node_id)
+
+
+def refuse_other(caller: str, node_id: str) -> None:
+    """Raises PermissionDeniedError unless they are the same."""
     if caller != node_id:
         raise PermissionDeniedError(
             f"{caller} may not speak for {node_id}", cause="the channel was proven under another node id"
@@ -271,3 +318,33 @@ def refuse_duplicate(request: m.RegisterRequest, known: Mapping[str, KnownNode],
             cause=f"its UUID is {mine.info.node_uuid}, this one's {node.node_uuid}; {cause}",
             next=f"choose another node.id, or forget the old one: dfsctl node forget {node.node_id}",
         )
+
+
+def parse_heartbeat(raw: bytes) -> m.HeartbeatRequest:
+    """Raises InvalidArgumentError for what is none."""
+    try:
+        return m.HeartbeatRequest.FromString(raw)
+    except DecodeError as error:
+        raise InvalidArgumentError("the message is no heartbeat", cause=str(error)) from error
+
+
+class _Handlers:
+    """Takes what the generated code would register with a server."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Any] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """The same once more."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        self.by_name.update(handlers)
+
+
+def add_to_server(service: MembershipService, server: Any) -> None:
+    """All calls as they are generated, but that the stream's messages are bytes: of what is no message the caller is
+    told what it is."""
+    generated = _Handlers()
+    membership_pb2_grpc.add_MembershipServicer_to_server(service, generated)
+    generated.by_name["HeartbeatStream"] = grpc.stream_stream_rpc_method_handler(service.HeartbeatStream)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, generated.by_name),))

@@ -37,6 +37,7 @@ from quorumfs.v1 import membership_pb2, membership_pb2_grpc
 TOKEN_METADATA = "quorumfs-node-token-bin"
 NONCE_BYTES = 32
 SECRET_BYTES_MIN = 32
+STREAM_PROOF_SECONDS = 2.0
 _SECRET_FILE_BYTES_MAX = 4096
 
 Side = Literal["server", "client"]
@@ -251,7 +252,8 @@ class _TokenInterceptor(
     def intercept_stream_stream(
         self, continuation: Any, client_call_details: Any, request_iterator: Any
     ) -> Any:
-        token = self._prover.token(client_call_details.timeout)
+        # A stream has no limit as a whole. Who waits for its first answer must not wait longer for the proof alone.
+        token = self._prover.token(client_call_details.timeout or STREAM_PROOF_SECONDS)
         return self._watch(continuation(_with_token(client_call_details, token), request_iterator), token)
 
     def _watch(self, call: Any, token: bytes) -> Any:

@@ -70,6 +70,8 @@ class MembershipStub:
     def __new__(cls, channel: _aio.Channel) -> MembershipAsyncStub: ...
     Register: _grpc.UnaryUnaryMultiCallable[_membership_pb2.RegisterRequest, _membership_pb2.RegisterResponse]
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_membership_pb2.HeartbeatRequest, _membership_pb2.HeartbeatResponse]
+    HeartbeatStream: _grpc.StreamStreamMultiCallable[_membership_pb2.HeartbeatRequest, _membership_pb2.HeartbeatResponse]
+    """The same, for as long as this coordinator leads: a message each way costs a leader a fraction of a call."""
     ReportInventory: _grpc.UnaryUnaryMultiCallable[_membership_pb2.InventoryPage, _membership_pb2.InventoryResponse]
     """A full inventory, in pages; the answer to the command of the same name."""
     GetCluster: _grpc.UnaryUnaryMultiCallable[_membership_pb2.GetClusterRequest, _membership_pb2.ClusterView]
@@ -81,6 +83,8 @@ class MembershipAsyncStub(MembershipStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_membership_pb2.RegisterRequest, _membership_pb2.RegisterResponse]  # type: ignore[assignment]
     Heartbeat: _aio.UnaryUnaryMultiCallable[_membership_pb2.HeartbeatRequest, _membership_pb2.HeartbeatResponse]  # type: ignore[assignment]
+    HeartbeatStream: _aio.StreamStreamMultiCallable[_membership_pb2.HeartbeatRequest, _membership_pb2.HeartbeatResponse]  # type: ignore[assignment]
+    """The same, for as long as this coordinator leads: a message each way costs a leader a fraction of a call."""
     ReportInventory: _aio.UnaryUnaryMultiCallable[_membership_pb2.InventoryPage, _membership_pb2.InventoryResponse]  # type: ignore[assignment]
     """A full inventory, in pages; the answer to the command of the same name."""
     GetCluster: _aio.UnaryUnaryMultiCallable[_membership_pb2.GetClusterRequest, _membership_pb2.ClusterView]  # type: ignore[assignment]
@@ -101,6 +105,14 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
         request: _membership_pb2.HeartbeatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_membership_pb2.HeartbeatResponse, _abc.Awaitable[_membership_pb2.HeartbeatResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def HeartbeatStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_membership_pb2.HeartbeatRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_membership_pb2.HeartbeatResponse], _abc.AsyncIterator[_membership_pb2.HeartbeatResponse]]:
+        """The same, for as long as this coordinator leads: a message each way costs a leader a fraction of a call."""
 
     @_abc_1.abstractmethod
     def ReportInventory(

@@ -23,6 +23,7 @@ from common.lifecycle import Lifecycle
 from common.log_buffer import LogBuffer
 from common.metrics import Metrics
 from common.server import AsyncServer, Service, ThreadedServer, require_node
+from coordinator.services.membership import add_to_server as add_membership
 from quorumfs.errors import (
     Leader,
     NotLeaderError,
@@ -44,7 +45,7 @@ MEMBERSHIP = "quorumfs.v1.Membership"
 class Membership:
     """Answers with the caller's proven id; refuses a cluster called `elsewhere`."""
 
-    Heartbeat = ReportInventory = GetCluster = GetTokens = None
+    Heartbeat = HeartbeatStream = ReportInventory = GetCluster = GetTokens = None
 
     def Register(self, request: m.RegisterRequest, context: Any) -> m.RegisterResponse:  # noqa: N802
         if request.cluster_id == "elsewhere":
@@ -55,7 +56,7 @@ class Membership:
 class AsyncMembership:
     """The same, as coroutines."""
 
-    Heartbeat = ReportInventory = GetCluster = GetTokens = None
+    Heartbeat = HeartbeatStream = ReportInventory = GetCluster = GetTokens = None
 
     async def Register(self, request: m.RegisterRequest, context: Any) -> m.RegisterResponse:  # noqa: N802
         return Membership().Register(request, context)
@@ -154,6 +155,61 @@ def test_a_restarted_node_is_proven_to_again_without_anybody_noticing(kind: str)
             second.server.stop(0.5)
     finally:
         channels.close()
+
+
+class Beating(AsyncMembership):
+    """Heartbeats over a stream, as a coordinator takes them."""
+
+    def __init__(self) -> None:
+        self.streams = 0
+
+    async def HeartbeatStream(self, _: Any, context: Any) -> None:  # noqa: N802
+        require_node(context)
+        self.streams += 1
+        while isinstance(raw := await context.read(), bytes):
+            sequence = m.HeartbeatRequest.FromString(raw).sequence
+            await context.write(m.HeartbeatResponse(acknowledged_sequence=sequence).SerializeToString())
+
+
+def beating(port: int = 0) -> tuple[Beating, AsyncServer]:
+    service = Beating()
+    services = [Service(MEMBERSHIP, service, add_membership)]
+    server = AsyncServer("127.0.0.1", port, services, node_id="c1", secret=lambda: SECRET)
+    server.start()
+    return service, server
+
+
+def test_heartbeats_share_a_stream_and_a_restarted_coordinator_is_proven_to_again_within_one_of_them() -> (
+    None
+):
+    channels = TrustedChannels(SECRET, "d1")
+    transport = GrpcTransport(channels)
+
+    def beat(server: AsyncServer, sequence: int) -> int:
+        request = m.HeartbeatRequest(node_id="d1", sequence=sequence)
+        return transport.heartbeat(server.address, request, 5.0).acknowledged_sequence
+
+    service, server = beating()
+    try:
+        assert [beat(server, k) for k in (1, 2, 3)] == [1, 2, 3]
+        assert service.streams == 1
+        server.stop(0.1)
+        service, server = beating(server.port)
+        failures: list[QuorumFSError] = []
+
+        def again() -> int:
+            try:
+                return beat(server, 4)
+            except QuorumFSError as error:
+                failures.append(error)
+                raise
+
+        assert eventually(again) == 4
+        assert not [one for one in failures if isinstance(one, UnauthenticatedError)]
+    finally:
+        transport.close()
+        channels.close()
+        server.stop(0.1)
 
 
 def eventually(call: Any, seconds: float = 10.0) -> Any:

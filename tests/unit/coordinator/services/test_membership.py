@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from coordinator.services.membership import MembershipService
 from coordinator.services.tokens import TokenDesk
-from quorumfs.errors import Code, NotLeaderError
+from quorumfs.errors import Code, InvalidArgumentError, NotLeaderError, PermissionDeniedError
 from quorumfs.mint import system_random
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -162,6 +164,75 @@ def test_a_node_that_is_not_known_is_told_to_register(served: Served) -> None:
 def test_a_leader_that_has_only_just_begun_is_busy(served: Served) -> None:
     served.leader.soft.end()
     assert served.beat("d1").code == Code.BUSY
+
+
+class Stream:
+    """A stream of that node's heartbeats: what it sends, and what it was answered."""
+
+    def __init__(self, node: str, *sent: bytes) -> None:
+        self.node = node
+        self.waiting = [*sent]
+        self.answers: list[m.HeartbeatResponse] = []
+
+    async def read(self) -> Any:
+        return self.waiting.pop(0) if self.waiting else grpc.aio.EOF
+
+    async def write(self, raw: bytes) -> None:
+        self.answers.append(m.HeartbeatResponse.FromString(raw))
+
+
+def stream(served: Served, caller: str, *sent: bytes) -> Stream:
+    call = Stream(caller, *sent)
+    served.leader.run(lambda: served.service.HeartbeatStream(None, call))
+    return call
+
+
+def raw_beat(served: Served, node_id: str) -> bytes:
+    return served.leader.beat_of(node_id).SerializeToString()
+
+
+def test_a_stream_answers_one_heartbeat_after_the_other(served: Served) -> None:
+    served.register(node_info("d1"))
+    call = stream(served, "d1", *(raw_beat(served, "d1") for _ in range(3)))
+    assert [(one.code, one.acknowledged_sequence) for one in call.answers] == [
+        (Code.OK, k) for k in (1, 2, 3)
+    ]
+
+
+def test_a_stream_ends_with_the_first_heartbeat_that_is_refused(served: Served) -> None:
+    served.register(node_info("d1"))
+    served.leader.consensus.depose("c2")
+    call = stream(served, "d1", raw_beat(served, "d1"), raw_beat(served, "d1"))
+    (answer,) = call.answers
+    assert (answer.code, answer.leader.node_id) == (Code.NOT_LEADER, "c2")
+    assert len(call.waiting) == 1
+
+
+def test_a_node_speaks_for_itself_on_a_stream_too(served: Served) -> None:
+    served.register(node_info("d1"))
+    with pytest.raises(PermissionDeniedError):
+        stream(served, "d2", raw_beat(served, "d1"))
+
+
+def test_bytes_that_are_no_heartbeat_are_refused_as_what_they_are(served: Served) -> None:
+    with pytest.raises(InvalidArgumentError):
+        stream(served, "d1", b"\xff\xff\xff")
+
+
+def test_a_coordinator_that_stops_ends_the_streams(served: Served) -> None:
+    served.register(node_info("d1"))
+
+    class Silent(Stream):
+        async def read(self) -> Any:
+            if self.waiting:
+                return self.waiting.pop(0)
+            await served.service.end_streams()
+            return await asyncio.Event().wait()
+
+    call = Silent("d1", raw_beat(served, "d1"))
+    with pytest.raises(asyncio.CancelledError):
+        served.leader.run(lambda: served.service.HeartbeatStream(None, call))
+    assert len(call.answers) == 1
 
 
 # Who knows more than the leader
