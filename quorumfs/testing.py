@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,7 @@ from quorumfs.errors import NoLeaderError, QuorumFSError, TimedOutError
 from quorumfs.local.cluster import READY_SECONDS, Asked, DevCluster
 from quorumfs.local.layout import Kind, Layout, NodeSpec
 from quorumfs.local.ports import free_base_port
+from quorumfs.local.processes import Processes
 
 if TYPE_CHECKING:
     from quorumfs import Client
@@ -42,7 +44,8 @@ class LocalCluster:
     """Starts at the beginning of a with-block and is gone at its end, whatever happened in it.
 
     `settings`: configuration keys to override ({"gc.grace_seconds": 5}). `labels`: {"zone": ("a", "b")} are
-    dealt out to the datanodes. `keep`: the directory stays, for a look at the logs. One thread at a time.
+    dealt out to the datanodes. `keep`: the directory stays, for a look at the logs. `hosts`, `processes`: nodes on
+    other addresses than this machine's first, and how they are started there. One thread at a time.
     """
 
     def __init__(
@@ -54,13 +57,17 @@ class LocalCluster:
         labels: Mapping[str, tuple[str, ...]] | None = None,
         directory: Path | None = None,
         keep: bool = False,
+        hosts: Mapping[str, str] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self._asked = Asked(
             coordinators,
             datanodes,
             overrides={key: _as_text(value) for key, value in (settings or {}).items()},
             labels=labels,
+            hosts=hosts,
         )
+        self._processes = processes
         self._wanted_directory = directory
         self._keep = keep
         self._local: DevCluster | None = None
@@ -81,14 +88,8 @@ class LocalCluster:
         """Start and wait until it is ready. TimedOutError, UnavailableError have the last log lines."""
         directory = self._wanted_directory or Path(tempfile.mkdtemp(prefix="quorumfs-test-"))
         nodes = (self._asked.coordinators or 0) + (self._asked.datanodes or 0)
-        self._local = DevCluster(directory)
-        asked = Asked(
-            self._asked.coordinators,
-            self._asked.datanodes,
-            free_base_port(nodes),
-            self._asked.overrides,
-            self._asked.labels,
-        )
+        self._local = DevCluster(directory, self._processes)
+        asked = replace(self._asked, base_port=free_base_port(nodes))
         try:
             self._layout = self._local.up(asked, point=False)
         except BaseException:

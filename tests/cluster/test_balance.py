@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from quorumfs import Client
-from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
+from quorumfs.testing import LocalCluster, wait_for
 from tests.support.commands import Dfsctl
 from tests.support.leaders import How, fell, raise_again
+from tests.support.networked import cluster_fixture, in_network, run_in_network
 from tests.support.small_disk import small_disk
 
 pytestmark = pytest.mark.cluster
@@ -74,6 +75,21 @@ def test_a_node_without_data_gets_its_share_though_leaders_die(
 def test_a_node_without_data_gets_its_share_though_a_leader_is_stopped(tmp_path: Path) -> None:
     with LocalCluster(datanodes=4, settings=SETTINGS) as one, one.client() as fs, small_disks(one):
         gets_its_share(one, fs, Dfsctl(tmp_path, one.coordinators), "stopped")
+
+
+@pytest.mark.long
+@in_network
+def test_a_node_without_data_gets_its_share_though_a_leader_is_cut_off(
+    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl
+) -> None:
+    with small_disks(cluster):
+        gets_its_share(cluster, fs, dfsctl, "cut")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_it_holds_for_a_leader_behind_a_broken_network() -> None:
+    run_in_network(__file__, "cut", 540)
 
 
 def gets_its_share(cluster: LocalCluster, fs: Client, dfsctl: Dfsctl, how: How = "killed") -> None:

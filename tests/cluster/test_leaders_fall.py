@@ -1,6 +1,6 @@
-"""The leader is killed, or stopped and woken again, in the middle of what it does: the next goes on, nothing is lost,
-nothing is done twice. What begins with a kill of the leader during drains, decommissions and balancing is in
-test_nodes_leave.py and test_balance.py."""
+"""The leader is killed, stopped and woken again, or cut off for a while, in the middle of what it does: the next goes
+on, nothing is lost, nothing is done twice. What begins with a kill of the leader during drains and decommissions is in
+test_nodes_leave.py, balancing in test_balance.py."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from quorumfs import Client
-from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
+from quorumfs.testing import LocalCluster, wait_for
 from tests.support.commands import Dfsctl
 from tests.support.leaders import How, fallen_leader
+from tests.support.networked import cluster_fixture, in_network, run_in_network
 from tests.support.one_chunk_files import (
     CHUNK_BYTES,
     copied,
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.cluster
 
 PATIENCE_SECONDS = 90.0
 LONG = pytest.mark.long
+CUT = pytest.param("cut", marks=[LONG, in_network])
 
 cluster = cluster_fixture(
     datanodes=5,
@@ -60,7 +62,7 @@ def alive(dfsctl: Dfsctl) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("how", ["stopped", pytest.param("killed", marks=LONG)])
+@pytest.mark.parametrize("how", ["stopped", pytest.param("killed", marks=LONG), CUT])
 def test_datanodes_that_are_registering_are_taken_in_by_the_next_leader(
     cluster: LocalCluster, dfsctl: Dfsctl, stored: dict[str, bytes], how: How
 ) -> None:
@@ -83,7 +85,7 @@ def test_datanodes_that_are_registering_are_taken_in_by_the_next_leader(
     assert copied(cluster) == before
 
 
-@pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=LONG)])
+@pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=LONG), CUT])
 def test_a_repair_goes_on_under_the_next_leader_and_no_copy_is_made_twice(
     cluster: LocalCluster, fs: Client, dfsctl: Dfsctl, stored: dict[str, bytes], how: How
 ) -> None:
@@ -107,11 +109,12 @@ def test_a_repair_goes_on_under_the_next_leader_and_no_copy_is_made_twice(
 
 
 @pytest.mark.long
-def test_a_drain_outlives_a_leader_that_is_stopped(
-    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl, stored: dict[str, bytes]
+@pytest.mark.parametrize("how", ["stopped", CUT])
+def test_a_drain_outlives_a_leader_that_is_not_dead(
+    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl, stored: dict[str, bytes], how: How
 ) -> None:
     dfsctl.well("node", "drain", "d1")
-    with fallen_leader(cluster, "stopped"):
+    with fallen_leader(cluster, how):
         assert dfsctl("node", "show", "d1", "-o", "json").json["intent"] == "draining"
         for k in range(10):
             fs.write_bytes(f"/new{k}", os.urandom(1000))
@@ -123,8 +126,9 @@ def test_a_drain_outlives_a_leader_that_is_stopped(
 
 
 @pytest.mark.long
-def test_a_decommission_goes_on_when_its_leader_is_stopped(
-    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl, stored: dict[str, bytes]
+@pytest.mark.parametrize("how", ["stopped", CUT])
+def test_a_decommission_goes_on_when_its_leader_is_not_dead(
+    cluster: LocalCluster, fs: Client, dfsctl: Dfsctl, stored: dict[str, bytes], how: How
 ) -> None:
     def status() -> dict[str, Any]:
         found: dict[str, Any] = dfsctl("node", "decommission", "d3", "--status", "-o", "json").json
@@ -136,8 +140,14 @@ def test_a_decommission_goes_on_when_its_leader_is_stopped(
     dfsctl.well("node", "decommission", "d3")
     total = status()["total_chunks"]
     wait_for(lambda: 0 < status()["remaining_chunks"] < total, PATIENCE_SECONDS, "some of it has moved")
-    with fallen_leader(cluster, "stopped"):
+    with fallen_leader(cluster, how):
         wait_for(lambda: status()["intent"] == "decommissioned", PATIENCE_SECONDS, "nothing is left on d3")
     everything_is_there(fs, stored)
     assert copied(cluster) - before == len(mine)
     dfsctl.well("node", "decommission", "--cancel", "d3")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_all_of_it_holds_for_leaders_behind_a_broken_network() -> None:
+    run_in_network(__file__, "cut", 840)

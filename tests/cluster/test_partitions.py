@@ -11,7 +11,8 @@ import sys
 
 import pytest
 
-from tests.support.namespaces import Network, why_not
+from tests.support.namespaces import Network
+from tests.support.networked import require_namespaces
 from tests.support.runs import run_chaos
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
@@ -77,8 +78,3 @@ def test_promises_hold_through_partitions_of_every_shape() -> None:
 def test_promises_hold_through_ten_minutes_of_partitions() -> None:
     require_namespaces()
     run_chaos(SEED + 1, 10, "partition")
-
-
-def require_namespaces() -> None:
-    if reason := why_not():
-        pytest.skip(reason)

@@ -20,7 +20,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from quorumfs.errors import QuorumFSError
 from quorumfs.local.cluster import Asked, DevCluster
 from quorumfs.local.layout import Layout, NodeSpec
 from quorumfs.local.ports import free_base_port
-from quorumfs.local.processes import Processes, spawn_detached
 from quorumfs.testing import wait_for
 from tests.support.aftermath import Aftermath, read_everything, rivals, unread
 from tests.support.chaos_plan import ROLES, make_plan
@@ -38,6 +37,7 @@ from tests.support.crew import Crew
 from tests.support.harm import CLIENTS, MACHINES, SHARED, Chaos
 from tests.support.judgement import judge
 from tests.support.namespaces import HUB, Network, why_not
+from tests.support.networked import processes_in
 from tests.support.recorder import read_journal, read_journals
 from tests.support.small_disk import mount, unmount
 
@@ -88,17 +88,6 @@ def run(seed: int, seconds: float, directory: Path, harms: frozenset[str]) -> li
         wrong = after(chaos, cluster, crew, directory)
         wrong = [*chaos.problems, *missing_harm(chaos.done, harms), *wrong]
         return wrong
-
-
-def processes_in(network: Network | None) -> Processes:
-    """Each node, and its sidecar, on its own machine; its directory has its name."""
-    if network is None:
-        return Processes()
-
-    def spawn(argv: list[str], log: Path, directory: Path, environment: Mapping[str, str]) -> int:
-        return spawn_detached([*network.inside(directory.name), *argv], log, directory, environment)
-
-    return Processes(spawn)
 
 
 def prefix_in(network: Network | None) -> Callable[[str], Sequence[str]]:

@@ -7,28 +7,40 @@ from contextlib import contextmanager
 from typing import Literal
 
 from quorumfs.testing import LocalCluster, wait_for
+from tests.support.networked import NetworkedCluster
 
-How = Literal["killed", "stopped"]
+How = Literal["killed", "stopped", "cut"]
 PATIENCE_SECONDS = 30.0
 
 
 def fell(cluster: LocalCluster, how: How) -> str:
-    """SIGKILL, or SIGSTOP, to whoever leads; its id, when another one leads."""
+    """SIGKILL, or SIGSTOP, to whoever leads, or no packet from or to another node; its id, when another one leads."""
     leader = cluster.leader()
-    if how == "killed":
-        cluster.kill(leader)
-    else:
-        cluster.pause(leader)
+    match how:
+        case "killed":
+            cluster.kill(leader)
+        case "stopped":
+            cluster.pause(leader)
+        case "cut":
+            networked(cluster).cut_off(leader)
     wait_for(lambda: cluster.leader() != leader, PATIENCE_SECONDS, "another one leads")
     return leader
 
 
 def raise_again(cluster: LocalCluster, node_id: str, how: How) -> None:
     """It is there again, and follows."""
-    if how == "killed":
-        cluster.start_node(node_id)
-    else:
-        cluster.resume(node_id)
+    match how:
+        case "killed":
+            cluster.start_node(node_id)
+        case "stopped":
+            cluster.resume(node_id)
+        case "cut":
+            networked(cluster).mend(node_id)
+
+
+def networked(cluster: LocalCluster) -> NetworkedCluster:
+    assert isinstance(cluster, NetworkedCluster), "only in a network of its own can a node be cut off"
+    return cluster
 
 
 @contextmanager
