@@ -1,5 +1,5 @@
 """Datanodes that say that they are there, and what they hold: in a process of their own, so that what they do at an
-inventory holds up no caller that is measured.
+inventory holds up no caller that is measured. Of calls they answer one: there is nothing in their quarantine.
 
 Config: `secret` (the file), `coordinators`, `ids` (a file of chunk ids in order, dealt out to the nodes in turns).
 """
@@ -11,18 +11,33 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import grpc
+
 from benchmarks.children import serve
 from common.cluster import ClusterNode
 from common.cluster.content import Agenda
 from common.cluster.transport import GrpcTransport
+from common.server import Service, ThreadedServer
 from datanode.duties.content import INVENTORY_PAGE_IDS
 from quorumfs.ids import ID_BYTES
 from quorumfs.rpc.trust import TrustedChannels, read_secret
+from quorumfs.v1 import chunks_pb2 as pb
+from quorumfs.v1 import chunks_pb2_grpc
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 NODES = ("d1", "d2", "d3")
 HEARTBEAT_SECONDS = 0.2
+
+
+class Quarantine(chunks_pb2_grpc.ChunksServicer):
+    """Is empty; that is asked by leaders of a restored log."""
+
+    def List(self, request: pb.ListChunksRequest, context: grpc.ServicerContext) -> pb.ListChunksResponse:  # noqa: N802
+        return pb.ListChunksResponse()
+
+
+_QUARANTINE = Service("quorumfs.v1.Chunks", Quarantine(), chunks_pb2_grpc.add_ChunksServicer_to_server)
 
 
 class Node:
@@ -31,12 +46,17 @@ class Node:
     def __init__(self, secret: Path, coordinators: Sequence[str], node_id: str, ids: Sequence[bytes]) -> None:
         self._ids = ids
         self._epoch = (0, 0)
-        self._channels = TrustedChannels(read_secret(secret), node_id)
+        key = read_secret(secret)
+        self._channels = TrustedChannels(key, node_id)
+        self._server = ThreadedServer(
+            "127.0.0.1", 0, [_QUARANTINE], node_id=node_id, secret=lambda: key, control_threads=2
+        )
+        port = self._server.start()
         info = m.NodeInfo(
             node_id=node_id,
             node_uuid=f"bench-{node_id}",
             role=t.NODE_ROLE_DATANODE,
-            grpc="127.0.0.1:1",  # nothing is asked of it
+            grpc=f"127.0.0.1:{port}",
             incarnation=1,
             disks=self.disks(),
         )
@@ -48,6 +68,7 @@ class Node:
 
     def stop(self) -> None:
         self._agent.stop()
+        self._server.stop(0.0)
         self._channels.close()
 
     # HeartbeatContent

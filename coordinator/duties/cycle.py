@@ -30,7 +30,7 @@ from coordinator.metadata.garbage import Held
 from coordinator.soft.cycles import Report
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
-from quorumfs.errors import NotLeaderError, PreconditionFailedError, QuorumFSError, UnavailableError
+from quorumfs.errors import NotLeaderError, PreconditionFailedError, QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
 
@@ -264,23 +264,32 @@ class Cycle:
         if not self._fork_index:
             return
         for node_id in sorted(self._listed.keys() - self._memory.recalled):
-            try:
-                yield from self._recall_from(node_id)
-                self._memory.recalled.add(node_id)
-            except UnavailableError as error:
-                self._void(node_id, str(error))
+            yield from self._recall_from(node_id)
 
     def _recall_from(self, node_id: str) -> Iterator[float]:
+        """Whatever goes wrong at the node makes it void; what goes wrong with the metadata ends the cycle."""
         after = b""
-        while page := self._holders.quarantined(node_id, after, PER_ENTRY):
+        while True:
+            try:
+                page = self._holders.quarantined(node_id, after, PER_ENTRY)
+            except QuorumFSError as error:
+                self._void(node_id, str(error))
+                return
+            if not page:
+                break
             needed = self._desk.look(partial(garbage.needed, chunks=page, node_id=node_id))
             if needed:
                 index = self._now().index
-                count = self._holders.restore(node_id, self._epoch, needed, index)
+                try:
+                    count = self._holders.restore(node_id, self._epoch, needed, index)
+                except QuorumFSError as error:
+                    self._void(node_id, str(error))
+                    return
                 self.report.recalled += count
                 _log.warning("gc.recalled", node=node_id, chunks=count, first=needed[0].hex())
             after = page[-1]
             yield self._pause()
+        self._memory.recalled.add(node_id)
 
     # What is written
 

@@ -11,10 +11,10 @@ from coordinator.duties.collect import FIRST_SECONDS
 from coordinator.duties.cycle import ALARM, ALARM_OF_ANOTHER_LOG, Policy
 from coordinator.metadata import garbage, invariants
 from coordinator.metadata.contents import OF_ANOTHER_LOG, RESTORED
-from quorumfs.errors import BusyError, Code, NotFoundError
+from quorumfs.errors import BusyError, Code, NotFoundError, OutcomeUnknownError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
-from tests.support.datanodes import born
+from tests.support.datanodes import Datanodes, born
 from tests.support.farm import GRACE_SECONDS, INTERVAL_SECONDS, NODES, Farm
 
 STRAY = b"s" * 16
@@ -327,6 +327,23 @@ def test_however_much_another_log_left_it_is_listed_and_stops_nothing(farm: Farm
 
 def released(farm: Farm, chunk: bytes) -> None:
     farm.leader.system(e.SystemCommand(release=e.ReleaseChunks(chunks=[chunk])))
+
+
+def test_a_node_whose_quarantine_cannot_be_looked_through_is_void_and_the_cycle_goes_on(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is not known whether the call was carried out."""
+    farm.restore_backup(farm.leader.consensus.backup(), 2)
+    original = type(farm.nodes).quarantined
+
+    def broken(nodes: Datanodes, node_id: str, after: bytes, limit: int) -> list[bytes]:
+        if node_id == "d2":
+            raise OutcomeUnknownError("no answer came back")
+        return original(nodes, node_id, after, limit)
+
+    monkeypatch.setattr(type(farm.nodes), "quarantined", broken)
+    report = farm.cycle()
+    assert (report.outcome, set(report.void)) == ("done", {"d2"})
 
 
 def test_what_a_restored_log_refers_to_comes_back_from_quarantine(farm: Farm) -> None:
