@@ -34,14 +34,15 @@ from quorumfs.errors import NotLeaderError, PreconditionFailedError, QuorumFSErr
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
 
-IDS_PER_PAGE = 2_000  # a few milliseconds of this thread: whoever waits for the interpreter waits no longer
+IDS_PER_PAGE = 500  # half a millisecond of this thread: whoever waits for the interpreter waits no longer
 PER_ENTRY = 500
 STRAYS_PER_CYCLE = 100_000
 WOULD_CONDEMN_MAX = 10_000
 GATHER_SECONDS = 60.0  # without an inventory of any node
 LOOK_SECONDS = 0.1
 BUSY_SECONDS = 0.005
-FOREGROUND_SECONDS = 0.2
+FOREGROUND_SECONDS = 0.2  # after what was written
+LOOKING_SECONDS = 0.05  # after a page that was only read
 ALARM = "gc_shrink_guard"
 ALARM_OF_ANOTHER_LOG = "gc_chunks_of_another_log"
 
@@ -196,7 +197,7 @@ class Cycle:
             if through is None:
                 return strays
             after = through
-            yield self._pause()
+            yield self._rest()
 
     def _look_at(self, strays: dict[bytes, list[str]]) -> Generator[float, None, list[e.AdoptChunks.One]]:
         """What may be adopted: strays, by their headers, and orphans with holders that are in no table."""
@@ -219,7 +220,7 @@ class Cycle:
                 if more:
                     adopt.append(e.AdoptChunks.One(chunk=one.chunk, node_ids=more))
             after = page[-1].chunk
-            yield self._pause()
+            yield self._rest()
         return adopt
 
     def _find(self, chunk: bytes, nodes: Sequence[str]) -> Found | None:
@@ -386,7 +387,7 @@ class Cycle:
                 )
                 placed.update(page.lengths)
                 after = page.last
-                yield self._pause()
+                yield self._rest()
             rooms = {
                 disk.disk_id: Room(disk.total_bytes, disk.free_bytes, disk.used_bytes, disk.quarantined_bytes)
                 for disk in self._soft.pulse(node_id).disks
@@ -437,6 +438,9 @@ class Cycle:
 
     def _pause(self) -> float:
         return FOREGROUND_SECONDS if self._desk.consensus.status().queue_ops else BUSY_SECONDS
+
+    def _rest(self) -> float:
+        return LOOKING_SECONDS if self._desk.consensus.status().queue_ops else BUSY_SECONDS
 
 
 def _adoption(chunk: bytes, nodes: Sequence[str], found: Found) -> e.AdoptChunks.One:

@@ -37,7 +37,7 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
 
 REPORTS_PER_ENTRY = 1000
-STORED_PER_PAGE = 2_000
+STORED_PER_PAGE = 500
 IDLE_SECONDS = 0.25
 REST_SHARE = 4.0
 REST_SECONDS_MAX = 0.1

@@ -14,7 +14,7 @@ from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 DELTA_PER_HEARTBEAT = 2000
-INVENTORY_PAGE_IDS = 5_000  # 80 kB, about a millisecond of the leader's loop
+INVENTORY_PAGE_IDS = 2_000  # 32 kB, less than half a millisecond of the leader's loop
 MARKS_MAX = 16
 
 _STATE = {

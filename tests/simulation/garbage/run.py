@@ -126,6 +126,7 @@ def small_limits(plan: Plan) -> ExitStack:
         (cycle, "PER_ENTRY", 2),
         (cycle, "GATHER_SECONDS", 3.0),
         (cycle, "FOREGROUND_SECONDS", 0.02),
+        (cycle, "LOOKING_SECONDS", 0.005),
         (inventories, "PAGE_SECONDS", 3.0),
         (orders, "COMMAND_SECONDS", 3.0),
         (content, "INVENTORY_PAGE_IDS", 4),
