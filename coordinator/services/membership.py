@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -345,6 +345,6 @@ def add_to_server(service: MembershipService, server: Any) -> None:
     """All calls as they are generated, but that the stream's messages are bytes: of what is no message the caller is
     told what it is."""
     generated = _Handlers()
-    membership_pb2_grpc.add_MembershipServicer_to_server(service, generated)
+    membership_pb2_grpc.add_MembershipServicer_to_server(service, cast(Any, generated))
     generated.by_name["HeartbeatStream"] = grpc.stream_stream_rpc_method_handler(service.HeartbeatStream)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, generated.by_name),))
