@@ -73,7 +73,7 @@ class FakeChannels:
             def unary_unary(self, path: str, *_: Any, **__: Any) -> Any:
                 return lambda request, timeout: coordinator.answer(path, request)
 
-            unary_stream = unary_unary
+            unary_stream = stream_stream = unary_unary
 
         return Channel()
 
