@@ -56,6 +56,12 @@ def registrations(cluster: LocalCluster) -> int:
     return sum(cluster.log(one.node_id).count('"node.registered"') for one in cluster.layout.datanodes)
 
 
+def deaths(cluster: LocalCluster) -> list[str]:
+    """What coordinators have told of datanodes that died."""
+    told = "".join(cluster.log(one.node_id) for one in cluster.layout.coordinator_nodes)
+    return [line for line in told.splitlines() if '"node.dead"' in line]
+
+
 def alive(dfsctl: Dfsctl) -> list[str]:
     return sorted(
         one["node_id"] for one in dfsctl("status", "-o", "json").json["datanodes"] if one["state"] == "alive"
@@ -82,7 +88,7 @@ def test_datanodes_that_are_registering_are_taken_in_by_the_next_leader(
     with cluster.client() as fs:
         everything_is_there(fs, stored)
         assert settled(fs, stored)
-    assert copied(cluster) == before
+    assert copied(cluster) == before, f"dead in between: {deaths(cluster)}"
 
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=LONG), CUT])
