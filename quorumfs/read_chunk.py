@@ -97,6 +97,9 @@ class ChunkReader:
         self._clock = clock or SystemClock()
         self._chance = chance
         self._pause = pause
+        self._last: (
+            tuple[namespace_pb2.ChunkLocation, frozenset[str], namespace_pb2.ReplicaLocation] | None
+        ) = None
         self._slow = Suspects(self._clock)  # lost a race: for reads only, writes are not to avoid them
 
     def read(
@@ -154,7 +157,7 @@ class ChunkReader:
         count = min(len(view), chunk.length - offset)
         if offset + count < chunk.length:
             count -= count % _BLOCK
-        replica = self._choose(chunk, _Attempt()) if count else None
+        replica = self._nearest(chunk) if count else None
         if replica is None:
             return 0
         with self._local_files.open(replica, chunk) as opened:
@@ -165,6 +168,18 @@ class ChunkReader:
             except (BadBlockError, OSError):
                 return 0
         return count
+
+    def _nearest(self, chunk: namespace_pb2.ChunkLocation) -> namespace_pb2.ReplicaLocation | None:
+        """The best replica; remembered, because a file is read in many small steps."""
+        avoided = self._avoided()
+        last = self._last
+        if last is not None and last[0] is chunk and last[1] == avoided:
+            return last[2]
+        order = self._nearness.order(chunk, avoided, ())
+        if not order:
+            return None
+        self._last = chunk, avoided, order[0]
+        return order[0]
 
     def _choose(
         self, chunk: namespace_pb2.ChunkLocation, attempt: _Attempt

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 import pytest
@@ -48,6 +49,7 @@ class Chunk:
                 node_id=node.node_id, grpc=node.address, state=types_pb2.REPLICA_STATE_LIVE
             )
         self.suspects, self.watchdog, self.hedging = Suspects(), Watchdog(), Hedging()
+        self.nearness = Nearness("here")
         self.reports: list[tuple[str, int]] = []
         self.calls: dict[str, list[StreamCall]] = {node_id: [] for node_id in self.cluster.nodes}
         self.reader = ChunkReader(
@@ -55,7 +57,7 @@ class Chunk:
             self.suspects,
             self.watchdog,
             lambda chunk, node_id, state, detail: self.reports.append((node_id, state)),
-            nearness=Nearness("here"),
+            nearness=self.nearness,
             local_files=local_files,
             hedging=self.hedging,
             clock=ManualClock(),
@@ -317,6 +319,19 @@ def test_what_is_no_whole_block_is_left_to_read(local: Chunk, files: Files, offs
     files.store("d1")
     assert local.reader.read_into(local.location, offset, memoryview(bytearray(size))) == 0
     assert files.open_of == {}
+
+
+def test_who_reads_in_steps_ranks_replicas_anew_only_when_a_node_fails(local: Chunk, files: Files) -> None:
+    files.store("d1")
+    files.store("d2")
+    buffer = memoryview(bytearray(MIB))
+    with patch.object(local.nearness, "order", wraps=local.nearness.order) as ranked:
+        for place in (0, MIB, 2 * MIB):
+            assert local.reader.read_into(local.location, place, buffer) == MIB
+        assert ranked.call_count == 1
+        local.suspects.add(["d1"])
+        assert local.reader.read_into(local.location, 0, buffer) == MIB
+    assert files.open_of == {"d1": 3, "d2": 1}
 
 
 def test_no_file_and_a_bad_file_are_left_to_read(local: Chunk, files: Files) -> None:
