@@ -46,7 +46,7 @@ class Plan:
             kills=10,
             file_bytes=256 << 20,
             files=100_000,
-            small_files=2000,
+            small_files=500,
             chunks=100_000,
             datanodes=200,
             stored_chunks=20_000,
