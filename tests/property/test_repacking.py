@@ -12,7 +12,7 @@ from tests.property.repack_mutations import MUTATIONS, PLAYS, Mutation, hunt, pe
 
 TestRepacking = Repacking.TestCase
 TestRepacking.settings = settings(
-    max_examples=40,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
