@@ -8,8 +8,8 @@ from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
 from quorumfs.errors import NoPlacementError
 from quorumfs.rpc.channels import ChannelSource
-from quorumfs.sources import BytesSource
-from quorumfs.store_chunk import ChunkFailed, ChunkStorer, Tally
+from quorumfs.sources import Body, BytesSource
+from quorumfs.store_chunk import ChunkFailed, ChunkStorer, Stored, Tally
 from quorumfs.suspects import Suspects
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
@@ -52,12 +52,9 @@ class PackWriter:
         request = n.AllocateRequest(upload=upload.upload, count=1, size_hint=size)
         (made,) = self._desk.change([n.Op(allocate=request)], [choice])
         target = made.allocation.chunks[0]
-        storer = ChunkStorer(
-            self._channels, upload.upload, upload.min_replicas, self._cluster_id, Tally(None)
-        )
         (body,) = BytesSource(data).bodies(size)
         try:
-            stored = storer.store(target, list(target.replicas), body)
+            stored = self._send(upload, target, body)
         except ChunkFailed as failure:
             self._suspects.add(failure.failed)
             raise failure.error from failure
@@ -65,6 +62,13 @@ class PackWriter:
         hand_in = n.AddExtentsRequest(upload=upload.upload, chunks=[stored.chunk])
         self._desk.change([n.Op(add_extents=hand_in)])
         return stored.chunk
+
+    def _send(self, upload: n.UploadInfo, target: n.AllocatedChunk, body: Body) -> Stored:
+        """Through the pipeline of datanodes. Raises ChunkFailed."""
+        storer = ChunkStorer(
+            self._channels, upload.upload, upload.min_replicas, self._cluster_id, Tally(None)
+        )
+        return storer.store(target, list(target.replicas), body)
 
     def _place(self, upload: n.UploadInfo, size: int) -> e.Choice:
         candidates = self._soft.candidates().values()

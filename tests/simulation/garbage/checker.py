@@ -13,13 +13,14 @@ the disks hold. Rules:
 6. What lies in quarantine lies there for its time, and a chunk is not forgotten while a node has a copy that it had
    when the chunk was condemned.
 7. In the end what is needed has a copy, and nothing else lies on any disk; that takes a grace and two cycles.
+8. Whatever chunks its extents name by now: a file has the bytes that were stored.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +29,7 @@ from coordinator.metadata import hashing, migrations
 from coordinator.metadata.contents import CONDEMNED, RELEASED, RESTORED
 from coordinator.metadata.machine import Machine
 from datanode.store.holds import Hold
+from quorumfs.checksum import crc32c
 from quorumfs.v1 import types_pb2 as t
 from tests.simulation.history import FIRST_INDEX, History
 from tests.simulation.machine import empty_image
@@ -40,6 +42,10 @@ HARMED_SECONDS = 10.0
 
 _NEEDED = (
     "SELECT DISTINCT extent.chunk FROM extent JOIN chunk ON chunk.id = extent.chunk WHERE chunk.home = 0"
+)
+_FILES = (
+    "SELECT version.id, version.checksum, length, chunk, chunk_offset FROM extent"
+    " JOIN version ON version.id = extent.version WHERE version.inode IS NOT NULL ORDER BY version.id, file_offset"
 )
 _REPLICA = (
     "SELECT replica.state FROM replica JOIN node ON node.key = replica.node WHERE chunk = ? AND node_id = ?"
@@ -96,9 +102,11 @@ class Checker:
         self._quarantine_seconds = quarantine_seconds
         self.totals: Counter[str] = Counter()
         self.disks: dict[str, set[bytes]] = defaultdict(set)
+        self.contents: dict[bytes, bytes] = {}  # of every chunk that was ever sealed
         self.released: set[bytes] = set()
         self.foreign: set[bytes] = set()
         self.kept: set[bytes] = set()
+        self.pressed: set[str] = set()  # nodes whose disks have no room
         self.recalled: set[bytes] = set()  # what a restored log refers to, and lies in quarantine
         self.void: dict[tuple[str, bytes], Hold] = {}
         self._heard: dict[str, tuple[int, int]] = {}
@@ -127,8 +135,14 @@ class Checker:
     def purged(self, node_id: str, chunk: bytes) -> None:
         self.totals["purged"] += 1
         since = self._aside_since.pop((node_id, bytes(chunk)), None)
-        if since is not None and self._world.now - since < self._quarantine_seconds * 0.9:  # clocks differ
+        if since is None or self._world.now - since >= self._quarantine_seconds * 0.9:  # clocks differ
+            return
+        if node_id not in self.pressed:
             raise Violation(f"{node_id} purges {chunk.hex()} after {self._world.now - since:.1f} s")
+        self.totals["purged under pressure"] += 1
+        there = set().union(*self.disks.values(), (one for _, one in self._aside_since))
+        if chunk in self.recalled and chunk not in there:
+            raise Violation(f"{node_id} purges {chunk.hex()}, to which the restored log refers")
 
     def obeyed(self, node_id: str, epoch: tuple[int, int]) -> None:
         if epoch < self._heard.get(node_id, (0, 0)):
@@ -269,12 +283,44 @@ class Checker:
                 row[0]: (row[1], row[2])
                 for row in tx.execute("SELECT chunk, condemned_index, hold FROM orphan")
             }
+            files = tx.execute(_FILES).fetchall()
+        self._look_at_contents(files)
         self._look_at_grace(orphans, now_ms)
         there = set().union(*self.disks.values()) if self.disks else set()
         expected = set().union(*self._expected.values()) if self._expected else set()
         lost = sorted(needed - there - expected - self._harmed.keys() - self.recalled)
         if lost:
             raise Violation(f"nobody has {[one.hex() for one in lost]}, to which files refer")
+
+    def _look_at_contents(self, rows: Sequence[tuple[int, int, int, bytes, int]]) -> None:
+        found: dict[int, bytes] = {}
+        checksums = {}
+        for version, checksum, length, chunk, offset in rows:
+            part = self.contents.get(chunk, b"")[offset : offset + length]
+            found[version], checksums[version] = found.get(version, b"") + part, checksum
+        self.foreign.difference_update(
+            chunk for _, _, _, chunk, _ in rows
+        )  # an upload that went on became a file
+        for version, content in found.items():
+            if crc32c(content) != checksums[version]:
+                raise Violation(f"a file has other bytes than were stored: version {version} has {content!r}")
+
+    def base_of(self, upload: bytes) -> tuple[int, list[tuple[int, int, bytes, int]]]:
+        """The version that an open upload began from, 0 without one, and its extents (offset, length, chunk, chunk
+        offset), as its client is told."""
+        with self._truth.tx() as tx:
+            row = tx.execute("SELECT base_version FROM upload WHERE id = ?", (upload,)).fetchone()
+            base = int(row[0]) if row else 0
+            extents = tx.execute(
+                "SELECT file_offset, length, chunk, chunk_offset FROM extent WHERE version = ?"
+                " ORDER BY file_offset",
+                (base,),
+            ).fetchall()
+        return base, extents
+
+    def is_version(self, version: int) -> bool:
+        with self._truth.tx() as tx:
+            return tx.execute("SELECT 1 FROM version WHERE id = ?", (version,)).fetchone() is not None
 
     def _look_at_grace(self, orphans: dict[bytes, tuple[int, int]], now_ms: int) -> None:
         for chunk, (condemned_index, hold) in orphans.items():

@@ -13,10 +13,13 @@ from quorumfs.v1 import types_pb2 as t
 from tests.simulation.exchange import Exchange
 from tests.simulation.garbage import fibres
 from tests.simulation.garbage.fibres import Ended
+from tests.simulation.world import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.garbage.storage import Storage
 
+KINDS = ("put", "put", "put", "slow put", "slow put", "delete", "purge")
+EDITS = (*KINDS, "edit", "edit", "slow edit", "clone", "clone", "undelete")
 PATHS = tuple(b"/f%d" % number for number in range(6))
 BATCH_TTL_MS = 2000
 CALL_SECONDS = 1.0
@@ -60,11 +63,17 @@ class Uploader:
 
     def _live(self) -> None:
         while not self.stopping:
-            kind = self.random.choice(("put", "put", "put", "slow put", "slow put", "delete", "purge"))
+            kind = self.random.choice(EDITS if self.storage.rewrites else KINDS)
             path = self.random.choice(PATHS)
             try:
                 if kind in ("delete", "purge"):
                     self.delete(path, purge=kind == "purge")
+                elif kind == "clone":
+                    self.clone(path, self.random.choice(PATHS))
+                elif kind == "undelete":
+                    self._do(n.Op(undelete=n.UndeleteRequest(original_path=path)))
+                elif kind.endswith("edit"):
+                    self.edit(path, self._pause(slow=kind == "slow edit"))
                 else:
                     self.put(path, self._pause(slow=kind == "slow put"))
             except Refused as refused:
@@ -86,21 +95,53 @@ class Uploader:
     def put(self, path: bytes, pause: float, *, mortal: bool = True) -> list[bytes]:
         """A file; its chunks. Raises Refused, QuorumFSError."""
         opened = self._do(n.Op(open_upload=n.OpenUploadRequest(ref=n.Ref(path=path))))
-        upload = opened.upload.upload
-        careless = mortal and self.random.random() < 0.15  # keeps nothing alive, and goes on all the same
-        if not careless:
-            self._kept.add(upload)
-        try:
-            commit = self._send(upload, pause, mortal)
-            self._do(n.Op(commit_upload=commit))
-        finally:
-            self._kept.discard(upload)
+        commit = n.CommitUploadRequest(upload=opened.upload.upload)
+        self._store_file(commit, pause, mortal)
         self.storage.totals["files stored"] += 1
         self.storage.totals["files stored slowly"] += pause > self.storage.grace_seconds
         return [one.chunk for one in commit.chunks]
 
-    def _send(self, upload: bytes, pause: float, mortal: bool) -> n.CommitUploadRequest:
-        commit = n.CommitUploadRequest(upload=upload)
+    def edit(self, path: bytes, pause: float) -> None:
+        """Keep the beginning of a file, and put something behind it. Raises Refused, QuorumFSError."""
+        opening = n.OpenUploadRequest(ref=n.Ref(path=path), from_current=True)
+        commit = n.CommitUploadRequest(upload=self._do(n.Op(open_upload=opening)).upload.upload)
+        base, extents = self.storage.checker.base_of(commit.upload)
+        kept = self.random.randint(1, 3)
+        for offset, length, chunk, chunk_offset in extents:
+            length = min(length, kept - offset)
+            if length > 0:
+                content = self.storage.checker.contents[chunk][chunk_offset : chunk_offset + length]
+                commit.extents.add(offset=offset, length=length, chunk=chunk, chunk_offset=chunk_offset)
+                commit.checksum = combine(commit.checksum, crc32c(content), length)
+                commit.size += length
+        try:
+            self._store_file(commit, pause, mortal=True)
+        except Refused as refused:
+            lacks = refused.code in (Code.CHUNK_NOT_FOUND, Code.INVALID_ARGUMENT, Code.CHUNK_CONDEMNED)
+            if lacks and self.storage.checker.is_version(base):
+                raise Violation(f"what an upload began from is not there: {refused.code.name}") from refused
+            raise
+        self.storage.totals["files edited"] += 1
+
+    def clone(self, source: bytes, goal: bytes) -> None:
+        to = n.Ref(path=goal)
+        request = n.CloneRequest(to=to, replace=True, **{"from": n.Ref(path=source)})
+        self._do(n.Op(clone=request))
+        self.storage.totals["files cloned"] += 1
+
+    def _store_file(self, commit: n.CommitUploadRequest, pause: float, mortal: bool) -> None:
+        """Put chunks behind what it has, and make it a file."""
+        careless = mortal and self.random.random() < 0.15  # keeps nothing alive, and goes on all the same
+        if not careless:
+            self._kept.add(commit.upload)
+        try:
+            self._send(commit, pause, mortal)
+            self._do(n.Op(commit_upload=commit))
+        finally:
+            self._kept.discard(commit.upload)
+
+    def _send(self, commit: n.CommitUploadRequest, pause: float, mortal: bool) -> None:
+        upload = commit.upload
         for _ in range(self.random.choice((1, 1, 2))):
             request = n.AllocateRequest(upload=upload, count=1, size_hint=64)
             allocated = self._do(n.Op(allocate=request)).allocation.chunks[0]
@@ -112,7 +153,6 @@ class Uploader:
             commit.extents.add(offset=commit.size, length=len(content), chunk=allocated.chunk)
             commit.checksum = combine(commit.checksum, checksum, len(content))
             commit.size += len(content)
-        return commit
 
     def _store(
         self, upload: bytes, allocated: n.AllocatedChunk, content: bytes, pause: float, mortal: bool

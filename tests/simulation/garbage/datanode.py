@@ -318,6 +318,7 @@ class DataProcess:
             raise UnavailableError("the stream is broken")
         writer.append(0, content, block_checksums(content))
         info = writer.seal(len(content), crc32c(content))
+        self.checker.contents[bytes(chunk)] = bytes(content)
         return t.ReplicaAck(node_id=self.node_id, disk_id=info.disk_id, durable=True)
 
     def _read(self, chunk: bytes) -> tuple[Header, bytes]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,17 +15,25 @@ from unittest.mock import patch
 
 from coordinator.duties.cycle import Cycle
 from coordinator.duties.holders import Orders
+from coordinator.duties.repack import Repack
 from coordinator.duties.trim import TrimDuty
-from coordinator.metadata import contents, garbage
+from coordinator.metadata import contents, garbage, layouts
 from coordinator.metadata.commands import garbage as commands
 from datanode.duties.upkeep import PurgeDuty
 from datanode.store.chunks import ChunkStore
 from datanode.store.disk import Disk
 from datanode.store.fence import EpochStore
 from datanode.store.holds import Hold
+from quorumfs.checksum import crc32c
+from quorumfs.errors import QuorumFSError
+from quorumfs.store_chunk import Stored
 from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import namespace_pb2 as n
+from quorumfs.v1 import types_pb2 as t
 from tests.property import gc_mutations as planted
+from tests.simulation.garbage.rewriting import SimPackWriter
 from tests.simulation.garbage.run import Scale, run_storage_seed, scale_of
+from tests.simulation.garbage.service import SimHolders
 
 SEEDS_MAX = 40
 
@@ -65,6 +73,10 @@ def _harsh(scale: Scale) -> Scale:
     return replace(scale, harm_pause=0.6)
 
 
+def _rewriting(scale: Scale) -> Scale:
+    return replace(scale, rewrites=True)
+
+
 def _void_nothing(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda store, chunk, hold: original(store, chunk, Hold(hold.history, 0))
 
@@ -93,6 +105,38 @@ def _trim_first(original: Callable[..., Any]) -> Callable[..., Any]:
             index = duty._desk.consensus.status().commit_index
             duty._holders.delete(one.node_id, Orders(duty._epoch, index, [(one.chunk, index)]))
         original(duty, command)
+
+    return mutated
+
+
+def _only_promised(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Nobody has written a byte of the pack yet."""
+
+    def mutated(packs: SimPackWriter, upload: n.UploadInfo, target: n.AllocatedChunk, body: Any) -> Stored:
+        content = bytes(body.view)
+        acks = [t.ReplicaAck(node_id=one.node_id, durable=True) for one in target.replicas]
+        sealed = n.SealedChunk(
+            chunk=target.chunk, length=len(content), checksum=crc32c(content), replicas=acks
+        )
+        return Stored(sealed, frozenset())
+
+    return mutated
+
+
+def _delete_what_was_rewritten(original: Callable[..., Any]) -> Callable[..., Any]:
+    """By whoever rewrote it, at once."""
+
+    def mutated(duty: Repack, upload: n.UploadInfo, read: Any) -> Any:
+        moved = original(duty, upload, read)
+        packs: Any = duty._packs
+        holders = SimHolders(packs._process, packs._storage)
+        index, epoch = duty._desk.consensus.commit_index, packs._soft.epoch()
+        for one, _ in read:
+            where = duty._desk.look(partial(layouts.location, chunk=one.chunk))
+            for replica in where.replicas if where is not None else ():
+                with suppress(QuorumFSError):
+                    holders.delete(replica.node_id, Orders(epoch, index, [(one.chunk, index)]))
+        return moved
 
     return mutated
 
@@ -190,6 +234,16 @@ MUTATIONS = (
     ),
     Mutation(
         "replicas are deleted before the log says so", _method(TrimDuty, "_propose", _trim_first), _repairing
+    ),
+    Mutation(
+        "extents move before the new pack is durable",
+        _method(SimPackWriter, "_send", _only_promised),
+        _rewriting,
+    ),
+    Mutation(
+        "the old pack is deleted by whoever rewrote it",
+        _method(Repack, "_move", _delete_what_was_rewritten),
+        _rewriting,
     ),
     Mutation("quarantined chunks are purged at once", _method(PurgeDuty, "work", _purge_at_once)),
     Mutation(

@@ -4,6 +4,7 @@ operators, who restore from quarantine, release, propose nonsense, back up and r
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,22 +18,25 @@ from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from tests.simulation.garbage.datanode import DataProcess
+from tests.simulation.garbage.disks import FREE_BYTES
 from tests.simulation.garbage.fibres import run_now
 from tests.simulation.garbage.service import FibreDesk, StorageService
 from tests.simulation.monitor import Monitor
 from tests.simulation.process import DIRECTORY, Process
+from tests.simulation.stage import Backup
 
 if TYPE_CHECKING:
     from tests.simulation.garbage.storage import Storage
 
 LEADER_DIES = 0.004  # after a step of its collection
 RESTORE_AFTER_SECONDS = 4.0
+CATCH_UP_SECONDS = 6.0
 
 
 class Harm:
     """`begin` and `heal`."""
 
-    def __init__(self, storage: Storage, pause: float) -> None:
+    def __init__(self, storage: Storage, pause: float, *, pressure: bool, set_back: bool) -> None:
         self._storage = storage
         self._world = storage.world
         self._random = storage.world.stream("harm")
@@ -41,6 +45,8 @@ class Harm:
         self._undo: dict[int, Callable[[], None]] = {}
         self._number = 0
         self._images: dict[str, Path] = {}
+        self._coordinator: tuple[str, Backup] | None = None  # whose disk that was
+        self._set_back_at = 0.0
         self._faults: tuple[Callable[[], None], ...] = (
             self._crash,
             self._crash,
@@ -57,6 +63,10 @@ class Harm:
             self._restore_from_quarantine,
             self._release,
         )
+        if pressure:
+            self._faults += (self._fill, self._fill)
+        if set_back:
+            self._faults += (self._set_back_a_coordinator, self._set_back_a_coordinator)
         storage.after_step = self._after_step
 
     def begin(self) -> None:
@@ -148,6 +158,47 @@ class Harm:
             machine.set_back(self._images[machine.node_id])
         else:
             self._images[machine.node_id] = machine.image()
+
+    def _fill(self) -> None:
+        """A disk has no room, whatever is purged on it."""
+        process = self._anybody()
+        if process is None:
+            return
+        process.files.spare_bytes = 0
+        self._storage.checker.pressed.add(process.node_id)
+
+        def undo() -> None:
+            process.files.spare_bytes = FREE_BYTES
+            self._storage.checker.pressed.discard(process.node_id)
+
+        self._for_a_while(3.0, undo)
+
+    # Coordinators
+
+    def _set_back_a_coordinator(self) -> None:
+        """A coordinator is off, and its disk is what it was some time before, or is kept for another time; always the
+        same one, and never before it has had time to catch up: more than one is a lost majority."""
+        members = self._storage.cluster.members
+        belonging = [one for one in members.values() if one.belongs]
+        if len(belonging) < 3 or any(one.process is None for one in belonging):
+            return
+        if self._coordinator is None:
+            member = self._random.choice(belonging)
+        else:
+            found = [one for one in belonging if one.uuid == self._coordinator[0]]
+            if not found or self._world.now - self._set_back_at < CATCH_UP_SECONDS:
+                return
+            (member,) = found
+        member.crash(power=False)
+        member.disk.point = member.disk.spend = lambda *_: None
+        if self._coordinator is None:
+            self._coordinator = member.uuid, Backup(copy.deepcopy(member.disk), member.image)
+            return
+        backup = self._coordinator[1]
+        member.disk, member.image = copy.deepcopy(backup.disk), backup.image
+        self._storage.cluster.monitor.forgive(member.uuid)
+        self._storage.totals["coordinators set back"] += 1
+        self._set_back_at = self._world.now
 
     # Leaders
 

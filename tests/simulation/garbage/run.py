@@ -46,6 +46,10 @@ class Scale:
     uploaders: int
     repairs: bool
     restores: bool
+    rewrites: bool
+    pressure: bool
+    survivors: bool
+    set_back: bool
     harm_pause: float
 
 
@@ -57,6 +61,10 @@ def scale_of(seed: int) -> Scale:
         repairs=random.random() < 0.5,
         restores=random.random() < 0.3,
         harm_pause=random.choice((0.6, 1.2, 2.5)),
+        rewrites=random.random() < 0.6,
+        pressure=random.random() < 0.4,
+        set_back=random.random() < 0.3,
+        survivors=random.random() < 0.5,
     )
 
 
@@ -91,7 +99,14 @@ def run_storage_seed(
     report = Report(seed)
     with tempfile.TemporaryDirectory(prefix="qfs-sim-", dir=_memory()) as directory:
         world = World(seed)
-        storage = Storage(world, plan, Path(directory), scale.datanodes, repairs=scale.repairs)
+        storage = Storage(
+            world,
+            plan,
+            Path(directory),
+            scale.datanodes,
+            repairs=scale.repairs,
+            rewrites=scale.rewrites,
+        )
         run = StorageRun(storage, scale)
         with small_limits(plan), ExitStack() as stack:
             stack.callback(storage.fibres.close)
@@ -142,7 +157,7 @@ class StorageRun:
         self.storage = storage
         self.world = storage.world
         self._scale = scale
-        self.harm = Harm(storage, scale.harm_pause)
+        self.harm = Harm(storage, scale.harm_pause, pressure=scale.pressure, set_back=scale.set_back)
         self.uploaders = [Uploader(storage, number) for number in range(1, scale.uploaders + 1)]
 
     def logged(self, level: int, event: str, fields: dict[str, Any]) -> None:
@@ -190,6 +205,10 @@ class StorageRun:
         self.wait_for(ask, GENESIS_SECONDS_MAX, "the settings")
 
     def _restore(self) -> None:
+        """Clients die with the coordinators, or go on with what they were about."""
+        if self._scale.survivors:
+            self.harm.restore()
+            return
         for one in self.uploaders:
             one.alive = False
         self.storage.fibres.sweep()

@@ -35,6 +35,7 @@ from quorumfs.v1 import types_pb2 as t
 from tests.simulation.garbage import fibres
 from tests.simulation.garbage.calls import answered
 from tests.simulation.garbage.fibres import run_now
+from tests.simulation.garbage.rewriting import rewriting
 from tests.simulation.service import Reply, Service
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ class StorageService(Service):
                 Repair(desk, soft, process.random.random, budget, 2, process.clock),
                 TrimDuty(desk, soft, holders, process.clock, epoch),
             ]
+        if storage.rewrites:
+            duties.append(rewriting(process, storage, desk, soft))
         for duty in duties:
             storage.fibres.spawn(process, lambda duty=duty: self._repeat(leadership, duty))
 
@@ -248,6 +251,8 @@ class FibreDesk:
         answer = fibres.wait(lambda done: self._service._propose(item, len(ops), len(raw), 2.0, done))
         result = n.BatchResult.FromString(answer)
         raise_for(result.code, result.error)
+        for one in result.results:
+            raise_for(one.code, one.error)
         return result.results
 
 

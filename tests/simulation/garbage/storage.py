@@ -54,10 +54,13 @@ class Storage:
     quarantine_seconds = 5.0
     upload_ttl_seconds = 2.0
 
-    def __init__(self, world: World, plan: Plan, directory: Path, datanodes: int, *, repairs: bool) -> None:
+    def __init__(
+        self, world: World, plan: Plan, directory: Path, datanodes: int, *, repairs: bool, rewrites: bool
+    ) -> None:
         self.world = world
         self.directory = directory
         self.repairs = repairs
+        self.rewrites = rewrites
         self.random: Random = world.stream("storage")
         self.totals: Counter[str] = Counter()
         self.fibres = Fibres()
