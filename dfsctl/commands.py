@@ -179,6 +179,8 @@ dfsctl = Group(
                 "start": Entry("dfsctl.dev:start", "Start a node again."),
                 "pause": Entry("dfsctl.dev:pause", "SIGSTOP a node: it hangs."),
                 "resume": Entry("dfsctl.dev:resume", "SIGCONT a node."),
+                "partition": Entry("dfsctl.dev:partition", "Cut nodes off from all others."),
+                "heal": Entry("dfsctl.dev:heal", "Everybody reaches everybody again."),
                 "tour": Entry(
                     "dfsctl.tour:tour", "Store a file, kill the leader, read it back: see it work."
                 ),

@@ -11,6 +11,7 @@ import click
 from dfsctl.output import show, table, talk
 from dfsctl.shell import Settings, dev_command, settings
 from quorumfs.errors import NotFoundError
+from quorumfs.local import faults
 from quorumfs.local.cluster import READY_SECONDS, STOP_SECONDS, Asked, DevCluster
 from quorumfs.local.config_text import parse_labels, parse_overrides
 from quorumfs.local.layout import Kind
@@ -142,6 +143,25 @@ def pause(node_id: str, sidecar: bool) -> None:
 def resume(node_id: str, sidecar: bool) -> None:
     """SIGCONT."""
     _act(node_id, sidecar, lambda cluster, kind: cluster.resume(node_id, kind))
+
+
+@dev_command("partition")
+@click.argument("nodes", metavar="NODE...", nargs=-1, required=True)
+def partition(nodes: tuple[str, ...]) -> None:
+    """Cut nodes off from all others, both ways. The cluster must run with dev.faults (up --set dev.faults=true)."""
+    given = settings()
+    _show_sides(given, faults.partition(cluster_at_hand(given), nodes))
+
+
+@dev_command("heal")
+def heal() -> None:
+    """End the partition: everybody reaches everybody again."""
+    given = settings()
+    _show_sides(given, faults.heal(cluster_at_hand(given)))
+
+
+def _show_sides(given: Settings, sides: list[list[str]]) -> None:
+    show(given, {"sides": sides}, lambda: [" | ".join(", ".join(side) for side in sides)])
 
 
 def _act(node_id: str, sidecar: bool, action: Callable[[DevCluster, Kind], Any]) -> None:

@@ -77,6 +77,11 @@ DEAD_SECONDS = 30.0
 STALL_SECONDS = 3.0
 
 # What a client waits for
+LOOK_SECONDS = 0.5  # at the first contact each coordinator is asked who leads, for so long
+LEADERLESS_SECONDS = (
+    3.0  # who has heard no leader for longer does not wait for an election to end: there is none
+)
+NOBODY_SECONDS = 1.5  # before the first contact, while every known address refuses connections
 FIRST_ANSWER_SECONDS = 6.0  # for an answer of any coordinator, before there ever was one
 FIRST_CONTACT_SECONDS = 8.0  # for a leader, before any was ever reached
 RPC_SECONDS_FIRST = 1.5  # one try of a metadata call; the next are given more, up to RPC_DEADLINE_SECONDS
@@ -137,6 +142,8 @@ assert MIN_REPLICAS_DEFAULT <= REPLICATION_DEFAULT <= REPLICATION_MAX
 assert HEARTBEAT_SECONDS < SUSPECT_SECONDS < DEAD_SECONDS
 assert RAFT_HEARTBEAT_SECONDS * 3 < RAFT_ELECTION_SECONDS_MIN < RAFT_ELECTION_SECONDS_MAX
 assert RPC_SECONDS_FIRST < RPC_DEADLINE_SECONDS < FIRST_ANSWER_SECONDS
+assert LOOK_SECONDS * 2 < NOBODY_SECONDS < FIRST_ANSWER_SECONDS
+assert RAFT_ELECTION_SECONDS_MAX * 4 < LEADERLESS_SECONDS < FIRST_CONTACT_SECONDS
 assert FIRST_ANSWER_SECONDS < FIRST_CONTACT_SECONDS < CLIENT_DEADLINE_SECONDS
 assert HEDGE_SECONDS_MIN < HEDGE_SECONDS_MAX < READ_STALL_SECONDS < READ_CHUNK_SECONDS
 assert SHORT_CIRCUIT_SECONDS < READ_STALL_SECONDS

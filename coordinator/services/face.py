@@ -150,7 +150,8 @@ class CoordinatorFace:
         if leader is not None:
             result.leader.CopyFrom(leader)
         if self._gateway.leadership() is None:
-            result.age_seconds = min(self._gateway.consensus.heard_age(), 1e9)
+            heard = self._gateway.consensus.heard_age()
+            result.age_seconds = min(heard, 1e9) if leader is not None else self._gateway.leaderless_seconds()
         return result
 
     def labels(self) -> Mapping[str, str]:

@@ -70,6 +70,7 @@ class Gateway:
         self._node_id = node_id
         self._consensus: Consensus | None = None
         self._completions: Completions | None = None
+        self._attached_at = clock.monotonic()
         self.waits = "waits for genesis: dfsctl cluster init makes the cluster"
         self.founding = True
 
@@ -87,6 +88,7 @@ class Gateway:
         """From now on there is a replica to ask."""
         self._completions = Completions(loop)
         consensus.subscribe_group(self._completions.wake)
+        self._attached_at = self._clock.monotonic()
         self._consensus = consensus
 
     @property
@@ -123,6 +125,12 @@ class Gateway:
             if member.node_id == leader_id:
                 return Leader(member.node_id, member.grpc, member.http, consensus.term)
         return None
+
+    def leaderless_seconds(self) -> float:
+        """How long this member has known of no leader, at most: since one was heard, it led itself, or began."""
+        consensus = self.consensus
+        began = self._clock.monotonic() - self._attached_at
+        return max(0.0, min(consensus.heard_age(), consensus.state_age(), began))
 
     def not_leader(self) -> QuorumFSError:
         """The refusal of a member that does not lead, with the leader's addresses when it knows them."""

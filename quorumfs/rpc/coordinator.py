@@ -5,8 +5,10 @@
    nothing ever left, refused.
 2. Reads (`read`) are repeated freely. Linearizable by default: by the leader; stale on request: by anybody.
 3. One try has a short time limit, so that a stopped leader is left before its successor is elected.
-4. Until some leader was reached once, the patience is shorter, and still shorter until anybody answered: a
-   wrong address is a mistake, not a failover.
+4. Until some leader was reached once, the patience is shorter, still shorter until anybody answered, and shortest
+   while every address refuses connections: a wrong address is a mistake, not a failover.
+5. Before that, all are asked who leads, each for a moment only: one that hangs is left at once, and when those that
+   answer have heard no leader for longer than an election takes, that is the answer.
 
 Any thread may call; the only shared state is who led last.
 """
@@ -44,6 +46,7 @@ from quorumfs.rpc import methods
 from quorumfs.rpc.channels import Channels, ChannelSource
 from quorumfs.rpc.leader import Outcome, Route, Step
 from quorumfs.rpc.session import Refused, SessionSlots
+from quorumfs.rpc.sights import Sights
 from quorumfs.rpc.status import WRONG_PORT, from_rpc, leader_of, raise_for, status_of, was_never_sent
 from quorumfs.rpc.streams import BatchStreams
 from quorumfs.v1 import admin_pb2, membership_pb2, namespace_pb2, types_pb2
@@ -92,6 +95,7 @@ class Coordinator:
         self._leader: str | None = None
         self._answering: str | None = None
         self._reached = False
+        self._listens = False  # whether anything took a connection at all
         self._lock = threading.Lock()
         self._callables: dict[tuple[str, str], tuple[grpc.Channel, Any]] = {}
         self._streams = BatchStreams(self._channels, self._call, self._metadata)
@@ -359,9 +363,11 @@ class Coordinator:
 
         `changes`: a lost answer leaves doubt. `once`: and must then not be repeated.
         """
+        begun = self._clock.monotonic()
+        if not self._reached and len(self.known) > 1:
+            self._look_around(what, anybody)
         route = Route(self.known, None if anybody else self._leader)
         step = route.begin()
-        begun = self._clock.monotonic()
         in_doubt = False
         try_seconds = limits.RPC_SECONDS_FIRST
         last: QuorumFSError | None = None
@@ -374,7 +380,9 @@ class Coordinator:
             try:
                 reply = ask(step.address, min(try_seconds, left))
             except grpc.RpcError as rpc_error:
-                sent = changes and not was_never_sent(rpc_error)
+                never = was_never_sent(rpc_error)
+                self._listens = self._listens or not never
+                sent = changes and not never
                 last = from_rpc(rpc_error, f"{what} at {step.address}", sent)
                 outcome, hint = _outcome(last, transport=True)
                 if status_of(rpc_error) is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -391,6 +399,28 @@ class Coordinator:
                 raise Refused(last, in_doubt)
             step = self._next_step(route, step, outcome, hint)
 
+    def _look_around(self, what: str, anybody: bool) -> None:
+        """Who answers, and who leads: those that do are asked first from now on. Raises Refused when nobody has led for
+        long."""
+        route = methods.find("Admin.GetLeader")
+        found = Sights(self.known)
+        while (address := found.next()) is not None:
+            try:
+                view = self._invoke(address, route.path, route.reply, b"", limits.LOOK_SECONDS)
+            except (grpc.RpcError, QuorumFSError) as error:
+                found.failed(address, error)
+            else:
+                self._answering = address
+                found.answered(address, view)
+                if anybody:
+                    break
+        with self._lock:
+            self._known = found.in_order()
+            self._leader = found.leader or self._leader
+        if not anybody and (words := found.leaderless()):
+            error = NoLeaderError(f"{what}: no leader was found among {', '.join(self.known)}", cause=words)
+            raise Refused(error, False)
+
     def _next_step(self, route: Route, step: Step, outcome: Outcome, hint: Leader | None) -> Step:
         if outcome is Outcome.BUSY:
             self._reached_at(step.address, anybody=False)
@@ -399,8 +429,9 @@ class Coordinator:
     def _patience(self, wanted: float) -> float:
         if self._reached:
             return wanted
-        first = limits.FIRST_ANSWER_SECONDS if self._answering is None else limits.FIRST_CONTACT_SECONDS
-        return min(wanted, first)
+        if self._answering is not None:
+            return min(wanted, limits.FIRST_CONTACT_SECONDS)
+        return min(wanted, limits.FIRST_ANSWER_SECONDS if self._listens else limits.NOBODY_SECONDS)
 
     def _gave_up(self, what: str, last: QuorumFSError | None, in_doubt: bool) -> QuorumFSError:
         cause = str(last) if last else "the connections were closed"

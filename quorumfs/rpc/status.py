@@ -192,6 +192,11 @@ def was_never_sent(error: grpc.RpcError) -> bool:
     return status is _S.UNAVAILABLE and cause.startswith("failed to connect to all addresses")
 
 
+def is_composed(error: grpc.RpcError) -> bool:
+    """True when a node of ours answered with an error of its own: it lives."""
+    return _trailer(error) is not None
+
+
 def error_metadata(error: QuorumFSError) -> tuple[tuple[str, bytes], ...]:
     """The trailing metadata with which a server sends `error`."""
     return ((ERROR_TRAILER, to_detail(error).SerializeToString()),)

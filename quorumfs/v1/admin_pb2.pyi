@@ -282,6 +282,7 @@ class LeaderView(_message.Message):
     observed_by: _builtins.str
     observed_wall_ms: _builtins.int
     age_seconds: _builtins.float
+    """since it was heard; without a leader: since there is none"""
     source: _builtins.str
     """raft | heartbeat | hint | poll"""
     @_builtins.property

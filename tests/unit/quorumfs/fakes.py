@@ -339,6 +339,7 @@ class Cluster:
         self.net = Network()
         self.lock = threading.RLock()
         self.leader = "c1:1"
+        self.leaderless_seconds = 0.0  # what coordinators say while there is none
         self.coordinators = ["c1:1", "c2:1", "c3:1"]
         self.chunk_size, self.inline_max = chunk_size, inline_max
         self.sessions: dict[int, dict[int, tuple[int, bytes]]] = {}
@@ -407,7 +408,8 @@ class Cluster:
 
     def _leader_view(self, address: str) -> admin_pb2.LeaderView:
         hint = types_pb2.LeaderHint(node_id=self.leader.split(":")[0], grpc=self.leader)
-        return admin_pb2.LeaderView(leader=hint, observed_by=address.split(":")[0])
+        age = 0.0 if self.leader else self.leaderless_seconds
+        return admin_pb2.LeaderView(leader=hint, observed_by=address.split(":")[0], age_seconds=age)
 
     def _raft(self, address: str) -> admin_pb2.RaftStatus:
         state = "leader" if address == self.leader else "follower"

@@ -97,7 +97,8 @@ def test_a_follower_s_hint_leads_to_the_leader_which_is_then_asked_first() -> No
     world = World()
     world.cluster.leader = "c3:1"
     world.mkdir("/a")
-    assert [address for address, _ in world.sent("Do")] == ["c1:1", "c3:1", "c3:1"]
+    assert [address for address, _ in world.sent("GetLeader")] == ["c1:1", "c3:1"]
+    assert [address for address, _ in world.sent("Do")] == ["c3:1", "c3:1"]
 
 
 def test_a_lost_reply_is_asked_for_with_the_same_bytes_and_happens_once() -> None:
@@ -156,13 +157,58 @@ def test_while_nobody_leads_it_waits_and_goes_on() -> None:
     assert world.mkdir("/b").code == Code.OK
 
 
-def test_no_coordinator_at_all_is_told_within_six_seconds() -> None:
+def test_one_that_hangs_is_left_at_the_first_contact_after_a_moment() -> None:
+    world = World()
+    world.cluster.leader = "c2:1"
+
+    def stopped(where: str, path: str, raw: bytes) -> None:
+        if where == "c1:1":
+            world.clock.advance(limits.LOOK_SECONDS)
+            raise timed_out()
+
+    world.net.before = stopped
+    begun = world.clock.now
+    assert world.mkdir("/a").code == Code.OK
+    assert world.clock.now - begun <= limits.LOOK_SECONDS
+    assert [address for address, _ in world.sent("Do")] == ["c2:1", "c2:1"]
+    assert world.stub.known[-1] == "c1:1"
+
+
+def test_where_nobody_has_led_for_long_that_is_said_at_once_and_nothing_is_sent() -> None:
+    world = World()
+    world.cluster.leader, world.cluster.leaderless_seconds = "", 12.0
+    world.net.down.add("c1:1")
+    begun = world.clock.now
+    with pytest.raises(NoLeaderError, match="c3 has heard no leader for 12 s"):
+        world.mkdir("/a")
+    with pytest.raises(NoLeaderError):
+        world.stub.leader()
+    assert world.clock.now - begun < 1.0
+    assert world.sent("Do") == []
+    assert world.stub.cluster_view(leader=False).observed_by in ("c2", "c3")
+
+
+def test_that_no_coordinator_runs_at_all_is_told_soon() -> None:
     world = World()
     world.net.down.update(world.cluster.coordinators)
     begun = world.clock.now
     with pytest.raises(NoLeaderError, match="c2:1"):
         world.mkdir("/a")
-    assert world.clock.now - begun <= limits.FIRST_ANSWER_SECONDS + 0.5
+    assert world.clock.now - begun <= limits.NOBODY_SECONDS + 0.5
+
+
+def test_that_no_coordinator_answers_is_told_within_six_seconds() -> None:
+    world = World()
+
+    def stopped(where: str, path: str, raw: bytes) -> None:
+        world.clock.advance(limits.LOOK_SECONDS if path.endswith("GetLeader") else limits.RPC_SECONDS_FIRST)
+        raise timed_out()
+
+    world.net.before = stopped
+    begun = world.clock.now
+    with pytest.raises(NoLeaderError, match="c2:1"):
+        world.mkdir("/a")
+    assert world.clock.now - begun <= limits.FIRST_ANSWER_SECONDS + limits.RPC_SECONDS_FIRST + 0.5
     with pytest.raises(NoLeaderError):
         world.stub.read([stat("/a")])
 
