@@ -6,7 +6,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -14,12 +14,12 @@ import click
 from dfsctl.errors import in_words, printable
 from dfsctl.fleet import seconds_of
 from dfsctl.output import show, time_of_ms
+from dfsctl.parallel import NODE_SECONDS, of_each
 from dfsctl.shell import command, settings
 from quorumfs.errors import NoLeaderError, PartialError, QuorumFSError
 from quorumfs.rpc.coordinator import Coordinator
 from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
 
-ASK_SECONDS = 5.0
 FOLLOW_SECONDS = 365 * 86_400.0
 AGAIN_SECONDS = 1.0
 
@@ -63,18 +63,19 @@ def _coordinators(coordinator: Coordinator, observer: str) -> list[membership_pb
 
 
 def _present(
-    coordinator: Coordinator, asked: Iterable[membership_pb2.NodeInfo]
+    coordinator: Coordinator, asked: Sequence[membership_pb2.NodeInfo]
 ) -> tuple[list[admin_pb2.Event], dict[str, QuorumFSError]]:
-    found: list[admin_pb2.Event] = []
     failures: dict[str, QuorumFSError] = {}
-    for one in asked:
+
+    def ask(one: membership_pb2.NodeInfo) -> list[admin_pb2.Event]:
+        request = admin_pb2.ListEventsRequest()
         try:
-            found += coordinator.stream(
-                "Control.ListEvents", admin_pb2.ListEventsRequest(), ASK_SECONDS, address=one.grpc
-            )
+            return list(coordinator.stream("Control.ListEvents", request, NODE_SECONDS, address=one.grpc))
         except QuorumFSError as error:
             failures[one.node_id] = error
-    return found, failures
+            return []
+
+    return [event for told in of_each(asked, ask) for event in told], failures
 
 
 def _follow(coordinator: Coordinator, asked: list[membership_pb2.NodeInfo]) -> Iterator[admin_pb2.Event]:
@@ -102,7 +103,7 @@ def _follow(coordinator: Coordinator, asked: list[membership_pb2.NodeInfo]) -> I
 def _fail(failures: dict[str, QuorumFSError], asked: int) -> None:
     if not failures:
         return
-    names, first = ", ".join(failures), next(iter(failures.values()))
+    names, first = ", ".join(sorted(failures)), next(iter(failures.values()))
     kind = NoLeaderError if len(failures) == asked else PartialError
     error = kind(f"{names} did not tell", cause=str(first))
     click.echo(in_words(error), err=True, nl=False)

@@ -12,6 +12,7 @@ import click
 from dfsctl.agents import Agents, Answer, error_of
 from dfsctl.errors import in_words, printable
 from dfsctl.output import cell, show, table
+from dfsctl.parallel import of_each
 from dfsctl.shell import Settings, command, settings
 from quorumfs.errors import (
     InvalidArgumentError,
@@ -218,9 +219,9 @@ def coordinators_agents(given: Settings) -> list[str]:
 def _each(
     given: Settings, meant: dict[str, Any], method: str, path: str, body: dict[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """Ask every node's own agent, one after the other; no leader is needed."""
+    """Ask every node's own agent, all at once; no leader is needed."""
     agents = given.agents(given)
-    return [_one(agents, node, method, path, body) for node in _choose(given, meant)]
+    return of_each(_choose(given, meant), lambda node: _one(agents, node, method, path, body))
 
 
 def _one(

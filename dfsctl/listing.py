@@ -12,16 +12,15 @@ import click
 
 from dfsctl.errors import printable
 from dfsctl.output import cell, pairs, show, size, table
-from dfsctl.parallel import THREADS
+from dfsctl.parallel import NODE_SECONDS, THREADS
 from dfsctl.remote import below, clean, entry, full_entry, walk
 from dfsctl.shell import command, settings
-from quorumfs.errors import QuorumFSError
+from quorumfs.errors import QuorumFSError, TimedOutError, UnavailableError
 
 if TYPE_CHECKING:
     from quorumfs import Client, FileStatus
     from quorumfs.values import Location, ReplicaPlace
 
-_ASK_SECONDS = 2.0
 _TYPE_BITS = {"file": modes.S_IFREG, "directory": modes.S_IFDIR, "symlink": modes.S_IFLNK}
 
 
@@ -206,19 +205,27 @@ Files = dict[tuple[str, str], tuple[str | None, str]]
 
 
 def _files_of(client: Client, extents: list[Location]) -> Files:
-    """Ask every node that holds a replica; one that does not answer is no error here."""
+    """Ask every node that holds a replica; one that does not answer is no error here, and is not asked again."""
+    silent: dict[str, str] = {}
     wanted = {(place.node_id, one.chunk): place for one in extents for place in one.replicas}
     with ThreadPoolExecutor(THREADS, thread_name_prefix="dfsctl") as pool:
-        asked = {key: pool.submit(_file_of, client, place, key[1]) for key, place in wanted.items()}
+        asked = {key: pool.submit(_file_of, client, place, key[1], silent) for key, place in wanted.items()}
     return {key: future.result() for key, future in asked.items()}
 
 
-def _file_of(client: Client, place: ReplicaPlace, chunk: str) -> tuple[str | None, str]:
+def _file_of(
+    client: Client, place: ReplicaPlace, chunk: str, silent: dict[str, str]
+) -> tuple[str | None, str]:
     from quorumfs.v1 import chunks_pb2
 
+    if place.node_id in silent:
+        return None, silent[place.node_id]
     request = chunks_pb2.StatChunkRequest(chunk=bytes.fromhex(chunk))
     try:
-        info = client.coordinator.call("Chunks.Stat", request, _ASK_SECONDS, address=place.grpc)
+        info = client.coordinator.call("Chunks.Stat", request, NODE_SECONDS, address=place.grpc)
+    except (TimedOutError, UnavailableError) as error:
+        silent[place.node_id] = str(error)
+        return None, str(error)
     except QuorumFSError as error:
         return None, str(error)
     return info.file or None, ""

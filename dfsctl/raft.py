@@ -11,6 +11,7 @@ import click
 from dfsctl import views
 from dfsctl.errors import in_words
 from dfsctl.output import pairs, show, table
+from dfsctl.parallel import NODE_SECONDS
 from dfsctl.shell import command, settings
 from quorumfs.errors import IntegrityError, NotFoundError, PartialError, QuorumFSError
 from quorumfs.local.processes import console_script
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from quorumfs.rpc.coordinator import Coordinator
 
 CHANGE_SECONDS = 180.0
+HASH_SECONDS = 30.0
 
 _MEMBER_HEADINGS = ("NODE", "KIND", "MATCH", "HEARD S", "CONNECTED", "RAFT", "GRPC")
 
@@ -31,7 +33,10 @@ def status(node_id: str | None) -> None:
     given = settings()
     with given.coordinator() as coordinator:
         address = _address_of(coordinator, node_id) if node_id else None
-        answer = coordinator.control("Control.GetRaft", admin_pb2.GetRaftRequest(), address=address)
+        deadline = NODE_SECONDS if address else None
+        answer = coordinator.control(
+            "Control.GetRaft", admin_pb2.GetRaftRequest(), address=address, deadline=deadline
+        )
     data = views.raft(answer)
     plain = {key: value for key, value in data.items() if key not in ("members", "leader")}
     plain["leader"] = data["leader"]["node_id"] if data["leader"] else None
@@ -53,8 +58,14 @@ def hash_() -> None:
     """Every member's state hash at one index. Exit code 9 when they differ, 8 when one does not answer."""
     given = settings()
     with given.coordinator() as coordinator:
-        # It changes nothing but the log's length, so it may be sent again.
-        answer = coordinator.control("Control.GetStateHash", admin_pb2.GetStateHashRequest(), repeatable=True)
+        # Once, of whoever leads: every time marks another index, at which all begin to hash anew.
+        answer = coordinator.control(
+            "Control.GetStateHash",
+            admin_pb2.GetStateHashRequest(),
+            address=coordinator.leader().grpc,
+            deadline=given.timeout_seconds or HASH_SECONDS,
+            repeatable=True,
+        )
     data: list[dict[str, Any]] = []
     for one in answer.members:
         row: dict[str, Any] = {

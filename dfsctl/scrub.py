@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dfsctl.output import show, size, table
+from dfsctl.parallel import NODE_SECONDS, of_each
 from dfsctl.shell import command, settings
 from quorumfs.errors import NotFoundError, QuorumFSError
 from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
@@ -26,7 +27,7 @@ def status(node_ids: tuple[str, ...]) -> None:
     given = settings()
     with given.coordinator() as coordinator:
         view = coordinator.cluster_view(leader=False)
-        data = [_status(coordinator, one.info) for one in _chosen(view, node_ids)]
+        data = of_each(_chosen(view, node_ids), lambda one: _status(coordinator, one.info))
     rows = (
         (
             one["node_id"],
@@ -84,7 +85,9 @@ def _chosen(view: membership_pb2.ClusterView, node_ids: tuple[str, ...]) -> list
 
 def _status(coordinator: Coordinator, info: membership_pb2.NodeInfo) -> dict[str, Any]:
     try:
-        told = coordinator.control("Admin.GetStatus", admin_pb2.GetStatusRequest(), address=info.grpc).scrub
+        told = coordinator.control(
+            "Admin.GetStatus", admin_pb2.GetStatusRequest(), address=info.grpc, deadline=NODE_SECONDS
+        ).scrub
     except QuorumFSError as error:
         unknown = dict.fromkeys(("round", "progress", "size_bytes", "corrupt", "bytes_per_second"))
         return {"node_id": info.node_id, "state": "unknown", **unknown, "error": str(error)}

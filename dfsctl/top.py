@@ -7,7 +7,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import click
 
 from dfsctl.agents import Agents
 from dfsctl.output import show, size, table
+from dfsctl.parallel import of_each
 from dfsctl.shell import command, settings
 from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import membership_pb2, types_pb2
@@ -76,8 +76,7 @@ def look_at(agents: Agents, nodes: Sequence[membership_pb2.NodeView]) -> list[Lo
             return Look(time.monotonic(), {}, str(error))
         return Look(time.monotonic(), totals(str(answer.body)))
 
-    with ThreadPoolExecutor(max(1, min(32, len(nodes))), thread_name_prefix="top") as pool:
-        return list(pool.map(one, nodes))
+    return of_each(nodes, one)
 
 
 def totals(text: str) -> dict[str, float]:

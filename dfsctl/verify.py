@@ -12,7 +12,7 @@ import click
 
 from dfsctl.errors import in_words, printable
 from dfsctl.output import show, table
-from dfsctl.parallel import for_each
+from dfsctl.parallel import NODE_SECONDS, for_each, of_each
 from dfsctl.remote import clean, walk
 from dfsctl.shell import command, settings
 from quorumfs.backoff import Backoff
@@ -23,6 +23,8 @@ from quorumfs.errors import (
     InvalidArgumentError,
     PartialError,
     QuorumFSError,
+    TimedOutError,
+    UnavailableError,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +54,9 @@ class Check:
 Known = dict[tuple[str, str], tuple[str, str] | None]
 """Of every replica that was checked: (problem, detail), None when it is good."""
 
+Silent = dict[str, str]
+"""Of every node that was asked whether it is there: why it is not; empty when it is."""
+
 
 @command()
 @click.argument("path", metavar="REMOTE")
@@ -72,8 +77,11 @@ def verify(path: str, recursive: bool) -> None:
         files = [one for one in walk(client, where) if one.is_file] if status.is_directory else [status]
         problems: list[dict[str, Any]] = []
         known: Known = {}
+        silent: Silent = {}
         for one in files:
-            problems += _problems(client, list(_checks(one.path, client.locate(one.path))), known)
+            checks = list(_checks(one.path, client.locate(one.path)))
+            _look_for(client, checks, silent)
+            problems += _problems(client, checks, known, silent)
     data = {
         "path": where,
         "ok": not problems,
@@ -102,11 +110,32 @@ def _checks(path: str, extents: Iterable[Location]) -> Iterator[Check]:
             yield Check(path, extent, None)
 
 
-def _problems(client: Client, checks: list[Check], known: Known) -> list[dict[str, Any]]:
+def _look_for(client: Client, checks: list[Check], silent: Silent) -> None:
+    """Whether the nodes are there, each asked once: reading a chunk may take long, so that it tells nothing."""
+    places = {check.place.node_id: check.place.grpc for check in checks if check.place is not None}
+    new = [(node_id, grpc) for node_id, grpc in places.items() if node_id not in silent]
+
+    def ask(node: tuple[str, str]) -> str:
+        from quorumfs.v1 import admin_pb2
+
+        request = admin_pb2.GetHealthRequest()
+        try:
+            client.coordinator.call("Admin.GetHealth", request, NODE_SECONDS, address=node[1])
+        except (UnavailableError, TimedOutError) as error:
+            return str(error)
+        except QuorumFSError:
+            pass  # it answers
+        return ""
+
+    if new:
+        silent.update(zip((node_id for node_id, _ in new), of_each(new, ask), strict=True))
+
+
+def _problems(client: Client, checks: list[Check], known: Known, silent: Silent) -> list[dict[str, Any]]:
     """What is wrong, in the order of `checks`. What is in `known` is not asked again."""
 
     def one(check: Check) -> None:
-        known[check.key] = _judge(client, check)
+        known[check.key] = _judge(client, check, silent)
 
     for_each([check for check in checks if check.key not in known], one, lambda check: check.path)
     return [
@@ -122,12 +151,14 @@ def _problems(client: Client, checks: list[Check], known: Known) -> list[dict[st
     ]
 
 
-def _judge(client: Client, check: Check) -> tuple[str, str] | None:
+def _judge(client: Client, check: Check, silent: Silent) -> tuple[str, str] | None:
     """(problem, detail): corrupt, missing, unchecked; None when the replica is good."""
     if check.place is None and not check.extent.inline:
         return "missing", "the leader knows of no replica"
     if check.place is not None and check.place.state == "missing":
         return "missing", "the leader knows it as missing"
+    if check.place is not None and silent.get(check.place.node_id):
+        return "unchecked", silent[check.place.node_id]
     try:
         if check.place is None:
             client.read_bytes(check.path)  # a small file, whose body the reader checks

@@ -30,8 +30,8 @@ from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
 from quorumfs.errors import (
     NotFoundError,
+    PreconditionFailedError,
     QuorumFSError,
-    UnavailableError,
 )
 from quorumfs.rpc.status import to_detail
 from quorumfs.v1 import admin_pb2 as a
@@ -178,7 +178,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
             raise NotFoundError(f"{to} is no other coordinator of this cluster", cause=", ".join(others))
         consensus = self._gateway.consensus
         if not await asyncio.to_thread(consensus.transfer, to or None):
-            raise UnavailableError("the leadership stays here", cause="no follower was ready in time")
+            raise PreconditionFailedError("the leadership stays here", cause="no follower was ready in time")
         for _ in range(int(TRANSFER_SECONDS / 0.02)):
             leader = self._gateway.leader()
             if leader is not None and leader.node_id != self._own.info.node_id:

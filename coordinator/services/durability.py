@@ -24,7 +24,7 @@ from coordinator.metadata.queries import DamagedChunk, Gone
 from coordinator.services.gateway import Gateway
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
-from quorumfs.errors import NotFoundError, UnavailableError
+from quorumfs.errors import NotFoundError, PreconditionFailedError, TimedOutError, UnavailableError
 from quorumfs.limits import LIST_PAGE_DEFAULT, LIST_PAGE_MAX
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import membership_pb2 as m
@@ -120,13 +120,13 @@ class DurabilityDesk:
         return page.after or None
 
     async def examine(self, request: a.ExamineNodeRequest) -> a.NodeExamination:
-        """One page of a node's replicas. Raises NotFoundError, UnavailableError for a node that is not heard."""
+        """One page of a node's replicas. Raises NotFoundError, PreconditionFailedError for a node that is not heard."""
         self._gateway.require_leadership()
         node_id, after = request.node_id, request.after
         if node_id not in self._soft.candidates():
             raise NotFoundError(f"no datanode {node_id!r} is registered", next="dfsctl node ls")
         if not self._soft.recently_heard(node_id):
-            raise UnavailableError(f"{node_id} is not heard: what it has cannot be compared")
+            raise PreconditionFailedError(f"{node_id} is not heard: what it has cannot be compared")
         limit = min(request.limit or LIST_PAGE_DEFAULT, LIST_PAGE_MAX)
         listed = await self._listed(node_id, after, limit)
         through = listed[-1] if len(listed) == limit else None
@@ -150,7 +150,10 @@ class DurabilityDesk:
         return found
 
     async def _listed(self, node_id: str, after: bytes, limit: int) -> list[bytes]:
-        return await asyncio.to_thread(self._holders().present, node_id, after, limit)
+        try:
+            return await asyncio.to_thread(self._holders().present, node_id, after, limit)
+        except (UnavailableError, TimedOutError) as error:  # the node: this coordinator is asked rightly
+            raise PreconditionFailedError(f"{node_id} does not answer", cause=str(error)) from error
 
     async def _recorded(self, node_id: str, after: bytes, through: bytes | None) -> list[bytes]:
         return await self._gateway.ask(

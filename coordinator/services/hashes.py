@@ -1,7 +1,7 @@
 """State hashes of all members at one index: the alarm for members that have come apart.
 
 A HashAt entry marks an index; every member hashes its state as it is right after that entry. Asked is each member over
-gRPC, in parallel; one that does not answer is said to be silent, not to agree.
+gRPC, in parallel; one that does not answer, or was not heard lately, is said to be silent, not to agree.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 import grpc
 
 from coordinator.services.gateway import Gateway
+from coordinator.services.view import COORDINATOR_SUSPECT_SECONDS
 from quorumfs.errors import QuorumFSError, UnavailableError, make
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.rpc.status import from_rpc
@@ -60,6 +61,7 @@ class Hashes:
         try:
             if member.node_id == self._node_id:
                 return await self.local(index)
+            self._require_heard(member)
             try:
                 return await asyncio.to_thread(self._ask, member, index)
             except (
@@ -69,6 +71,13 @@ class Hashes:
                 return await asyncio.to_thread(self._ask, member, index)
         except QuorumFSError as error:
             return a.StateHash.One(node_id=member.node_id, index=index, error=str(error))
+
+    def _require_heard(self, member: m.Member) -> None:
+        """Raises UnavailableError: a member that hangs would take the whole time that hashing may."""
+        for one in self._gateway.consensus.status().members:
+            if one.node_id == member.node_id and one.heard_age >= COORDINATOR_SUSPECT_SECONDS:
+                heard = "never" if one.heard_age > 1e8 else f"{one.heard_age:.0f} s ago"
+                raise UnavailableError(f"{member.node_id} was not asked", cause=f"it was last heard {heard}")
 
     def _ask(self, member: m.Member, index: int) -> a.StateHash.One:
         stub = admin_pb2_grpc.ControlStub(self._trusted().get(member.grpc))

@@ -18,7 +18,13 @@ from coordinator.metadata.queries import Apart, DamagedChunk, Gone, Held
 from coordinator.services.gateway import Gateway
 from coordinator.soft.apart import apart
 from coordinator.soft_state import SoftState, node_table
-from quorumfs.errors import InvalidArgumentError, NotFoundError, SafetyGuardError, UnavailableError, make
+from quorumfs.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    PreconditionFailedError,
+    SafetyGuardError,
+    make,
+)
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -144,7 +150,7 @@ class NodeDesk:
         )
 
     async def scrub(self, request: a.ControlScrubRequest) -> str:
-        """Order datanodes to stop scrubbing, or to go on at a pace. Raises NotFoundError, UnavailableError."""
+        """Order datanodes to stop scrubbing, or to go on at a pace. Raises NotFoundError, PreconditionFailedError."""
         self._gateway.require_leadership()
         there = self._soft.candidates()
         unknown = sorted(set(request.node_ids) - there.keys())
@@ -153,7 +159,7 @@ class NodeDesk:
         wanted = sorted(request.node_ids or there)
         heard = [one for one in wanted if self._soft.recently_heard(one)]
         if not heard:
-            raise UnavailableError(f"none of {', '.join(wanted) or 'the datanodes'} is heard now")
+            raise PreconditionFailedError(f"none of {', '.join(wanted) or 'the datanodes'} is heard now")
         self._soft.take_done(("scrub",))  # what came of earlier orders is of no interest
         what = b"stop" if request.stop else b"%d" % request.bytes_per_second
         for node_id in heard:

@@ -27,7 +27,7 @@ from quorumfs.errors import (
     QuorumFSError,
 )
 from quorumfs.local_file import NewLocalFile
-from quorumfs.v1 import chunks_pb2
+from quorumfs.v1 import admin_pb2, chunks_pb2
 from quorumfs.values import FileStatus, FileType, Location, ReplicaPlace, SpaceStatus, TrashItem
 
 EPOCH_NS = 1_700_000_000_000_000_000
@@ -305,6 +305,9 @@ class FakeCoordinator:
     def leader_view(self) -> Any:
         return self.call("leader_view", None)
 
+    def leader(self) -> Any:
+        return SimpleNamespace(node_id="c1", grpc="127.0.0.1:7400")
+
     def cluster_view(self, selector: str = "", *, leader: bool = True) -> Any:
         return self.call("Membership.GetCluster", selector, leader=leader)
 
@@ -331,7 +334,8 @@ class Said:
 @pytest.fixture
 def client() -> FakeClient:
     info = chunks_pb2.ChunkInfo(file="/disk/abab.chunk")
-    return FakeClient(coordinator=FakeCoordinator({"Chunks.Stat": info}))
+    answers = {"Chunks.Stat": info, "Admin.GetHealth": admin_pb2.HealthReport(live=True)}
+    return FakeClient(coordinator=FakeCoordinator(answers))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quorumfs.errors import UnavailableError
+from quorumfs.errors import PreconditionFailedError
 from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
 
 Dfsctl = Callable[..., Any]
@@ -99,7 +99,7 @@ def test_a_chunk_that_cannot_be_read_is_named_with_its_files(dfsctl: Dfsctl, wel
 
 
 def test_a_node_that_cannot_be_compared_is_exit_code_eight(dfsctl: Dfsctl, well: Any) -> None:
-    well.answers["Control.ExamineNode"] = UnavailableError("d1 is not heard")
+    well.answers["Control.ExamineNode"] = PreconditionFailedError("d1 is not heard")
     said = dfsctl("fsck", "-o", "json")
     assert said.code == 8
     assert "d1 is not heard" in said.json["nodes"][0]["error"]
