@@ -69,7 +69,7 @@ def build(
     own = (settings.grpc, settings.grpc_advertised)
     tracker = LeaderTracker(link, settings.coordinators, own, transport, clock)
     book = TokenBook(
-        lambda: ask_in_turn(_who_knows_tokens(settings, tracker), lambda one: _tokens(trusted, one)),
+        lambda: ask_in_turn(_who_knows_tokens(settings, link, tracker), lambda one: _tokens(trusted, one)),
         clock,
         settings.tokens_file,
     )
@@ -93,8 +93,8 @@ def build(
     )
 
 
-def _who_knows_tokens(settings: Settings, tracker: LeaderTracker) -> list[str]:
-    own = [settings.grpc] if settings.is_coordinator else []
+def _who_knows_tokens(settings: Settings, link: NodeLink, tracker: LeaderTracker) -> list[str]:
+    own = [settings.grpc] if settings.is_coordinator and link.observe().answers else []
     return [*own, *tracker.candidates()]
 
 

@@ -197,7 +197,9 @@ class ControlPlane:
         ok = 200 <= answer.status < 300
         error = told if isinstance(told, dict) else None
         if not ok and error is None:
-            error = {"code": "unavailable", "message": f"HTTP {answer.status}", "cause": "", "next": ""}
+            reasons = answer.body.get("reasons", ()) if isinstance(answer.body, dict) else ()
+            words = "; ".join(map(str, reasons)) or f"HTTP {answer.status}"
+            error = {"code": "unavailable", "message": words[:500], "cause": "", "next": ""}
         return Outcome(node.info.node_id, ok, answer.status, answer.body, None if ok else error)
 
 

@@ -31,7 +31,7 @@ from sidecar.methods import (
 from sidecar.node_link import NodeLink, Told
 from sidecar.settings import Settings
 from sidecar.shared import Shared
-from sidecar.transport import Method, RefusedError, SilentError, Transport, call
+from sidecar.transport import Method, RefusedError, SilentError, Transport, call, call_alive
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -134,7 +134,7 @@ class Fleet:
             if remaining <= 0:
                 break
             try:
-                answer = call(self._transport, address, method, request, remaining, token)
+                answer = call_alive(self._transport, address, method, request, remaining, token)
                 _raise_told(error_of(answer))
                 return answer
             except (SilentError, RefusedError) as error:
@@ -152,8 +152,16 @@ class Fleet:
         raise _nobody(str(method), failures)
 
     def _coordinators(self) -> list[str]:
-        own = [self._settings.grpc] if self._settings.is_coordinator else []
-        return [*self._tracker.candidates(), *own]
+        """Those that answer, the leader first. One that hangs is asked nothing: it does not lead, and would carry an
+        order out, if ever, when it is past. Raises NoLeaderError."""
+        silent = self._tracker.silent()
+        own = self._settings.is_coordinator and self._link.observe().answers
+        there = [one for one in self._tracker.candidates() if one not in silent]
+        if own and self._settings.grpc not in there:
+            there.append(self._settings.grpc)
+        if not there:
+            raise NoLeaderError("no coordinator answers", cause="; ".join(self._tracker.find().reasons))
+        return there
 
     def _ask_cluster(self) -> Told[admin_pb2.ClusterStatus]:
         return self._ask_leading(

@@ -161,16 +161,34 @@ class LeaderTracker:
             None, (_own_reason(seen, own, self._clock.monotonic()), *map(_peer_reason, answers))
         )
 
+    def found(self) -> Finding:
+        """Who leads, as it was found last: at most a few moments ago while the thread runs."""
+        with self._last_lock:
+            finding = self._finding
+        return finding or self.find()
+
     def candidates(self) -> list[str]:
-        """Coordinators' addresses in the order in which to ask them something: the leader first.
+        """Coordinators' addresses in the order in which to ask them something: the leader first, and last those that
+        were silent when they were asked last.
 
         Goes by the last finding and does not wait for a newer one.
         """
-        with self._last_lock:
-            finding = self._finding
-        current = (finding or self.find()).current
+        current = self.found().current
         known = [] if current is None or not current.grpc else [current.grpc]
-        return known + [address for address in self._peers if address not in known]
+        silent = self.silent()
+        return known + sorted(
+            (address for address in self._peers if address not in known), key=lambda one: one in silent
+        )
+
+    def silent(self) -> set[str]:
+        """Addresses of coordinators that did not answer when all were asked last; never that of the leader."""
+        polled = self._polls.latest()
+        with self._last_lock:
+            current = self._finding.current if self._finding is not None else None
+        leader = "" if current is None else current.grpc
+        if polled is None:
+            return set()
+        return {one.address for one in polled.value if one.view is None and one.address != leader}
 
     def _found(self, current: LeaderView | None, reasons: tuple[str, ...]) -> Finding:
         with self._last_lock:

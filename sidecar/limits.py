@@ -10,6 +10,7 @@ NODE_DEADLINE_SECONDS = 1.0  # the own node must answer by then, or it is called
 PEER_DEADLINE_SECONDS = 0.8  # another coordinator, asked about the leader
 MUTATION_DEADLINE_SECONDS = 5.0  # labels go through the log; a shutdown only begins
 NODE_POLL_SECONDS = 0.5
+ALIVE_SECONDS = 1.2  # who was given an order answers a question beside it by then, or is called hung
 FRESH_SECONDS = 0.25  # an answer this young is as good as a new one
 READ_FRESH_SECONDS = 0.5  # the same for the larger ones: metrics, the cluster, raft, gc
 LEADER_FRESH_SECONDS = 3.0  # an older view of the leader is not told as the current one
@@ -22,7 +23,8 @@ PATH_BYTES_MAX = 3500  # as a query parameter, within a request line
 # Orders to the cluster, and to other nodes' agents
 ORDER_BUDGET_SECONDS = 6.0  # an entry, through an election
 TARGET_DEADLINE_SECONDS = 7.0  # another agent, whose own node may take MUTATION_DEADLINE_SECONDS
-TARGET_READ_SECONDS = 3.0
+TARGET_READ_SECONDS = 1.5
+TARGET_ALIVE_SECONDS = 1.2  # another agent, before it is told to change something
 TARGET_ANSWER_BYTES_MAX = 1 << 20
 TARGETS_MAX = 1000
 TARGETS_AT_ONCE = 16
@@ -67,11 +69,13 @@ REASON_CHARACTERS_MAX = 500
 
 assert NODE_DEADLINE_SECONDS + PEER_DEADLINE_SECONDS < 2.0, "every endpoint answers within two seconds"
 assert BARRIER_BUDGET_SECONDS + PEER_DEADLINE_SECONDS < 2.0, "also for files, leaderless"
+assert max(ALIVE_SECONDS, TARGET_READ_SECONDS, TARGET_ALIVE_SECONDS) < 2.0
 assert FRESH_SECONDS < NODE_POLL_SECONDS < LEADER_FRESH_SECONDS
 assert THREADS_RESERVED < THREADS_MIN
 assert REQUEST_LINE_BYTES_MAX + HEADER_FIELD_BYTES_MAX < HEAD_BYTES_MAX
 assert MUTATION_DEADLINE_SECONDS < HEADER_SECONDS
 assert LOG_ONCE_DEADLINE_SECONDS < HEADER_SECONDS
-assert MUTATION_DEADLINE_SECONDS < TARGET_DEADLINE_SECONDS < EXEC_BUDGET_SECONDS < HEADER_SECONDS
+assert MUTATION_DEADLINE_SECONDS < TARGET_DEADLINE_SECONDS
+assert TARGET_ALIVE_SECONDS + TARGET_DEADLINE_SECONDS < EXEC_BUDGET_SECONDS < HEADER_SECONDS
 assert ORDER_BUDGET_SECONDS < HEADER_SECONDS
 assert TARGET_READ_SECONDS < TARGET_DEADLINE_SECONDS

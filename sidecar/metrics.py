@@ -71,7 +71,7 @@ class _Findings:
         for name in ("ok", "hung", "down"):
             state.add_metric((name,), float(seen.state == name))
         yield state
-        finding = self._tracker.find()
+        finding = self._tracker.found()
         yield GaugeMetricFamily(
             "quorumfs_sidecar_leader_known",
             "1 when a current leader is known.",

@@ -24,7 +24,7 @@ from quorumfs.v1 import admin_pb2
 from sidecar import limits
 from sidecar.methods import GET_HEALTH, GET_STATUS
 from sidecar.shared import Sample, Shared
-from sidecar.transport import Method, RefusedError, SilentError, Transport, call, refused
+from sidecar.transport import Method, RefusedError, SilentError, Transport, call, call_alive, refused
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -111,7 +111,7 @@ class NodeLink:
         OutcomeUnknownError when no answer came to what was sent."""
         self.refuse_unless_answering(str(method))
         try:
-            return call(
+            return call_alive(
                 self._transport, self.address, method, request, limits.MUTATION_DEADLINE_SECONDS, token
             )
         except (SilentError, RefusedError) as error:

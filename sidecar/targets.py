@@ -24,6 +24,7 @@ from sidecar import limits
 from sidecar.settings import is_loopback
 
 NDJSON = "application/x-ndjson"
+ALIVE_PATH = "/leader"  # which an agent answers whatever its node does
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class HttpAgents:
         deadline_seconds: float,
     ) -> TargetAnswer:
         host, port = self._parse(address)
+        if method != "GET":
+            _require_alive(host, port, address)
         connection = http.client.HTTPConnection(host, port, timeout=deadline_seconds)
         try:
             _connect(connection, address)
@@ -99,6 +102,20 @@ def _connect(connection: http.client.HTTPConnection, address: str) -> None:
             cause=str(error),
             next="start quorumfs-sidecar on that node, or look there",
         ) from error
+
+
+def _require_alive(host: str, port: int, address: str) -> None:
+    """Raises TimedOutError for an agent that takes connections and answers nothing: it is told to change nothing."""
+    connection = http.client.HTTPConnection(host, port, timeout=limits.TARGET_ALIVE_SECONDS)
+    try:
+        _connect(connection, address)
+        connection.request("GET", ALIVE_PATH)
+        connection.getresponse().read(limits.TARGET_ANSWER_BYTES_MAX)
+    except (OSError, http.client.HTTPException) as error:
+        cause = f"nothing was sent: {error or type(error).__name__}"
+        raise TimedOutError(f"the agent at {address} does not answer", cause=cause) from error
+    finally:
+        connection.close()
 
 
 def _exchange(

@@ -24,6 +24,8 @@ from common.access import BEARER_METADATA
 from quorumfs.errors import QuorumFSError, TimedOutError, UnavailableError
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.rpc.status import ERROR_TRAILER, from_rpc, status_of, was_never_sent
+from quorumfs.v1 import admin_pb2
+from sidecar import limits
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -200,12 +202,37 @@ def call(
     return transport.start(address, method, request, deadline_seconds, token).result()
 
 
+def call_alive(
+    transport: Transport,
+    address: str,
+    method: Method[Request, Response],
+    request: Request,
+    deadline_seconds: float,
+    token: str = "",
+) -> Response:
+    """`call` for what may take its time at one that lives: beside it goes a question that every node answers at once.
+    Raises SilentError, as sent, when that one is not answered."""
+    pending = transport.start(address, method, request, deadline_seconds, token)
+    alive = transport.start(
+        address, GET_LEADER, admin_pb2.GetLeaderRequest(), min(deadline_seconds, limits.ALIVE_SECONDS)
+    )
+    try:
+        alive.result()
+    except SilentError as error:
+        raise silent(address, error.cause.replace(str(GET_LEADER), str(method)), was_sent=True) from error
+    except QuorumFSError:
+        pass  # what became of the order itself says it better
+    return pending.result()
+
+
 def _metadata(token: str) -> tuple[tuple[str, str], ...]:
     """The id of the request that is being served goes along, so that the node's log has it too."""
     request_id = log.request_id.get()
     sent = ((REQUEST_ID_METADATA, request_id),) if request_id else ()
     return (*sent, (BEARER_METADATA, f"Bearer {token}")) if token else sent
 
+
+GET_LEADER = Method("Admin", "GetLeader", admin_pb2.GetLeaderRequest, admin_pb2.LeaderView)
 
 _NO_ANSWER = (
     grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
+from quorumfs.errors import NoLeaderError
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import admin_pb2
 from sidecar import bodies, limits, schemas, shapes
@@ -31,6 +32,10 @@ CYCLE_BODY = schemas.some(dry_run=schemas.TRUTH, ticket={**schemas.COUNT, "maxim
 def gc() -> Response:
     bodies.query(())
     told, error = agent().fleet.gc.answer()
+    if error is None and not told.value.authoritative:
+        error = NoLeaderError(
+            "only a leader knows what the collection does; a follower tells what it remembers"
+        )
     return jsonify({**shapes.gc(told.value), **as_of(told, error)})
 
 
