@@ -33,7 +33,7 @@ function page(cluster, status, raft, durability) {
         : tile("Datanodes", count(cluster.datanodes.length), "only a leader hears them"),
       tile("Files", count(cluster.files), plural(cluster.directories, "directory", "directories")),
       tile("Chunks", count(cluster.chunks.total), durability ? `and ${count(durability.inline_chunks)} in the metadata` : null),
-      cluster.authoritative ? tile("Room", bytes(cluster.capacity.free_bytes), room(cluster.capacity)) : tile("Room", "not known", "only a leader hears of it")),
+      cluster.authoritative ? tile("Free room", bytes(cluster.capacity.free_bytes), room(cluster.capacity)) : tile("Free room", "not known", "only a leader hears of it")),
     h("div", { class: "grid" },
       card("How well chunks are kept", durability
         ? [durability.current ? null : h("p", { class: "soft" }, `As it was ${age(durability.age_seconds)} ago.`),
@@ -83,9 +83,9 @@ function verdict(troubles) {
 }
 
 function room(capacity) {
-  const used = share(capacity.used_bytes, capacity.total_bytes);
-  const words = `${percent(used)} of ${bytes(capacity.total_bytes)} used`;
-  return [words, meter([[used, used > 0.9 ? "k4" : used > 0.8 ? "k3" : ""]], words)];
+  const full = share(capacity.total_bytes - capacity.free_bytes, capacity.total_bytes); // whoever's files take it
+  const words = `of ${bytes(capacity.total_bytes)}; chunks take ${bytes(capacity.used_bytes)}`;
+  return [words, meter([[full, full > 0.9 ? "k4" : full > 0.8 ? "k3" : ""]], `the disks are ${percent(full)} full`)];
 }
 
 function alarms(raised) {
