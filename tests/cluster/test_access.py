@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
 
+from common.access import RPC_ROLES, is_change
 from quorumfs.discovery import TOKEN_VARIABLE
-from quorumfs.errors import OutcomeUnknownError, PermissionDeniedError, UnauthenticatedError
+from quorumfs.errors import Code, OutcomeUnknownError, PermissionDeniedError, UnauthenticatedError
 from quorumfs.rpc.coordinator import Coordinator
 from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 from quorumfs.v1 import admin_pb2
 from tests.support.agents import Answer, ask
+from tests.support.calls import all_calls, answers
 from tests.support.commands import Dfsctl
 from tests.support.surprises import surprises
 
@@ -102,6 +107,48 @@ def is_taken(address: str, request: admin_pb2.SetLabelsRequest, token: str | Non
     finally:
         caller.close()
     return True
+
+
+# Without a token, from this machine: files, what clients and nodes begin with, and the questions of operators. In
+# loopback mode whoever runs programs here may read and write files; nothing else is changed by a stranger.
+OPEN_SERVICES = ("Namespace", "Trust")
+OPEN_CALLS = (
+    "Membership.GetCluster",
+    *(f"Chunks.{name}" for name in ("Write", "Read", "List", "Stat", "Verify", "GetShortCircuit")),
+)
+
+
+def is_open(method: MethodDescriptor) -> bool:
+    service, path = method.containing_service, f"/{method.containing_service.full_name}/{method.name}"
+    if path in RPC_ROLES:
+        return not is_change(RPC_ROLES[path])
+    return service.name in OPEN_SERVICES or f"{service.name}.{method.name}" in OPEN_CALLS
+
+
+def test_a_stranger_reaches_files_and_questions_and_nothing_else(
+    cluster: LocalCluster, tokens: Tokens
+) -> None:
+    nodes = {"coordinator": cluster.leader(), "datanode": "d1"}
+    wrong = []
+    for role, method in all_calls():
+        with grpc.insecure_channel(cluster.layout.node(nodes[role]).address("grpc")) as channel:
+            if is_refused(channel, method) is is_open(method):
+                wrong.append(f"{role}: {method.full_name}")
+    assert wrong == []
+
+
+def is_refused(channel: grpc.Channel, method: MethodDescriptor) -> bool:
+    """Whether an empty message without a token ends as unauthenticated."""
+    found: list[Any] = []
+    try:
+        found = list(answers(channel, method, [b""], seconds=2.0, most=1))
+    except grpc.RpcError as error:
+        told: Any = error
+        return bool(told.code() is grpc.StatusCode.UNAUTHENTICATED)
+    reply = message_factory.GetMessageClass(method.output_type)()
+    reply.ParseFromString(found[0] if found else b"")
+    error = getattr(reply, "error", None)
+    return int(getattr(error, "code", 0) or getattr(reply, "code", 0)) == Code.UNAUTHENTICATED
 
 
 def test_a_revoked_token_opens_nothing_any_more(cluster: LocalCluster, tokens: Tokens) -> None:

@@ -6,9 +6,8 @@ a log, no crash, no memory that is not given back.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -21,32 +20,17 @@ from hypothesis import strategies as st
 
 from quorumfs import Client
 from quorumfs.testing import LocalCluster, cluster_fixture
-from quorumfs.v1 import admin_pb2, chunks_pb2, membership_pb2, namespace_pb2
 from tests.support.agents import ask
+from tests.support.calls import all_calls, answers
 from tests.support.surprises import surprises
 
 pytestmark = pytest.mark.cluster
 
 cluster = cluster_fixture()
 
-SERVICES = {
-    "coordinator": (
-        admin_pb2.DESCRIPTOR.services_by_name["Admin"],
-        admin_pb2.DESCRIPTOR.services_by_name["Control"],
-        *namespace_pb2.DESCRIPTOR.services_by_name.values(),
-        *membership_pb2.DESCRIPTOR.services_by_name.values(),
-    ),
-    "datanode": (
-        admin_pb2.DESCRIPTOR.services_by_name["Admin"],
-        *chunks_pb2.DESCRIPTOR.services_by_name.values(),
-        membership_pb2.DESCRIPTOR.services_by_name["Trust"],
-    ),
-}
 CALLS = [
     pytest.param(role, method, id=f"{role}-{method.containing_service.name}.{method.name}")
-    for role, services in SERVICES.items()
-    for service in services
-    for method in service.methods
+    for role, method in all_calls()
 ]
 CALL_SECONDS = 0.5
 ANSWERS_MAX = 20
@@ -140,28 +124,9 @@ def harmless(method: MethodDescriptor, request: Message) -> bytes:
     return request.SerializeToString()
 
 
-def answers(channel: grpc.Channel, method: MethodDescriptor, sent: list[bytes]) -> Iterator[Any]:
-    """What comes back for `sent`, of a call of any kind, unread."""
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    kinds: dict[tuple[bool, bool], Callable[..., Any]] = {
-        (False, False): channel.unary_unary,
-        (False, True): channel.unary_stream,
-        (True, False): channel.stream_unary,
-        (True, True): channel.stream_stream,
-    }
-    call = kinds[method.client_streaming, method.server_streaming](path)
-    given_ = iter(sent) if method.client_streaming else sent[0]
-    found = call(given_, timeout=CALL_SECONDS)
-    if method.server_streaming:
-        yield from itertools.islice(found, ANSWERS_MAX)
-        found.cancel()
-    else:
-        yield found
-
-
 def check(channel: grpc.Channel, method: MethodDescriptor, sent: list[bytes]) -> None:
     try:
-        list(answers(channel, method, sent))
+        list(answers(channel, method, sent, CALL_SECONDS, ANSWERS_MAX))
     except grpc.RpcError as error:
         told: Any = error
         words = str(told.details())
