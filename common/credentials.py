@@ -14,6 +14,7 @@ import grpc
 
 from common.config_schema import NodeConfig, is_loopback
 from quorumfs.errors import PermissionDeniedError, UnavailableError
+from quorumfs.rpc.channels import Opener, open_channel
 from quorumfs.rpc.trust import TrustedChannels, read_secret
 
 
@@ -55,11 +56,13 @@ class SecretChannels:
         node_id: str,
         channel_credentials: grpc.ChannelCredentials | None,
         read: Callable[[Path], bytes] = read_secret,
+        opener: Opener = open_channel,
     ) -> None:
         self._path = path
         self._node_id = node_id
         self._credentials = channel_credentials
         self._read = read
+        self._opener = opener
         self._channels: TrustedChannels | None = None
         self._lock = threading.Lock()
 
@@ -78,7 +81,9 @@ class SecretChannels:
                 cause=f"the cluster's secret {self._path} is missing",
                 next="dfsctl cluster init makes it; copy it to every node with mode 0600",
             )
-        return TrustedChannels(self._read(self._path), self._node_id, credentials=self._credentials)
+        return TrustedChannels(
+            self._read(self._path), self._node_id, credentials=self._credentials, opener=self._opener
+        )
 
     def drop(self, address: str) -> None:
         if self._channels is not None:

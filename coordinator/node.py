@@ -22,6 +22,7 @@ from common import log
 from common.admin import AsyncAdminService
 from common.cluster import ClusterNode, State
 from common.config import NodeConfig
+from common.faults import cuts_of, opener_of
 from common.lifecycle import Lifecycle, fatal
 from common.log_buffer import LogBuffer
 from common.metrics import Metrics
@@ -132,7 +133,8 @@ class CoordinatorNode:
         self._full_until: float | None = None  # the disk had no room to start; then it is tried again
         self._channels: TrustedChannels | None = None
         self._circuits = Circuits(self._clock, self._chance)  # to datanodes
-        self._data_channels = Channels()  # to datanodes, as a client has them
+        self._cuts = cuts_of(config)
+        self._data_channels = Channels(opener=opener_of(self._cuts))  # to datanodes, as a client has them
         self._face = CoordinatorFace(
             self,
             self._gateway,
@@ -302,6 +304,9 @@ class CoordinatorNode:
         enrol = Enrol(desk, self._describe, self._gateway.leader, self._trusted(), identity.cluster_id)
         self._workers.add(enrol)
         self._workers.add(KeepTokens(self._book))
+        if self._cuts is not None:
+            self._cuts.also(consensus.block)
+            self._workers.add(self._cuts)
         self._workers.start()
         self._agent.joined(identity.cluster_id)
         _log.info("replica.started", cluster=identity.cluster_id, members=len(identity.members))
@@ -311,7 +316,9 @@ class CoordinatorNode:
 
     def _trusted(self) -> TrustedChannels:
         if self._channels is None:
-            self._channels = TrustedChannels(self._secret(), self._own.info.node_id)
+            self._channels = TrustedChannels(
+                self._secret(), self._own.info.node_id, opener=opener_of(self._cuts)
+            )
         return self._channels
 
     def _duties(self, desk: Desk, identity: Identity, leadership: Leadership) -> Sequence[Worker]:
@@ -570,5 +577,4 @@ def settings_of(config: NodeConfig) -> ConsensusSettings:
         election_seconds_min=raft.election_seconds_min,
         election_seconds_max=raft.election_seconds_max,
         read_lease=raft.read_lease,
-        faults=config.dev.faults,
     )

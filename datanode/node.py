@@ -16,6 +16,7 @@ from common.access import TOKENS_FILE_NAME
 from common.admin import AdminService
 from common.cluster import Agenda, ClusterNode, GrpcTransport
 from common.config import NodeConfig
+from common.faults import cuts_of, opener_of
 from common.lifecycle import Lifecycle
 from common.log_buffer import LogBuffer
 from common.metrics import Metrics
@@ -74,9 +75,14 @@ class Datanode:
         self._labels = Labels(config.node.labels)
 
         # Whom it calls: other datanodes for bytes, coordinators with a proof of the secret.
-        self._channels = PeerChannels(Channels(credentials.channel_credentials(config)))
+        cuts = cuts_of(config)
+        opener = opener_of(cuts)
+        self._channels = PeerChannels(Channels(credentials.channel_credentials(config), opener))
         self._trusted = credentials.SecretChannels(
-            config.cluster.secret_file, config.node.id, credentials.channel_credentials(config)
+            config.cluster.secret_file,
+            config.node.id,
+            credentials.channel_credentials(config),
+            opener=opener,
         )
 
         # Bytes in and out.
@@ -145,6 +151,8 @@ class Datanode:
         commands.tell = self._cluster.hurry
         self._book = TokenBook(self._read_tokens, SystemClock(), config.node.data_dir / TOKENS_FILE_NAME)
         self._workers.add(KeepTokens(self._book))
+        if cuts is not None:
+            self._workers.add(cuts)
         self._drain = Drain([self._writes, self._reads], self._cluster, lifecycle)
 
         # What it serves.

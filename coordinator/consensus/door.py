@@ -279,6 +279,10 @@ class Consensus:
             applied = queries.members(tx)
         return Configuration.of(applied or self.identity.members)
 
+    def block(self, peers: frozenset[str]) -> None:
+        """Fault hook: lose everything from and to these members, without a word. Any thread."""
+        self._links.block(peers)
+
     def heard_age(self) -> float:
         """Seconds since a leader was heard; 0 when this member leads."""
         if self._core.leadership is not None:

@@ -194,7 +194,7 @@ class TcpLinks:
             self._close(self._links[peer], "it is no member any more, or another one")
 
     def block(self, peers: frozenset[str]) -> None:
-        """Fault hook: lose everything from and to these peers, without a word."""
+        """Fault hook: lose everything from and to these peers, without a word; their connections fall silent."""
         self._blocked = peers
 
     def close(self) -> None:
@@ -324,7 +324,8 @@ class TcpLinks:
         if not data:
             self._close(connection, "the other end closed it")
             return
-        connection.heard = self._clock.monotonic()
+        if connection.peer not in self._blocked:
+            connection.heard = self._clock.monotonic()
         try:
             if connection.opener is not None:
                 self._take(connection, connection.opener.feed(data))
@@ -377,6 +378,9 @@ class TcpLinks:
         connection.want = 0
         if connection in self._strangers:
             self._strangers.remove(connection)
+        if connection.peer in self._blocked:
+            self._close(connection, "it is cut off")
+            return
         older = self._links.get(connection.peer)
         if older is not None:
             self._close(older, "a newer connection of the same peer")

@@ -32,7 +32,6 @@ class ConsensusSettings:
     journal_segment_bytes: int = 16 * MIB
     journal_keep_bytes: int = 64 * MIB
     reader_threads: int = 2
-    faults: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.heartbeat_seconds * 3 < self.election_seconds_min < self.election_seconds_max:

@@ -16,6 +16,8 @@ from quorumfs.errors import PreconditionFailedError, UnavailableError
 from quorumfs.limits import FRAME_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES
 
 Options = Sequence[tuple[str, int | str]]
+Opener = Callable[[str, grpc.ChannelCredentials | None], grpc.Channel]
+"""Makes a channel to an address."""
 
 _BOTH_SIDES: Options = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -81,7 +83,7 @@ class Channels:
     def __init__(
         self,
         credentials: grpc.ChannelCredentials | None = None,
-        opener: Callable[[str, grpc.ChannelCredentials | None], grpc.Channel] = open_channel,
+        opener: Opener = open_channel,
     ) -> None:
         self._credentials = credentials
         self._opener = opener

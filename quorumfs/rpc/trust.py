@@ -31,7 +31,7 @@ from quorumfs.errors import (
 )
 from quorumfs.limits import RPC_DEADLINE_SECONDS
 from quorumfs.mint import RandomBytes, system_random
-from quorumfs.rpc.channels import Channels, open_channel
+from quorumfs.rpc.channels import Channels, Opener, open_channel
 from quorumfs.v1 import membership_pb2, membership_pb2_grpc
 
 TOKEN_METADATA = "quorumfs-node-token-bin"
@@ -107,7 +107,7 @@ class TrustedChannels:
         node_id: str,
         random: RandomBytes = system_random,
         credentials: grpc.ChannelCredentials | None = None,
-        opener: Callable[[str, grpc.ChannelCredentials | None], grpc.Channel] = open_channel,
+        opener: Opener = open_channel,
     ) -> None:
         def trusted(address: str, given: grpc.ChannelCredentials | None) -> grpc.Channel:
             channel = opener(address, given)

@@ -9,11 +9,12 @@ import pytest
 
 from quorumfs import Client
 from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
+from tests.support.agents import ask
 from tests.support.commands import Dfsctl
 
 pytestmark = pytest.mark.cluster
 
-cluster = cluster_fixture()
+cluster = cluster_fixture(settings={"dev.faults": True})
 
 
 def test_what_happened_is_told_by_the_coordinators_that_saw_it(cluster: LocalCluster, dfsctl: Dfsctl) -> None:
@@ -57,6 +58,29 @@ def test_events_are_told_while_a_coordinator_is_dead_and_while_nobody_leads(
     assert found.code == 0
     assert {one["node_id"] for one in found.json} == {alive}
     cluster.start_all()
+
+
+def test_a_leader_that_is_cut_off_is_deposed_and_follows_when_the_cut_is_healed(
+    cluster: LocalCluster, dfsctl: Dfsctl, fs: Client
+) -> None:
+    old = cluster.leader()
+    cut = dfsctl.well("dev", "partition", old, "d1", "--dir", cluster.directory, "-o", "json").json
+    assert sorted([old, "d1"]) == sorted(cut["sides"][0])
+    wait_for(lambda: cluster.leader() != old, what="the larger side has a leader")
+    fs.write_bytes("/across", b"x" * 100_000)
+    assert "d1" not in {one.node_id for one in fs.locate("/across")[0].replicas}
+    for node_id in (old, "d1"):
+        alone = cluster.layout.node(node_id)
+        wait_for(
+            lambda alone=alone: ask(alone, "/health/ready").status == 503, what=f"{node_id} is not ready"
+        )  # type: ignore[misc]
+    dfsctl.well("dev", "heal", "--dir", cluster.directory)
+    for node in cluster.nodes:
+        wait_for(lambda node=node: ask(node, "/health/ready").status == 200, what=f"{node.node_id} is ready")  # type: ignore[misc]
+    assert fs.read_bytes("/across") == b"x" * 100_000
+    assert dfsctl("dev", "partition", "d9", "--dir", cluster.directory).code == 3
+    everybody = [one.node_id for one in cluster.nodes]
+    assert dfsctl("dev", "partition", *everybody, "--dir", cluster.directory).code == 2
 
 
 def test_top_tells_what_the_nodes_are_doing(cluster: LocalCluster, dfsctl: Dfsctl) -> None:
