@@ -6,7 +6,6 @@ An agent answers within two seconds whatever its node does, and its status codes
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,21 +21,6 @@ from tests.support.surprises import surprises
 pytestmark = pytest.mark.cluster
 
 ANSWER_SECONDS = 2.0
-READS = (
-    "/health",
-    "/health/live",
-    "/health/ready",
-    "/leader",
-    "/status",
-    "/metrics",
-    "/logs/stream?follow=false",
-    "/logs/level",
-    "/v1/labels",
-    "/v1/cluster",
-    "/v1/cluster/nodes",
-    "/v1/raft",
-    "/v1/gc",
-)
 MUTATIONS = (
     ("POST", "/shutdown", {}),
     ("DELETE", "/shutdown", {}),
@@ -76,20 +60,6 @@ def until(condition: Callable[[], Any], what: str) -> None:
     wait_for(condition, 30.0, what)
 
 
-def leader_named_by(cluster: LocalCluster, node_id: str) -> str | None:
-    """Whom an agent names by 200; None when it says 503 that there is none."""
-    answer = look(cluster, node_id, "/leader")
-    if answer.status == 503:
-        assert answer.json["leader"] is None
-        assert answer.json["error"]["code"] == "no_leader"
-        return None
-    assert answer.status == 200
-    found = answer.json
-    assert {"node_id", "grpc", "http"} <= found["leader"].keys()
-    assert {"term", "observed_by", "observed_at", "age_seconds"} <= found.keys()
-    return str(found["leader"]["node_id"])
-
-
 def test_a_datanode_whose_coordinators_have_all_moved_away_finds_the_leader_through_its_sidecar(
     cluster: LocalCluster,
 ) -> None:
@@ -110,15 +80,6 @@ def test_a_datanode_whose_coordinators_have_all_moved_away_finds_the_leader_thro
 
 
 # --- in health --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", READS)
-def test_every_agent_answers_every_question(cluster: LocalCluster, path: str) -> None:
-    for one in cluster.nodes:  # a change of leaders makes nodes unready for a moment
-        until(lambda one=one: look(cluster, one.node_id, path).status == 200, f"{path} of {one.node_id}")  # type: ignore[misc]
-    for answer in everywhere(cluster, path).values():
-        kind = {"/metrics": "text/plain", "/logs/stream?follow=false": "application/x-ndjson"}
-        assert answer.kind == kind.get(path, "application/json")
 
 
 def test_all_agents_name_the_same_leader_with_its_addresses(cluster: LocalCluster) -> None:
@@ -242,63 +203,6 @@ def test_what_is_not_there_or_not_allowed_is_said_in_json(cluster: LocalCluster)
 
 
 # --- in trouble -------------------------------------------------------------------------------------------
-
-
-def test_without_a_majority_there_is_no_leader_and_everybody_says_so(cluster: LocalCluster) -> None:
-    leader = cluster.leader()
-    left = next(c for c in ("c1", "c2", "c3") if c != leader)
-    for node_id in ("c1", "c2", "c3"):
-        if node_id != left:
-            cluster.kill(node_id)
-    for node_id in (left, "d1", "d2", "d3"):
-        until(lambda node_id=node_id: leader_named_by(cluster, node_id) is None, f"{node_id} names none")  # type: ignore[misc]
-    for node_id in (left, "d1"):
-        assert look(cluster, node_id, "/health/live").status == 200
-        assert look(cluster, node_id, "/health/ready").status == 503
-        assert look(cluster, node_id, "/health").json["reasons"]
-        assert look(cluster, node_id, "/status").status == 200
-        assert look(cluster, node_id, "/metrics").status == 200
-        raft = look(cluster, node_id, "/v1/raft").json
-        assert raft["leader"] is None or raft["current"] is False
-        fleet = look(cluster, node_id, "/v1/cluster")
-        assert fleet.status in (200, 503)
-        assert fleet.status == 503 or fleet.json["authoritative"] is False or fleet.json["current"] is False
-    cluster.start_all()
-    for node_id in ("c1", "c2", "c3", "d1"):
-        until(lambda node_id=node_id: leader_named_by(cluster, node_id), f"{node_id} names one again")  # type: ignore[misc]
-        until(
-            lambda node_id=node_id: look(cluster, node_id, "/health/ready").status == 200,  # type: ignore[misc]
-            f"{node_id} is ready again",
-        )
-
-
-@pytest.mark.parametrize("role", ["leader", "follower", "datanode"])
-@pytest.mark.parametrize(("harm", "state"), [("pause", "hung"), ("kill", "down")])
-def test_the_agent_of_a_node_that_hangs_or_is_dead_says_so(
-    cluster: LocalCluster, role: str, harm: str, state: str
-) -> None:
-    leader = cluster.leader()
-    follower = next(c for c in ("c1", "c2", "c3") if c != leader)
-    victim = {"leader": leader, "follower": follower, "datanode": "d2"}[role]
-    (cluster.pause if harm == "pause" else cluster.kill)(victim)
-    until(lambda: look(cluster, victim).json["node"]["state"] == state, f"{victim} is {state}")
-    for path in ("/health", "/health/live", "/health/ready"):
-        answer = look(cluster, victim, path)
-        assert answer.status == 503
-        assert any(word in answer.text for word in (("hang",) if state == "hung" else ("down",)))
-    status = look(cluster, victim, "/status")
-    assert (status.status, status.json["node"]["state"]) == (200, state)
-    assert status.json["age_seconds"] > 0, "what it said last is told with its age"
-    metrics = look(cluster, victim, "/metrics")
-    assert metrics.status == 200
-    assert re.search(r"^quorumfs_node_up\{.*\} 0\.0$", metrics.text, re.MULTILINE)
-    until(
-        lambda: leader_named_by(cluster, victim) not in (None, victim if role == "leader" else None),
-        "another leads",
-    )
-    assert ask(node(cluster, victim), "/logs/level", "PUT", {"level": "info"}).status in (503, 504)
-    (cluster.resume if harm == "pause" else cluster.start_node)(victim)
-    until(lambda: look(cluster, victim).status == 200, f"{victim} is well again")
 
 
 def test_many_questions_at_once_to_a_hung_node_are_all_answered_in_time(cluster: LocalCluster) -> None:
