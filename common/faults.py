@@ -90,8 +90,8 @@ class LostError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
     def is_active(self) -> bool:
         return False
 
-    def time_remaining(self) -> None:
-        return None
+    def time_remaining(self) -> float:
+        return 0.0
 
     def cancel(self) -> bool:
         return False
@@ -108,7 +108,7 @@ class LostError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
     def result(self, timeout: float | None = None) -> Any:
         raise self
 
-    def exception(self, timeout: float | None = None) -> BaseException:
+    def exception(self, timeout: float | None = None) -> Exception:
         return self
 
     def traceback(self, timeout: float | None = None) -> Any:
@@ -128,10 +128,10 @@ class LostError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg
 
 
 class _Lossy(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]  # calls of any kind
-    grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]
-    grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]
-    grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     def __init__(self, cuts: Cuts, address: str) -> None:
         self._cuts = cuts
@@ -140,7 +140,7 @@ class _Lossy(
     def _pass(self, continuation: Any, details: Any, given: Any) -> Any:
         return continuation(details, given) if self._cuts.reaches(self._address) else LostError()
 
-    intercept_unary_unary = _pass
-    intercept_unary_stream = _pass
-    intercept_stream_unary = _pass
-    intercept_stream_stream = _pass
+    intercept_unary_unary: Any = _pass
+    intercept_unary_stream: Any = _pass
+    intercept_stream_unary: Any = _pass
+    intercept_stream_stream: Any = _pass

@@ -418,8 +418,8 @@ class Coordinator:
             self._known = found.in_order()
             self._leader = found.leader or self._leader
         if not anybody and (words := found.leaderless()):
-            error = NoLeaderError(f"{what}: no leader was found among {', '.join(self.known)}", cause=words)
-            raise Refused(error, False)
+            among = ", ".join(self.known)
+            raise Refused(NoLeaderError(f"{what}: no leader was found among {among}", cause=words), False)
 
     def _next_step(self, route: Route, step: Step, outcome: Outcome, hint: Leader | None) -> Step:
         if outcome is Outcome.BUSY:
