@@ -42,7 +42,7 @@ IDLE_SECONDS = 0.25
 REST_SHARE = 4.0
 REST_SECONDS_MAX = 0.1
 """After a unit of work it rests so many times as long as that took, up to so many seconds: a report that comes alone is
-written at once, thousands a second in few entries, which cost the leader a tenth of as many small ones."""
+written at once, thousands a second in few entries."""
 PAGE_PAUSE_SECONDS = 0.005
 OVER = object()
 EARLY_SECONDS = 5.0

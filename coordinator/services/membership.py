@@ -3,8 +3,8 @@
 Registrations and heartbeats are answered by the leader alone; others say who leads. Everything but GetCluster
 needs a channel whose other end has proven the cluster's secret, and a node speaks for itself only.
 
-A thousand datanodes are a thousand heartbeats a second, so they come over a stream per node: a call costs the leader
-several times what the heartbeat in it does. A stream has one heartbeat under way, and ends with the first that is
+A thousand datanodes are a thousand heartbeats a second, so they come over a stream per node: a call costs more
+than a message of a stream. A stream has one heartbeat under way, and ends with the first that is
 refused: then it is the node's turn to look for the leader.
 """
 
