@@ -331,8 +331,8 @@ def _check_command(
     if "Traceback" in said.err + said.text:
         wrong.append(said.err)
     if not row.bytes_out:
-        wrong += _against_words(said)
-        wrong += _lies_of(world, name, row, said, leader)
+        broken = _against_words(said)
+        wrong += broken or _lies_of(world, name, row, said, leader)
     return [f"{shown}: {one}" for one in wrong]
 
 

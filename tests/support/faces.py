@@ -257,7 +257,7 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
     "raft transfer": [led("c9", code=(3,))],
     "raft add": [led("127.0.0.1:1", code=(5, 7, 11), steers=True, waits=True)],
     "raft remove": [led("c9", code=(3,))],
-    "raft recover": [here("{config}", code=(4, 5, 10), waits=True)],
+    "raft recover": [here("{config}", code=(1, 2, 4, 5, 10), waits=True, bytes_out=True)],
     "raft rejoin": [led("c9", code=(3, 4))],
     "repair status": [led()],
     "repair now": [led()],
