@@ -5,7 +5,7 @@ A route or a command without a row here fails the test that goes through them (t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -325,7 +325,11 @@ class Found:
     wrong: list[str] = field(default_factory=list)
     slowest: dict[str, float] = field(default_factory=dict)
 
-    def took(self, what: str, seconds: float, limit: float) -> None:
+    def took(self, what: str, seconds: float, limit: float, again: Callable[[], float] | None = None) -> None:
+        """It may be late once, for the machine has other work: who waits for somebody that hangs is late every time.
+        `again` asks the same once more, and says how long that took."""
+        if seconds > limit and again is not None:
+            seconds = again()
         self.slowest[what] = max(seconds, self.slowest.get(what, 0.0))
         if seconds > limit:
             self.wrong.append(f"{what} took {seconds:.2f} s")
