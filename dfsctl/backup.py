@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from dfsctl.errors import show_json
+from dfsctl.errors import in_words, show_json
 from dfsctl.output import pairs, show
 from dfsctl.shell import command, settings
 from quorumfs import backups
@@ -77,6 +77,7 @@ def restore(directory: Path, file: Path, replace: bool, history: int | None, yes
         if not given.as_json:
             raise error
         show_json({**data, "error": error.to_json()})
+        click.echo(in_words(error), err=True, nl=False)
         raise click.exceptions.Exit(code)
     former = ", ".join(data["former_members"]) or "none"
     show(given, data, lambda: _STEPS.format(**{**data, "former": former}).splitlines())
