@@ -79,8 +79,8 @@ def _connect(given: Settings) -> Client:
     from quorumfs import Client
 
     if given.timeout_seconds is None:
-        return Client(given.coordinators)
-    return Client(given.coordinators, timeout=given.timeout_seconds)
+        return Client(given.coordinators, fail_fast=True)
+    return Client(given.coordinators, timeout=given.timeout_seconds, fail_fast=True)
 
 
 def _follow(given: Settings) -> Coordinator:
@@ -93,6 +93,7 @@ def _follow(given: Settings) -> Coordinator:
         _proven(given.prove) if given.prove is not None else None,
         timeout=given.timeout_seconds or CLIENT_DEADLINE_SECONDS,
         token=os.environ.get(TOKEN_VARIABLE),
+        fail_fast=True,
     )
 
 

@@ -71,8 +71,9 @@ class Client:
     for operators' calls; without it QUORUMFS_TOKEN. `channels` stay the caller's own, with their
     credentials. `short_circuit`: whether chunks on this machine are read from the disk; without it
     QUORUMFS_SHORT_CIRCUIT, else yes. `zone`: the label of nodes near this machine; without it QUORUMFS_ZONE, else
-    that of the datanodes on it. Nothing is sent before the first call. It belongs to the process that made it: in
-    a child made by fork() every call raises PreconditionFailedError, and the parent's goes on.
+    that of the datanodes on it. `fail_fast`: the first contact does not wait for an election when nobody has led
+    for long, nor for coordinators to be started. Nothing is sent before the first call. It belongs to the process
+    that made it: in a child made by fork() every call raises PreconditionFailedError, and the parent's goes on.
     """
 
     def __init__(
@@ -84,12 +85,17 @@ class Client:
         channels: ChannelSource | None = None,
         short_circuit: bool | None = None,
         zone: str | None = None,
+        fail_fast: bool = False,
     ) -> None:
         addresses = find_coordinators(coordinators)
         self._owns_channels = channels is None
         self._channels: ChannelSource = Channels() if channels is None else channels
         self.coordinator = Coordinator(
-            addresses, self._channels, timeout=timeout, token=token or os.environ.get(TOKEN_VARIABLE)
+            addresses,
+            self._channels,
+            timeout=timeout,
+            token=token or os.environ.get(TOKEN_VARIABLE),
+            fail_fast=fail_fast,
         )
         self.namespace = Namespace(self.coordinator)
         self._suspects = Suspects()

@@ -409,6 +409,9 @@ class Core:
         peer = transfer.to or self.replica.best_follower()
         if peer is None:
             return False
+        if peer not in self.replica.voters:
+            self._end_transfer(given=False)
+            return False
         if not self.replica.transferring:
             self.replica.transferring = True
             return True

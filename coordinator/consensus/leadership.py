@@ -115,6 +115,8 @@ class Beats:
     def quorum_sent_at(self, now: float) -> float:
         """When the round of `quorum_beat` was sent; `now` when this member is a majority by itself."""
         if not self._peers:
+            self._sent.clear()
+            self._proven_at = now
             return now
         beat = self.quorum_beat()
         while self._sent and self._sent[0][0] <= beat:

@@ -569,7 +569,9 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def hand_leadership_to(self, peer: str) -> bool:
         """Tell a follower that has the whole log to begin an election at once; False: it lacks some yet."""
-        if not self.leads() or self.progress[peer].match != self.journal.last_index or self.journal.dirty:
+        if not self.leads() or peer not in self.voters or peer == self.own_id or self.journal.dirty:
+            return False
+        if self.progress[peer].match != self.journal.last_index:
             return False
         self.beats.give_up_lease()
         return self._links.send(peer, {"type": "timeout_now", "term": self.term()})

@@ -106,6 +106,9 @@ class Cycle:
 
     def steps(self) -> Iterator[float]:
         """Each `next` is a step; it gives the pause, in seconds, before the one after. Raises QuorumFSError."""
+        self._fork_index = self._now().fork_index
+        if not self.report.dry_run:
+            yield from self._recall()  # it deletes nothing: so neither a pause nor a guard stands before it
         self._begin()
         yield from self._gather()
         strays = yield from self._mark()
@@ -113,7 +116,6 @@ class Cycle:
         if not self._guard():
             return
         if not self.report.dry_run:
-            yield from self._recall()
             yield from self._adopt(found)
         yield from self._condemn()
         if not self.report.dry_run:
@@ -124,7 +126,7 @@ class Cycle:
 
     def _begin(self) -> None:
         now = self._now()
-        self.report.cycle, self._fork_index = now.cycle, now.fork_index
+        self.report.cycle = now.cycle
         if now.paused:
             raise self._paused()
         if not self.report.dry_run:
@@ -143,8 +145,8 @@ class Cycle:
 
     def _gather(self) -> Iterator[float]:
         nodes = {node_id for node_id, known in self._soft.known().items() if known.is_datanode}
-        waiting = {node_id for node_id in nodes if self._is_there(node_id)}
-        for node_id in sorted(nodes - waiting):
+        waiting = {node_id for node_id in nodes if self._is_there(node_id)} - self.report.void.keys()
+        for node_id in sorted(nodes - waiting - self.report.void.keys()):
             self._void(node_id, "it sends no heartbeats")
         self._soft.ask_inventories(waiting)
         until = self._clock.monotonic() + GATHER_SECONDS
@@ -264,7 +266,10 @@ class Cycle:
         yield self._enter("recall")
         if not self._fork_index:
             return
-        for node_id in sorted(self._listed.keys() - self._memory.recalled):
+        nodes = {node_id for node_id, known in self._soft.known().items() if known.is_datanode}
+        for node_id in sorted(
+            node_id for node_id in nodes - self._memory.recalled if self._is_there(node_id)
+        ):
             yield from self._recall_from(node_id)
 
     def _recall_from(self, node_id: str) -> Iterator[float]:

@@ -78,6 +78,13 @@ class ConsensusService(membership_pb2_grpc.ConsensusServicer):
             await asyncio.to_thread(self._accept, request)
             _log.info("genesis.accepted", cluster=request.cluster_id, members=len(request.members))
         elif request.join and request.cluster_id == identity.cluster_id:
+            wanted = {one.member_uuid for one in request.members if one.node_id == self._node_id}
+            if wanted != {identity.member_uuid}:
+                raise AlreadyExistsError(
+                    f"{self._node_id} is a member of this cluster already",
+                    cause=f"its member UUID is {identity.member_uuid}, not {', '.join(wanted) or 'named'}",
+                    next="a coordinator joins with an empty node.data_dir",
+                )
             _log.debug("genesis.joined_already", cluster=request.cluster_id)
         elif identity.genesis.SerializeToString(deterministic=True) != request.SerializeToString(
             deterministic=True

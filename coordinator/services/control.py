@@ -173,9 +173,10 @@ class ControlService(admin_pb2_grpc.ControlServicer):
 
     async def _transfer(self, to: str) -> str:
         self._gateway.require_leadership()
-        others = [one.node_id for one in self._gateway.members() if one.node_id != self._own.info.node_id]
+        voters = [one.node_id for one in self._gateway.members() if not one.learner]
+        others = [one for one in voters if one != self._own.info.node_id]
         if to and to not in others:
-            raise NotFoundError(f"{to} is no other coordinator of this cluster", cause=", ".join(others))
+            raise NotFoundError(f"{to} is no other coordinator that votes", cause=", ".join(others))
         consensus = self._gateway.consensus
         if not await asyncio.to_thread(consensus.transfer, to or None):
             raise PreconditionFailedError("the leadership stays here", cause="no follower was ready in time")

@@ -174,13 +174,15 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
 
     async def HeartbeatStream(self, _: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802  in bytes
         """One node's heartbeats, and the answer to each, in bytes."""
-        caller, task = require_node(context), asyncio.current_task()
+        task = asyncio.current_task()
         assert task is not None
         self._streams.add(task)
         try:
             while isinstance(raw := await context.read(), bytes):
                 beat = parse_heartbeat(raw)
-                refuse_other(caller, beat.node_id)
+                require_self(
+                    context, beat.node_id
+                )  # each time: a proof does not last as long as a stream may
                 answer = await self._answer(beat)
                 await context.write(answer.SerializeToString())
                 if answer.code != t.ERROR_CODE_OK:
@@ -275,11 +277,7 @@ def same_node(stored: m.NodeInfo, told: m.NodeInfo) -> bool:
 
 def require_self(context: Any, node_id: str) -> None:
     """A node speaks for itself. Raises UnauthenticatedError, PermissionDeniedError."""
-    refuse_other(require_node(context), node_id)
-
-
-def refuse_other(caller: str, node_id: str) -> None:
-    """Raises PermissionDeniedError unless they are the same."""
+    caller = require_node(context)
     if caller != node_id:
         raise PermissionDeniedError(
             f"{caller} may not speak for {node_id}", cause="the channel was proven under another node id"

@@ -120,10 +120,12 @@ def state_of(member: MemberState) -> t.NodeState.ValueType:
 
 
 def raft_status(gateway: Gateway, own: m.NodeView) -> a.RaftStatus:
-    """This member's Raft, or that it waits for genesis (with its own address, which genesis asks for)."""
+    """This member's Raft, or that it waits for genesis (with its own address, for which genesis asks). One that reads
+    its log, or waits for room, is starting: it must not be taken for an empty one."""
     if not gateway.attached:
         me = m.Member(node_id=own.info.node_id, raft=own.raft, grpc=own.info.grpc, http=own.info.http)
-        return a.RaftStatus(node_id=own.info.node_id, state="waiting", members=[a.RaftMember(member=me)])
+        word = "waiting" if gateway.founding else "starting"
+        return a.RaftStatus(node_id=own.info.node_id, state=word, members=[a.RaftMember(member=me)])
     state = gateway.consensus.status()
     return a.RaftStatus(
         node_id=own.info.node_id,

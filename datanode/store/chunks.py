@@ -368,13 +368,13 @@ class ChunkStore:
         return True
 
     def unquarantine(self, chunk: ChunkId, hold: Hold) -> None:
-        """Bring back what a condemnation at or below the hold's index put aside, as the chunk is wanted here again;
-        nothing happens when there is no such. Its bytes are not verified. Raises UnavailableError."""
+        """Bring back what an earlier history put aside, or a condemnation at or below the hold's index: the chunk is
+        wanted here again. Nothing happens when there is none. Its bytes are not verified. Raises UnavailableError."""
         aside = self._index.aside(chunk)
         if (
             aside is not None
             and aside.condemn_index is not None
-            and aside.condemn_index <= hold.void_below_index
+            and (0 < aside.history < hold.history or aside.condemn_index <= hold.void_below_index)
         ):
             self.restore(chunk, hold)
 

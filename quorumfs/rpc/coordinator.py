@@ -5,10 +5,11 @@
    nothing ever left, refused.
 2. Reads (`read`) are repeated freely. Linearizable by default: by the leader; stale on request: by anybody.
 3. One try has a short time limit, so that a stopped leader is left before its successor is elected.
-4. Until some leader was reached once, the patience is shorter, still shorter until anybody answered, and shortest
-   while every address refuses connections: a wrong address is a mistake, not a failover.
-5. Before that, all are asked who leads, each for a moment only: one that hangs is left at once, and when those that
-   answer have heard no leader for longer than an election takes, that is the answer.
+4. Until some leader was reached once, the patience is shorter, and still shorter until anybody answered: a
+   wrong address is a mistake, not a failover.
+5. With `fail_fast`, for people who wait at a terminal, it is shortest while every address refuses connections; and
+   before the first contact all are asked who leads, each for a moment only: one that hangs is left at once, and when a
+   majority has heard no leader for longer than an election takes, or does not run, that is the answer.
 
 Any thread may call; the only shared state is who led last.
 """
@@ -65,7 +66,7 @@ class Coordinator:
     """The coordinators of one cluster, seen as one. See the module's rules.
 
     `addresses`: host:port of some coordinators, the others are learnt. `channels` stays the caller's own when
-    it is given, and is closed with this object otherwise. `token` is sent as a bearer token.
+    it is given, and is closed with this object otherwise. `token` is sent as a bearer token. `fail_fast`: see rule 5.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Coordinator:
         token: str | None = None,
         client_name: str = "",
         batches_in_flight: int = 1,
+        fail_fast: bool = False,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
         pause: Callable[[float], object] | None = None,
@@ -84,6 +86,7 @@ class Coordinator:
         if not addresses:
             raise NoLeaderError("no coordinator is known", cause="the list of coordinators is empty")
         self.timeout = timeout
+        self._fail_fast = fail_fast
         self._known = list(dict.fromkeys(addresses))
         self._owns_channels = channels is None
         self._channels: ChannelSource = channels if channels is not None else Channels()
@@ -363,9 +366,10 @@ class Coordinator:
 
         `changes`: a lost answer leaves doubt. `once`: and must then not be repeated.
         """
-        begun = self._clock.monotonic()
-        if not self._reached and len(self.known) > 1:
+        unknown = not self._reached and (self._answering is None or not anybody)
+        if self._fail_fast and unknown and len(self.known) > 1:
             self._look_around(what, anybody)
+        begun = self._clock.monotonic()
         route = Route(self.known, None if anybody else self._leader)
         step = route.begin()
         in_doubt = False
@@ -409,14 +413,19 @@ class Coordinator:
                 view = self._invoke(address, route.path, route.reply, b"", limits.LOOK_SECONDS)
             except (grpc.RpcError, QuorumFSError) as error:
                 found.failed(address, error)
+                self._listens = self._listens or not (
+                    isinstance(error, grpc.RpcError) and was_never_sent(error)
+                )
             else:
                 self._answering = address
                 found.answered(address, view)
                 if anybody:
                     break
         with self._lock:
-            self._known = found.in_order()
-            self._leader = found.leader or self._leader
+            ordered = found.in_order()
+            self._known = [*ordered, *(one for one in self._known if one not in ordered)]
+            if not self._reached:
+                self._leader = found.leader or self._leader
         if not anybody and (words := found.leaderless()):
             among = ", ".join(self.known)
             raise Refused(NoLeaderError(f"{what}: no leader was found among {among}", cause=words), False)
@@ -431,7 +440,8 @@ class Coordinator:
             return wanted
         if self._answering is not None:
             return min(wanted, limits.FIRST_CONTACT_SECONDS)
-        return min(wanted, limits.FIRST_ANSWER_SECONDS if self._listens else limits.NOBODY_SECONDS)
+        patient = self._listens or not self._fail_fast
+        return min(wanted, limits.FIRST_ANSWER_SECONDS if patient else limits.NOBODY_SECONDS)
 
     def _gave_up(self, what: str, last: QuorumFSError | None, in_doubt: bool) -> QuorumFSError:
         cause = str(last) if last else "the connections were closed"

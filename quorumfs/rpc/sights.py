@@ -2,8 +2,9 @@
 
 1. Each is asked for a moment only. Who is named as leader is asked next; only the leader itself says that it leads.
 2. Who answered stands before who did not: the first request does not go to one that hangs.
-3. When all that answer have heard no leader for longer than an election takes, and the others are silent, nobody is
-   about to lead, and nothing is to be waited for. One that is still starting, or names somebody, speaks against it.
+3. When a majority has heard no leader for longer than an election takes, or does not run at all, nobody is about to
+   lead, and nothing is to be waited for. One that is still starting, or names somebody, speaks against it; one that is
+   silent may only be far away, and tells nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Sights:
 
     def __init__(self, known: Sequence[str]) -> None:
         self._open = list(known)
+        self._majority = len(known) // 2 + 1
+        self._witnesses = 0
         self._well: list[str] = []
         self._silent: list[str] = []
         self._words: list[str] = []
@@ -47,6 +50,7 @@ class Sights:
             self._is_settled = self._is_settled and view.age_seconds >= limits.LEADERLESS_SECONDS
             who = view.observed_by or address
             self._words.append(f"{who} has heard no leader for {view.age_seconds:.0f} s")
+            self._witnesses += 1
 
     def failed(self, address: str, error: grpc.RpcError | QuorumFSError) -> None:
         """It did not say."""
@@ -54,7 +58,9 @@ class Sights:
         if isinstance(error, QuorumFSError) or is_composed(error) or status_of(error) not in _GONE:
             self._is_settled = False
         else:
-            self._words.append(f"{address} {'does not run' if was_never_sent(error) else 'does not answer'}")
+            gone = was_never_sent(error)
+            self._words.append(f"{address} {'does not run' if gone else 'does not answer'}")
+            self._witnesses += gone
 
     def in_order(self) -> list[str]:
         """All of them: who answered, who was not asked, who was silent."""
@@ -62,7 +68,8 @@ class Sights:
 
     def leaderless(self) -> str:
         """Why it is certain that nobody leads; empty when it is not."""
-        return "; ".join(self._words) if self._well and self._is_settled and self.leader is None else ""
+        sure = self._well and self._is_settled and self.leader is None and self._witnesses >= self._majority
+        return "; ".join(self._words) if sure else ""
 
     def _ask_next(self, address: str) -> None:
         if address not in self._well and address not in self._silent:

@@ -171,6 +171,18 @@ def a_leader_that_was_replaced_answers_no_question(seed: int) -> None:
         stage.settle()
 
 
+def a_wish_for_somebody_who_does_not_vote_ends_at_once(seed: int) -> None:
+    """Nobody of that name, or no more: the leader goes on, with its lease."""
+    with Stage(seed) as stage:
+        leader = stage.leader().node_id
+        stage.ask_to_lead(leader, "c9")
+        stage.run(0.2)
+        stage.write_through(leader)
+        _expect(stage.leader().node_id, leader)
+        stage.until(lambda: stage.lease_left(leader) > 0)
+        stage.settle()
+
+
 def a_leader_that_others_lost_answers_nothing_that_is_old(seed: int) -> None:
     """Both followers see their connections to it break, it does not: they elect, and it may be asked at any moment."""
     with Stage(seed) as stage:
@@ -646,6 +658,7 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     an_entry_of_an_old_term_is_not_committed_by_count,
     two_answers_of_one_voter_are_one_vote,
     a_leader_that_was_replaced_answers_no_question,
+    a_wish_for_somebody_who_does_not_vote_ends_at_once,
     a_leader_that_others_lost_answers_nothing_that_is_old,
     a_late_echo_is_a_short_lease,
     who_heard_the_leader_last_keeps_its_promise,

@@ -106,5 +106,9 @@ def test_a_group_of_one_needs_no_promise() -> None:
     beats = Beats(())
     beats.restart(0.0)
     assert beats.lease_until == math.inf
+    for moment in range(1000):
+        beats.send(float(moment))
+        beats.quorum_sent_at(float(moment))
+    assert len(beats._sent) < 10, "nothing is kept of rounds that need no echo"
     beats.set_peers(("b", "c"))
     assert beats.lease_until == NEVER

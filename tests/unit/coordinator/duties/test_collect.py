@@ -404,3 +404,16 @@ def test_a_node_keeps_what_is_younger_than_the_restore_even_if_the_leader_condem
     released(farm, chunk)
     farm.pass_time(GRACE_SECONDS)
     assert farm.cycle().deleted == 1
+
+
+def test_a_paused_collection_still_brings_back_what_a_restored_log_refers_to(farm: Farm) -> None:
+    chunk = farm.store(b"/x")
+    set_setting(farm, "gc.paused", 1)
+    image = farm.leader.consensus.backup()
+    set_setting(farm, "gc.paused", 0)
+    farm.remove(b"/x")
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 1
+    farm.restore_backup(image, 2)
+    report = farm.cycle()
+    assert (report.outcome, report.recalled, farm.on(chunk)) == ("paused", 3, list(NODES))

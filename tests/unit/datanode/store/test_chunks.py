@@ -554,3 +554,15 @@ def test_a_delete_that_finds_no_quarantine_is_not_taken_for_done(tmp_path: Path)
         with pytest.raises(UnavailableError):
             store.quarantine(CHUNK, Condemnation(50, 1))
         assert CHUNK in store
+
+
+def test_what_an_earlier_history_condemned_is_brought_back_when_it_is_wanted_again_whatever_its_index(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        assert store.quarantine(CHUNK, Condemnation(1000, 1))
+        store.unquarantine(CHUNK, Hold(1, 60))
+        assert store.ids(b"", 10, quarantined=True) == [CHUNK], "the same history knows of it later"
+        store.unquarantine(CHUNK, Hold(2, 60))
+        assert content(store, CHUNK) == DATA

@@ -49,6 +49,14 @@ def test_when_all_that_answer_have_heard_nobody_for_long_nobody_is_about_to_lead
     assert sights.leaderless() == "c1:1 does not run; c2:1 does not answer; c3 has heard no leader for 4 s"
 
 
+def test_one_that_is_cut_off_does_not_speak_for_those_that_are_slow() -> None:
+    sights = look()
+    sights.answered(sights.next() or "", view("c1", age=LONG))
+    sights.failed(sights.next() or "", timed_out())
+    sights.failed(sights.next() or "", timed_out())
+    assert sights.leaderless() == ""
+
+
 def test_an_election_is_waited_for() -> None:
     sights = look()
     sights.answered("c1:1", view("c1", age=LONG))
