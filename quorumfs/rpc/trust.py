@@ -37,7 +37,7 @@ from quorumfs.v1 import membership_pb2, membership_pb2_grpc
 TOKEN_METADATA = "quorumfs-node-token-bin"
 NONCE_BYTES = 32
 SECRET_BYTES_MIN = 32
-STREAM_PROOF_SECONDS = 2.0
+STREAM_PROOF_SECONDS = 1.0
 _SECRET_FILE_BYTES_MAX = 4096
 
 Side = Literal["server", "client"]

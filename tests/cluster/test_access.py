@@ -111,8 +111,9 @@ def is_taken(address: str, request: admin_pb2.SetLabelsRequest, token: str | Non
 
 # Without a token, from this machine: files, what clients and nodes begin with, and the questions of operators. In
 # loopback mode whoever runs programs here may read and write files; nothing else is changed by a stranger.
-OPEN_SERVICES = ("Namespace", "Trust")
+OPEN_SERVICES = ("Namespace",)
 OPEN_CALLS = (
+    "Trust.Hello",
     "Membership.GetCluster",
     *(f"Chunks.{name}" for name in ("Write", "Read", "List", "Stat", "Verify", "GetShortCircuit")),
 )

@@ -324,7 +324,7 @@ def test_datanodes_are_told_to_scrub_and_to_stop(leader: Coordinator, served: Se
     silence(leader, "d1")
     told = say()
     assert told.detail == "told to scrub: d2, d3, d4; not heard, and not told: d1"
-    assert say("d1").code == Code.UNAVAILABLE
+    assert say("d1").code == Code.PRECONDITION_FAILED
     assert say("d9").code == Code.NOT_FOUND
 
 

@@ -12,7 +12,7 @@ from coordinator.metadata import durability
 from coordinator.metadata.durability import Domains
 from coordinator.services.durability import DurabilityDesk
 from coordinator.soft_state import node_table
-from quorumfs.errors import NotFoundError, NotLeaderError, UnavailableError
+from quorumfs.errors import NotFoundError, NotLeaderError, PreconditionFailedError
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
@@ -253,5 +253,5 @@ def test_nodes_that_cannot_be_asked_are_refused(leader: Coordinator, desk: Desk)
         desk.examine("d9")
     leader.pass_time(DEAD_SECONDS + 1, "d2", "d3", "d4")
     leader.soft.set_known(node_table(leader.db))
-    with pytest.raises(UnavailableError):
+    with pytest.raises(PreconditionFailedError):
         desk.examine("d1")
