@@ -37,19 +37,7 @@ class GlusterFS(Mounted):
     """A running volume and its mount; in a with-block."""
 
     name = "GlusterFS"
-
-    def __init__(self, directory: Path, address: str) -> None:
-        self._home = directory
-        self._address = address
-        self._daemon: subprocess.Popen[bytes] | None = None
-        self._mount: subprocess.Popen[bytes] | None = None
-        self.mount = directory / "mount"
-        self.directory = self.mount / "files"
-        try:
-            self._start()
-        except BaseException:
-            self.close()
-            raise
+    _daemon: subprocess.Popen[bytes] | None = None
 
     def server_pids(self) -> list[int]:
         """The daemon, the bricks, the one that heals."""
@@ -61,19 +49,13 @@ class GlusterFS(Mounted):
             return False
         return self._address in command or any(str(self._home) in argument for argument in command)
 
-    def client_pids(self) -> list[int]:
-        return [self._mount.pid] if self._mount else []
-
-    def close(self) -> None:
-        if self.mount.is_mount():
-            subprocess.run(["umount", "-l", str(self.mount)], check=False, capture_output=True)
+    def _kill(self) -> None:
         for pid in self.server_pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for one in (self._mount, self._daemon):
-            if one is not None:
-                one.kill()
-                one.wait()
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon.wait()
 
     def _start(self) -> None:
         bricks = [self._home / f"brick-{number}" for number in range(COPIES)]

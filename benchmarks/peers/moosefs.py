@@ -28,28 +28,14 @@ class MooseFS(Mounted):
     name = "MooseFS"
 
     def __init__(self, directory: Path, address: str) -> None:
-        self._home = directory
-        self._address = address
         self._daemons: list[subprocess.Popen[bytes]] = []
-        self._mount: subprocess.Popen[bytes] | None = None
-        self.mount = directory / "mount"
-        self.directory = self.mount / "files"
-        try:
-            self._start()
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(directory, address)
 
     def server_pids(self) -> list[int]:
         return [one.pid for one in self._daemons]
 
-    def client_pids(self) -> list[int]:
-        return [self._mount.pid] if self._mount else []
-
-    def close(self) -> None:
-        if self.mount.is_mount():
-            subprocess.run(["umount", "-l", str(self.mount)], check=False, capture_output=True)
-        for one in (*([self._mount] if self._mount else []), *reversed(self._daemons)):
+    def _kill(self) -> None:
+        for one in reversed(self._daemons):
             one.kill()
             one.wait()
         self._daemons.clear()

@@ -28,18 +28,41 @@ class Mounted(ABC):
     """A running peer. `directory`: where its files appear; each is on three disks when it has been fsynced."""
 
     name: str
-    directory: Path
+
+    def __init__(self, directory: Path, address: str) -> None:
+        self._home = directory
+        self._address = address
+        self._mount: subprocess.Popen[bytes] | None = None
+        self.mount = directory / "mount"
+        self.directory = self.mount / "files"
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def _start(self) -> None: ...
+
+    @abstractmethod
+    def _kill(self) -> None:
+        """All processes but the one behind the mount. May be called again, and when not all were started."""
 
     @abstractmethod
     def server_pids(self) -> list[int]: ...
 
-    @abstractmethod
     def client_pids(self) -> list[int]:
         """Of the process behind the mount."""
+        return [self._mount.pid] if self._mount else []
 
-    @abstractmethod
     def close(self) -> None:
         """Unmount and kill all. May be called again."""
+        if self.mount.is_mount():
+            subprocess.run(["umount", "-l", str(self.mount)], check=False, capture_output=True)
+        self._kill()
+        if self._mount is not None:
+            self._mount.kill()
+            self._mount.wait()
 
     def __enter__(self) -> Mounted:
         return self

@@ -4,8 +4,8 @@
    array: the number of its kind, then its fields in the order of the table below. No names travel, no pickle.
 2. `decode` is total over hostile bytes: a message of the table, or MalformedMessageError. Numbers are within 63
    bits; entries are consecutive, follow `prevLogIdx`, and none is of a term above the message's.
-3. A field is added at the end of its kind only together with a new kind number: both ends of a connection agree on
-   the table's version in the handshake (handshake.py).
+3. A field is added at the end of its kind, together with a new TABLE_VERSION: both ends of a connection agree on the
+   table's version in the handshake (handshake.py).
 """
 
 from __future__ import annotations

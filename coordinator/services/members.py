@@ -22,8 +22,8 @@ from quorumfs.errors import (
     PreconditionFailedError,
     SafetyGuardError,
     TimedOutError,
+    UnavailableError,
 )
-from quorumfs.limits import RPC_DEADLINE_SECONDS
 from quorumfs.mint import RandomBytes, uuid_text
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.rpc.status import from_rpc, raise_for
@@ -32,6 +32,7 @@ from quorumfs.v1 import admin_pb2_grpc, membership_pb2_grpc
 from quorumfs.v1 import membership_pb2 as m
 
 CATCH_UP_SECONDS = 120.0
+WHO_SECONDS = 1.5  # whoever waits at a terminal is told by then that nobody answers
 PAUSE_SECONDS = 0.05
 JOIN_TRIES_SECONDS = 10.0
 
@@ -159,13 +160,18 @@ class Members:
     def _who(self, address: str) -> tuple[m.Member, bool]:
         """The coordinator at `address` as it describes itself, and whether it is empty and waits. Blocks.
 
-        Raises UnavailableError and the like.
+        Raises PreconditionFailedError when nobody answers there: this coordinator is asked rightly.
         """
         stub = admin_pb2_grpc.ControlStub(self._trusted().get(address))
         try:
-            raft = stub.GetRaft(a.GetRaftRequest(), timeout=RPC_DEADLINE_SECONDS)
-        except grpc.RpcError as error:
-            raise from_rpc(error, f"asking the coordinator at {address}", sent=False) from error
+            raft = stub.GetRaft(a.GetRaftRequest(), timeout=WHO_SECONDS)
+        except grpc.RpcError as rpc_error:
+            error = from_rpc(rpc_error, f"asking the coordinator at {address}", sent=False)
+            if isinstance(error, (UnavailableError, TimedOutError)):
+                raise PreconditionFailedError(
+                    f"no coordinator answers at {address}", cause=str(error), next="start it, then again"
+                ) from rpc_error
+            raise error from rpc_error
         own = next((one.member for one in raft.members if one.member.node_id == raft.node_id), m.Member())
         member = m.Member(node_id=raft.node_id, raft=own.raft, grpc=own.grpc or address, http=own.http)
         return member, raft.state == "waiting"

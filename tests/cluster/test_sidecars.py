@@ -6,6 +6,7 @@ An agent answers within two seconds whatever its node does, and its status codes
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -58,6 +59,33 @@ def everywhere(cluster: LocalCluster, path: str) -> dict[str, Answer]:
 
 def until(condition: Callable[[], Any], what: str) -> None:
     wait_for(condition, 30.0, what)
+
+
+@pytest.mark.parametrize(("harm", "state"), [("pause", "hung"), ("kill", "down")])
+def test_the_agent_of_a_follower_that_hangs_or_is_dead_says_so(
+    cluster: LocalCluster, harm: str, state: str
+) -> None:
+    leader = cluster.leader()
+    victim = next(c for c in ("c1", "c2", "c3") if c != leader)
+    (cluster.pause if harm == "pause" else cluster.kill)(victim)
+    until(lambda: look(cluster, victim).json["node"]["state"] == state, f"{victim} is {state}")
+    for path in ("/health", "/health/live", "/health/ready"):
+        answer = look(cluster, victim, path)
+        assert answer.status == 503
+        assert any(word in answer.text for word in (("hang",) if state == "hung" else ("down",)))
+    status = look(cluster, victim, "/status")
+    assert (status.status, status.json["node"]["state"]) == (200, state)
+    assert status.json["age_seconds"] > 0, "what it said last is told with its age"
+    metrics = look(cluster, victim, "/metrics")
+    assert metrics.status == 200
+    assert re.search(r"^quorumfs_node_up\{.*\} 0\.0$", metrics.text, re.MULTILINE)
+    until(
+        lambda: look(cluster, victim, "/leader").status == 200,
+        "its agent still names the leader",
+    )
+    assert ask(node(cluster, victim), "/logs/level", "PUT", {"level": "info"}).status in (503, 504)
+    (cluster.resume if harm == "pause" else cluster.start_node)(victim)
+    until(lambda: look(cluster, victim).status == 200, f"{victim} is well again")
 
 
 def test_a_datanode_whose_coordinators_have_all_moved_away_finds_the_leader_through_its_sidecar(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from quorumfs.errors import Code
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from tests.property.gc_machine import Collection
+from tests.property.planted import noticed, perform_on, tell
 from tests.support.datanodes import Datanode
 from tests.support.farm import GRACE_SECONDS, NODES, Farm
 
@@ -44,13 +44,7 @@ class Mutation:
 
 def perform(play: Callable[[Collection], None]) -> None:
     """One play from its beginning to the end of all garbage. Raises what the machine has against it."""
-    machine = Collection()
-    machine.begin()
-    try:
-        play(machine)
-        machine.check()
-    finally:
-        machine.teardown()
+    perform_on(Collection(), play)
 
 
 def hunt(mutation: Mutation) -> str:
@@ -65,15 +59,14 @@ def hunt(mutation: Mutation) -> str:
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
     )
-    with mutation.plant():
-        try:
-            if mutation.play is not None:
-                perform(mutation.play)
-            else:
-                run_state_machine_as_test(Collection, settings=given)
-        except Exception as error:  # noqa: BLE001  whatever it stumbles over is a find
-            return f"{type(error).__name__}: {error}".splitlines()[0]
-    return ""
+
+    def act() -> None:
+        if mutation.play is not None:
+            perform(mutation.play)
+        else:
+            run_state_machine_as_test(Collection, settings=given)
+
+    return noticed(mutation.plant(), act)
 
 
 def _command(kind: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
@@ -383,10 +376,7 @@ MUTATIONS = (
 
 
 def main() -> None:
-    for mutation in MUTATIONS:
-        began = time.monotonic()
-        found = hunt(mutation)
-        print(f"{mutation.name}: {found or 'NOT FOUND'} ({time.monotonic() - began:.1f} s)", flush=True)
+    tell(MUTATIONS, hunt)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from coordinator.metadata.commands import repacking
 from coordinator.metadata.contents import Last
 from coordinator.metadata.context import Context
 from quorumfs.v1 import entries_pb2 as e
+from tests.property.planted import noticed, perform_on, tell
 from tests.property.repack_machine import ALL, GRACE_MS, Repacking
 
 Apply = Callable[[Context, bytes, int, e.RepackChunks.Range], int]
@@ -34,23 +34,12 @@ class Mutation:
 
 def perform(play: Callable[[Repacking], None]) -> None:
     """One play from its beginning to the end of all that is dead. Raises what the machine has against it."""
-    machine = Repacking()
-    machine.begin()
-    try:
-        play(machine)
-        machine.check()
-    finally:
-        machine.teardown()
+    perform_on(Repacking(), play)
 
 
 def hunt(mutation: Mutation) -> str:
     """What the machine said against it; empty: it noticed nothing."""
-    with mutation.plant():
-        try:
-            perform(mutation.play)
-        except Exception as error:  # noqa: BLE001  whatever it stumbles over is a find
-            return f"{type(error).__name__}: {error}".splitlines()[0]
-    return ""
+    return noticed(mutation.plant(), partial(perform, mutation.play))
 
 
 # Plays
@@ -244,10 +233,7 @@ class _Both:
 
 
 def main() -> None:
-    for mutation in MUTATIONS:
-        began = time.monotonic()
-        found = hunt(mutation)
-        print(f"{mutation.name}: {found or 'NOT FOUND'} ({time.monotonic() - began:.1f} s)", flush=True)
+    tell(MUTATIONS, hunt)
 
 
 if __name__ == "__main__":

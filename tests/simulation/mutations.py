@@ -31,7 +31,7 @@ from coordinator.consensus.replica import Replica
 from coordinator.consensus.segments import Segments
 from coordinator.metadata import batches
 from coordinator.metadata.commands import sessions
-from tests.simulation import scenarios
+from tests.simulation import leases, scenarios
 from tests.simulation.plan import plan_of
 from tests.simulation.simulation import run_seed
 from tests.simulation.world import Violation
@@ -549,27 +549,27 @@ MUTATIONS = (
     Mutation(
         "a lease is longer than the promises",
         lambda: patch.object(leadership, "LEASE_SHARE", 3.0),
-        play=scenarios.a_leader_that_others_lost_answers_nothing_that_is_old,
+        play=leases.a_leader_that_others_lost_answers_nothing_that_is_old,
     ),
     Mutation(
         "a lease begins with the echo",
         lambda: _handler("next_node_idx", _lease_since_the_echo),
-        play=scenarios.a_late_echo_is_a_short_lease,
+        play=leases.a_late_echo_is_a_short_lease,
     ),
     Mutation(
         "who lost its leader campaigns in spite of its promise",
         _method(Replica, "link_changed", _without_a_promise),
-        play=scenarios.who_heard_the_leader_last_keeps_its_promise,
+        play=leases.who_heard_the_leader_last_keeps_its_promise,
     ),
     Mutation(
         "who lost its leader votes in spite of its promise",
         _method(Replica, "_may_vote", _without_a_promise),
-        play=scenarios.who_heard_the_leader_last_keeps_its_promise,
+        play=leases.who_heard_the_leader_last_keeps_its_promise,
     ),
     Mutation(
         "a lease outlasts the wish to hand over",
         lambda: patch.object(Beats, "give_up_lease", lambda beats: None),
-        play=scenarios.a_leader_that_hands_over_has_no_lease,
+        play=leases.a_leader_that_hands_over_has_no_lease,
     ),
     Mutation(
         "a disk that was set back is not told",

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from coordinator.consensus.replica import Timing
 from tests.simulation.process import Process
-from tests.simulation.stage import Backup, Stage
-from tests.simulation.world import Violation
+from tests.simulation.stage import Backup, Stage, expect
 
 
 def a_member_that_returns_deposes_nobody(seed: int) -> None:
@@ -25,7 +23,7 @@ def a_member_that_returns_deposes_nobody(seed: int) -> None:
         stage.run(4.0)
         stage.heal(away, leader.node_id, other)
         stage.run(3.0)
-        _expect((stage.leader().node_id, stage.leader().core.replica.term()), (leader.node_id, term))
+        expect((stage.leader().node_id, stage.leader().core.replica.term()), (leader.node_id, term))
         stage.settle()
 
 
@@ -37,7 +35,7 @@ def a_member_that_sees_only_a_follower_deposes_nobody(seed: int) -> None:
         asking, _ = stage.others(leader.node_id)
         stage.cut(leader.node_id, asking)
         stage.run(4.0)
-        _expect((stage.leader().node_id, stage.leader().core.replica.term()), (leader.node_id, term))
+        expect((stage.leader().node_id, stage.leader().core.replica.term()), (leader.node_id, term))
         stage.settle()
 
 
@@ -49,8 +47,8 @@ def a_leader_that_is_cut_off_answers_no_question_and_steps_down(seed: int) -> No
         stage.run(0.1)  # its lease is over
         answers = stage.read(old)
         stage.run(1.0)
-        _expect(stage[old].core.replica.leads(), False)
-        _expect([answer for answer in answers if isinstance(answer, bytes)], [])
+        expect(stage[old].core.replica.leads(), False)
+        expect([answer for answer in answers if isinstance(answer, bytes)], [])
         stage.write_through(stage.leader().node_id, 3)
         stage.settle()
 
@@ -68,7 +66,7 @@ def a_leader_that_brings_somebody_up_by_a_snapshot_stays_leader(seed: int) -> No
         stage.start(behind)
         stage.until(lambda: stage.happened(behind, "snapshot.installed"))
         stage.run(2.0)
-        _expect((stage.leader().node_id, stage[leader].core.replica.term()), (leader, term))
+        expect((stage.leader().node_id, stage[leader].core.replica.term()), (leader, term))
         stage.write_through(leader, 3)
         stage.settle()
 
@@ -92,7 +90,7 @@ def an_acknowledgement_of_an_old_leadership_counts_nothing(seed: int) -> None:
         stage.until(lambda: stage["c1"].core.leadership is None and stage.cluster.leader() is not None)
         stage.heal("c1", "c3", "c4", "c5")
         stage.until(lambda: stage["c1"].journal.last_index == stage.leader().journal.last_index)
-        _expect(stage["c1"].journal.last_index < before + 2, True)
+        expect(stage["c1"].journal.last_index < before + 2, True)
         stage.hold(
             lambda sender, receiver, message: (
                 (sender, receiver) in (("c1", "c4"), ("c1", "c5")) and message["type"] == "append_entries"
@@ -167,104 +165,8 @@ def a_leader_that_was_replaced_answers_no_question(seed: int) -> None:
         stage.write_through(new, 2)
         answers = stage.read(old)
         stage.run(1.5)
-        _expect([answer for answer in answers if isinstance(answer, bytes)], [])
+        expect([answer for answer in answers if isinstance(answer, bytes)], [])
         stage.settle()
-
-
-def a_wish_for_somebody_who_does_not_vote_ends_at_once(seed: int) -> None:
-    """Nobody of that name, or no more: the leader goes on, with its lease."""
-    with Stage(seed) as stage:
-        leader = stage.leader().node_id
-        stage.ask_to_lead(leader, "c9")
-        stage.run(0.2)
-        stage.write_through(leader)
-        _expect(stage.leader().node_id, leader)
-        stage.until(lambda: stage.lease_left(leader) > 0)
-        stage.settle()
-
-
-def a_leader_that_others_lost_answers_nothing_that_is_old(seed: int) -> None:
-    """Both followers see their connections to it break, it does not: they elect, and it may be asked at any moment."""
-    with Stage(seed) as stage:
-        old = stage.leader().node_id
-        stage.run(1.0)
-        stage.cut(old, *stage.others(old))
-        for one in stage.others(old):
-            stage.lose(one, old)
-        _nothing_old_is_read(stage, old)
-
-
-def a_late_echo_is_a_short_lease(seed: int) -> None:
-    """A follower's echo is under way for longer than its promise lasts, and another is elected then."""
-    with Stage(seed, wild=True) as stage:
-        old = stage.leader().node_id
-        first, second = stage.others(old)
-        stage.run(1.0)
-        stage.hold(lambda sender, receiver, message: receiver == old)
-        stage.run(0.06)
-        stage.cluster.network.block((old, first), (old, second))
-        for one in (first, second):
-            stage.lose(one, old)
-        stage.until(lambda: any(stage[one].core.replica.leads() for one in (first, second)))
-        stage.cut(old, second)
-        stage.release(first)
-        _nothing_old_is_read(stage, old)
-
-
-def who_heard_the_leader_last_keeps_its_promise(seed: int) -> None:
-    """One follower has lost the leader for long and asks again and again; the other one loses it now."""
-    with Stage(seed, timing=Timing(0.05, 0.16, 0.3)) as stage:
-        old = stage.leader().node_id
-        asking, last = stage.others(old)
-        stage.run(1.0)
-        stage.cut(old, asking)
-        stage.lose(asking, old)
-        stage.run(0.5)
-        stage.until(lambda: stage.lease_left(old) > 0.07)
-        stage.cut(old, last)
-        stage.lose(last, old)
-        _nothing_old_is_read(stage, old)
-
-
-def a_leader_that_hands_over_has_no_lease(seed: int) -> None:
-    """By its own wish another is elected at once, and it hears nothing of that."""
-    with Stage(seed) as stage:
-        old = stage.leader().node_id
-        new, other = stage.others(old)
-        stage.run(1.0)
-        stage.until(lambda: stage.lease_left(old) > 0.06)
-        stage.cluster.network.block((new, old), (other, old))
-        stage.let_lead_soon(new)
-        _nothing_old_is_read(stage, old)
-
-
-def a_leader_answers_under_its_lease_without_a_round(seed: int) -> None:
-    """While the majority's promises last it answers, though it reaches nobody; then no more."""
-    with Stage(seed) as stage:
-        leader = stage.leader().node_id
-        stage.run(1.0)
-        stage.until(lambda: stage.lease_left(leader) > 0.04)
-        stage.cut(leader, *stage.others(leader))
-        answers = stage.read(leader)
-        stage.run(0.02)
-        _expect([type(one) for one in answers], [bytes])
-        stage.run(0.1)
-        late = stage.read(leader)
-        stage.run(1.0)
-        _expect([one for one in late if isinstance(one, bytes)], [])
-        stage.settle()
-
-
-def _nothing_old_is_read(stage: Stage, old: str) -> None:
-    """As soon as another leader has acknowledged an entry, the old one answers no question without it."""
-    stage.until(lambda: any(stage[one].core.leadership for one in stage.others(old)))
-    new = next(one for one in stage.others(old) if stage[one].core.leadership)
-    stage.write_through(new)
-    written = stage[new].database.applied_index
-    answers = stage.read(old)
-    stage.run(0.02)
-    _expect([one for one in answers if isinstance(one, bytes) and int(one) < written], [])
-    stage.settle()
 
 
 def a_full_disk_ends_nobody_who_is_greeted(seed: int) -> None:
@@ -279,8 +181,8 @@ def a_full_disk_ends_nobody_who_is_greeted(seed: int) -> None:
             stage.crash(other)
             stage.start(other)
             stage.run(1.5)
-        _expect(stage[full].alive, True)
-        _expect(stage.happened(full, "memory.disk_full"), True)
+        expect(stage[full].alive, True)
+        expect(stage.happened(full, "memory.disk_full"), True)
         disk.free()
         stage.write_through(stage.leader().node_id, 3)
         stage.settle()
@@ -297,7 +199,7 @@ def a_frame_that_is_on_the_disk_in_part_is_cut_at_the_next_start(seed: int) -> N
         stage.until(lambda: torn() and answers)
         stage.start(member)
         stage.write_through(stage.leader().node_id, 3)
-        _expect(stage.happened(member, "journal.tail_cut"), True)
+        expect(stage.happened(member, "journal.tail_cut"), True)
         stage.settle()
 
 
@@ -310,10 +212,10 @@ def a_segment_that_is_long_in_the_making_deposes_nobody(seed: int) -> None:
         stage.write_until(leader, lambda: not stage[leader].journal.has_room())
         answers = stage.write(leader, 5)
         stage.run(0.5)
-        _expect(answers, [])
+        expect(answers, [])
         stage.until(lambda: len(answers) == 5)
-        _expect([one for one in answers if not isinstance(one, bytes)], [])
-        _expect((stage.leader().node_id, stage[leader].core.replica.term()), (leader, term))
+        expect([one for one in answers if not isinstance(one, bytes)], [])
+        expect((stage.leader().node_id, stage[leader].core.replica.term()), (leader, term))
         stage.settle()
 
 
@@ -324,7 +226,7 @@ def a_disk_that_makes_no_segment_at_all_loses_the_leadership(seed: int) -> None:
         stage[leader].spare_seconds = 60.0
         stage.write_until(leader, lambda: not stage[leader].journal.has_room())
         stage.run(8.0)
-        _expect(stage.leader().node_id != leader, True)
+        expect(stage.leader().node_id != leader, True)
         stage.write_through(stage.leader().node_id, 3)
         stage.crash(leader)
         stage.start(leader)
@@ -337,18 +239,18 @@ def a_member_that_takes_nothing_in_tells_how_old_its_state_is(seed: int) -> None
         leader = stage.leader().node_id
         full = stage.others(leader)[0]
         stage.run(1.0)
-        _expect(stage[full].core.state_age() < 0.5, True)
+        expect(stage[full].core.state_age() < 0.5, True)
         disk = stage[full].member.disk
         disk.fill(0)
         stage.write_until(leader, lambda: not stage[full].journal.has_room())
         stage.write_through(leader, 3)
         stage.run(2.0)
-        _expect(stage[full].core.replica.leader_id(), leader)
-        _expect(stage[full].core.state_age() > 1.9, True)
+        expect(stage[full].core.replica.leader_id(), leader)
+        expect(stage[full].core.state_age() > 1.9, True)
         disk.free()
         stage.settle()
         stage.run(0.5)
-        _expect(stage[full].core.state_age() < 0.5, True)
+        expect(stage[full].core.state_age() < 0.5, True)
 
 
 def who_has_lost_its_leader_tells_how_old_its_state_is(seed: int) -> None:
@@ -360,7 +262,7 @@ def who_has_lost_its_leader_tells_how_old_its_state_is(seed: int) -> None:
         stage.run(0.2)
         stage.cut(leader, *others)
         stage.run(3.0)
-        _expect(2.0 < stage[leader].core.state_age() < 4.0, True)
+        expect(2.0 < stage[leader].core.state_age() < 4.0, True)
         stage.heal(leader, *others)
         stage.settle()
         leader = stage.leader().node_id
@@ -368,7 +270,7 @@ def who_has_lost_its_leader_tells_how_old_its_state_is(seed: int) -> None:
         stage.run(0.2)
         stage.crash(leader, other)
         stage.run(3.0)
-        _expect(2.5 < stage[left].core.state_age() < 4.0, True)
+        expect(2.5 < stage[left].core.state_age() < 4.0, True)
         stage.settle()
 
 
@@ -389,7 +291,7 @@ def a_disk_that_was_set_back_does_not_vote_until_it_has_caught_up(seed: int) -> 
         stage.run(1.0)
         stage.sent.clear()
         stage.let_lead(stage.others(leader, member)[0])
-        _expect([one for one in stage.sent if one[0] == member and "vote" in one[2]], [])
+        expect([one for one in stage.sent if one[0] == member and "vote" in one[2]], [])
         stage.run(1.0)
         stage.let_lead(leader)
         stage.until(lambda: stage.happened(member, "member.unmuted"))
@@ -438,7 +340,7 @@ def what_a_set_back_disk_acknowledged_is_not_lost(seed: int) -> None:
         stage.run(0.4 + stage.world.random.random() * 0.6)
         stage.heal("c3", "c1", "c2")
         stage.run(4.0)
-        _expect(stage.cluster.leader(), None)
+        expect(stage.cluster.leader(), None)
         stage.start("c2")
         stage.settle()
 
@@ -456,7 +358,7 @@ def a_removal_that_was_not_committed_shuts_nobody_out(seed: int) -> None:
         stage.heal("c3", "c1", "c2")
         stage.write_through("c1", 3)
         stage.settle()
-        _expect(stage["c3"].core.replica.voters, ("c1", "c2", "c3"))
+        expect(stage["c3"].core.replica.voters, ("c1", "c2", "c3"))
 
 
 def two_removals_at_a_time_do_not_make_a_group_of_one(seed: int) -> None:
@@ -470,7 +372,7 @@ def two_removals_at_a_time_do_not_make_a_group_of_one(seed: int) -> None:
         stage.change_members(old, lambda now: now.without(first))
         stage.change_members(old, lambda now: now.without(second))
         stage.run(2.0)
-        _expect(stage[old].core.replica.commit_index(), committed)
+        expect(stage[old].core.replica.commit_index(), committed)
         stage.write_through(stage.leader().node_id, 3)
         stage.settle()
 
@@ -485,7 +387,7 @@ def a_leader_who_joined_meanwhile_is_heard(seed: int) -> None:
         stage.start("c1")
         stage.write_through("c4", 3)
         stage.settle()
-        _expect(stage["c1"].core.replica.voters, ("c1", "c2", "c3", "c4"))
+        expect(stage["c1"].core.replica.voters, ("c1", "c2", "c3", "c4"))
 
 
 def a_candidate_who_joined_meanwhile_gets_the_vote_it_needs(seed: int) -> None:
@@ -526,10 +428,10 @@ def a_member_that_forgot_proves_no_leadership(seed: int) -> None:
         stage.heal("c3", "c1")
         stage.start("c3")
         stage.until(lambda: stage.happened("c3", "member.muted"))
-        _expect(stage["c1"].core.replica.leads(), True)
+        expect(stage["c1"].core.replica.leads(), True)
         answers = stage.read("c1")
         stage.run(1.5)
-        _expect([answer for answer in answers if isinstance(answer, bytes)], [])
+        expect([answer for answer in answers if isinstance(answer, bytes)], [])
         stage.settle()
 
 
@@ -626,7 +528,7 @@ def a_snapshot_that_comes_too_late_changes_nothing(seed: int) -> None:
         for process, *arguments in late:
             process._arrive(*arguments)
         stage.run(1.0)
-        _expect(stage.happened(behind, "snapshot.installed"), False)
+        expect(stage.happened(behind, "snapshot.installed"), False)
         stage.settle()
 
 
@@ -645,7 +547,7 @@ def a_log_is_compacted_again_after_a_start_without_a_quorum(seed: int) -> None:
         stage.write_through(stage.leader().node_id, 60)
         stage.run(2.0)
         journal = stage["c1"].journal
-        _expect(journal.last_index - journal.first_index < 60, True)
+        expect(journal.last_index - journal.first_index < 60, True)
         stage.settle()
 
 
@@ -658,12 +560,6 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     an_entry_of_an_old_term_is_not_committed_by_count,
     two_answers_of_one_voter_are_one_vote,
     a_leader_that_was_replaced_answers_no_question,
-    a_wish_for_somebody_who_does_not_vote_ends_at_once,
-    a_leader_that_others_lost_answers_nothing_that_is_old,
-    a_late_echo_is_a_short_lease,
-    who_heard_the_leader_last_keeps_its_promise,
-    a_leader_that_hands_over_has_no_lease,
-    a_leader_answers_under_its_lease_without_a_round,
     a_full_disk_ends_nobody_who_is_greeted,
     a_frame_that_is_on_the_disk_in_part_is_cut_at_the_next_start,
     a_segment_that_is_long_in_the_making_deposes_nobody,
@@ -684,8 +580,3 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     what_a_set_back_disk_acknowledges_before_it_is_told_does_not_count,
     a_member_that_has_just_started_leads_on_nobodys_wish,
 )
-
-
-def _expect(found: object, expected: object) -> None:
-    if found != expected:
-        raise Violation(f"found {found!r}, not {expected!r}")

@@ -61,6 +61,11 @@ HITS: Counter[str] = Counter()
 Holds = Callable[[str, str, Message], bool]
 
 
+def expect(found: object, expected: object) -> None:
+    if found != expected:
+        raise Violation(f"found {found!r}, not {expected!r}")
+
+
 @dataclass(frozen=True)
 class Backup:
     """A machine as it was when no process ran on it."""

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import pytest
 
+from tests.simulation import leases
 from tests.simulation.digests import digests_of
 from tests.simulation.marks import ALL
 from tests.simulation.scenarios import SCENARIOS
@@ -16,6 +17,8 @@ from tests.simulation.simulation import Report, run_seed
 from tests.simulation.stage import HITS
 
 pytestmark = pytest.mark.timeout(900)
+
+PLAYS = (*SCENARIOS, *leases.PLAYS)
 
 SEEDS = (*FOUND, 3, 11, 32, 145)
 FURTHER_SEEDS = range(200, 260)  # as many of them as it takes: what a seed does changes with the code
@@ -30,7 +33,7 @@ def test_every_promise_holds_under_the_faults_of_a_seed(seed: int) -> None:
 
 
 def test_seeds_and_plays_together_take_every_rare_branch() -> None:
-    for play in SCENARIOS:
+    for play in PLAYS:
         play(1)
     hits = Counter(HITS)
     for seed in (*SEEDS, *FURTHER_SEEDS):
@@ -40,7 +43,7 @@ def test_seeds_and_plays_together_take_every_rare_branch() -> None:
     assert [name for name in ALL if not hits[name]] == []
 
 
-@pytest.mark.parametrize("play", SCENARIOS, ids=lambda play: play.__name__)
+@pytest.mark.parametrize("play", PLAYS, ids=lambda play: play.__name__)
 def test_a_play_keeps_its_promise(play: Callable[[int], None]) -> None:
     for seed in (1, 2, 3):
         play(seed)

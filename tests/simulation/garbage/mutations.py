@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 from tests.property import gc_mutations as planted
+from tests.property.planted import tell
 from tests.simulation.garbage.rewriting import SimPackWriter
 from tests.simulation.garbage.run import Scale, run_storage_seed, scale_of
 from tests.simulation.garbage.service import SimHolders
@@ -254,14 +254,13 @@ MUTATIONS = (
 )
 
 
+def _said(mutation: Mutation) -> str:
+    seeds, found = hunt(mutation)
+    return f"seed {seeds}: {found}" if found else ""
+
+
 def main() -> None:
-    for mutation in MUTATIONS:
-        began = time.monotonic()
-        seeds, found = hunt(mutation)
-        print(
-            f"{mutation.name}: {f'seed {seeds}: {found}' if found else 'NOT FOUND'} ({time.monotonic() - began:.1f} s)",
-            flush=True,
-        )
+    tell(MUTATIONS, _said)
 
 
 if __name__ == "__main__":

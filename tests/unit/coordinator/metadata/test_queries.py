@@ -73,38 +73,33 @@ def test_questions_asked_together_have_the_answers_that_each_has_alone(
         assert together == queries.answer(_SHARED.replica.db, op)
 
 
-def test_a_directory_in_which_much_is_asked_for_is_looked_up_once(cluster: Cluster) -> None:
-    cluster.do(mkdir(b"/a"), *(put(b"/a/%d" % number) for number in range(3)))
+def statements_for(cluster: Cluster, ops: list[n.ReadOp]) -> list[int]:
+    """How many statements each of these took, asked together; each is the file /a/<its number>."""
     directories: lookup.Directories = {}
     statements: list[str] = []
     cluster.replica.db.set_trace_callback(statements.append)
     counts = []
-    for number in range(3):
+    for number, op in enumerate(ops):
         statements.clear()
-        op = n.ReadOp(stat=n.StatRequest(ref=ref(b"/a/%d" % number)))
         told = n.ReadResult()
         queries.answer_among(cluster.replica.db, op, directories, {}, told)
-        assert told.info.path == b"/a/%d" % number
+        info = told.layout.info if op.WhichOneof("op") == "layout" else told.info
+        assert info.path == b"/a/%d" % number
         counts.append(len(statements))
     cluster.replica.db.set_trace_callback(None)
-    assert counts == [3, 1, 1]
+    return counts
+
+
+def test_a_directory_in_which_much_is_asked_for_is_looked_up_once(cluster: Cluster) -> None:
+    cluster.do(mkdir(b"/a"), *(put(b"/a/%d" % number) for number in range(3)))
+    stats = [n.ReadOp(stat=n.StatRequest(ref=ref(b"/a/%d" % number))) for number in range(3)]
+    assert statements_for(cluster, stats) == [3, 1, 1]
 
 
 def test_layouts_in_a_directory_that_is_known_take_two_look_ups(cluster: Cluster) -> None:
     cluster.do(mkdir(b"/a"), *(put(b"/a/%d" % number) for number in range(3)))
-    directories: lookup.Directories = {}
-    statements: list[str] = []
-    cluster.replica.db.set_trace_callback(statements.append)
-    counts = []
-    for number in range(3):
-        statements.clear()
-        op = n.ReadOp(layout=n.LayoutRequest(ref=ref(b"/a/%d" % number)))
-        told = n.ReadResult()
-        queries.answer_among(cluster.replica.db, op, directories, {}, told)
-        assert told.layout.info.path == b"/a/%d" % number
-        counts.append(len(statements))
-    cluster.replica.db.set_trace_callback(None)
-    assert counts == [4, 2, 2]
+    asked = [n.ReadOp(layout=n.LayoutRequest(ref=ref(b"/a/%d" % number))) for number in range(3)]
+    assert statements_for(cluster, asked) == [4, 2, 2]
 
 
 def test_a_chunk_that_many_files_share_is_looked_up_once(cluster: Cluster) -> None:
