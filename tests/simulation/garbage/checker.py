@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,6 +100,7 @@ class Checker:
         self._truth = truth
         self._grace_ms = grace_ms
         self._quarantine_seconds = quarantine_seconds
+        self.on_quarantined: Callable[[bytes], None] = lambda chunk: None
         self.totals: Counter[str] = Counter()
         self.disks: dict[str, set[bytes]] = defaultdict(set)
         self.contents: dict[bytes, bytes] = {}  # of every chunk that was ever sealed
@@ -157,6 +158,7 @@ class Checker:
             self._holders[chunk].discard(node_id)
         self.totals["quarantined"] += 1
         self._world.tell(node_id, "quarantines", chunk=chunk.hex()[:8], condemned_at=condemn_index)
+        self.on_quarantined(chunk)
         hold = self.void.get((node_id, chunk))
         if hold is not None and (history, condemn_index) <= (hold.history, hold.void_below_index):
             raise Violation(f"{node_id} deletes {chunk.hex()} by a condemnation that a restore has voided")

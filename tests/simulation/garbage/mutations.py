@@ -69,6 +69,10 @@ def _repairing(scale: Scale) -> Scale:
     return replace(scale, repairs=True, datanodes=4, harm_pause=0.6)
 
 
+def _hasty(scale: Scale) -> Scale:
+    return replace(scale, hasty=True)
+
+
 def _harsh(scale: Scale) -> Scale:
     return replace(scale, harm_pause=0.6)
 
@@ -196,7 +200,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a restore from quarantine voids no delete", _method(ChunkStore, "restore", _void_nothing), _harsh
+        "a restore from quarantine voids no delete", _method(ChunkStore, "restore", _void_nothing), _hasty
     ),
     Mutation(
         "a restore from quarantine holds nothing",

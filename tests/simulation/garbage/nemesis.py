@@ -252,12 +252,17 @@ class Harm:
 
     # Operators
 
+    def restore_at_once(self, chunk: bytes) -> None:
+        """A node has put it aside; the orders to the others are on their way."""
+        if not self._healed:
+            self._world.after(0.0, self._restore, chunk)
+
     def _restore_from_quarantine(self) -> None:
         found = [chunk for process in self._storage.running() for chunk, _ in process.store.condemned()]
-        if not found:
-            return
-        chunk = self._random.choice(sorted(found))
+        if found:
+            self._restore(self._random.choice(sorted(found)))
 
+    def _restore(self, chunk: bytes) -> None:
         def work(service: StorageService) -> None:
             told = run_now(service.operators.restore([chunk]))
             if ";" not in told.partition("held; ")[2]:  # every node has answered

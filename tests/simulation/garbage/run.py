@@ -51,6 +51,7 @@ class Scale:
     survivors: bool
     set_back: bool
     harm_pause: float
+    hasty: bool = False  # operators restore a chunk at the moment when its first holder deletes it
 
 
 def scale_of(seed: int) -> Scale:
@@ -158,6 +159,8 @@ class StorageRun:
         self.world = storage.world
         self._scale = scale
         self.harm = Harm(storage, scale.harm_pause, pressure=scale.pressure, set_back=scale.set_back)
+        if scale.hasty:
+            storage.checker.on_quarantined = self.harm.restore_at_once
         self.uploaders = [Uploader(storage, number) for number in range(1, scale.uploaders + 1)]
 
     def logged(self, level: int, event: str, fields: dict[str, Any]) -> None:
