@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -121,7 +122,14 @@ def test_all_agents_name_the_same_leader_with_its_addresses(cluster: LocalCluste
         assert 0 <= answer.json["age_seconds"] < 5
 
 
+def heard(cluster: LocalCluster, node_id: str) -> bool:
+    """Whether a heartbeat was answered: one that has only just registered waits for its first answer."""
+    return look(cluster, node_id, "/status").json["heartbeat_age_seconds"] is not None
+
+
 def test_status_tells_role_term_indexes_disks_and_labels(cluster: LocalCluster) -> None:
+    for one in cluster.layout.datanodes:
+        until(partial(heard, cluster, one.node_id), f"{one.node_id} is heard")
     for node_id, answer in everywhere(cluster, "/status").items():
         status = answer.json
         spec = node(cluster, node_id)
