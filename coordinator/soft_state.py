@@ -118,7 +118,7 @@ class SoftState:
         self._sessions: Signs[int] = Signs()
         self._promises = Promises()
         self._alarms: dict[str, tuple[str, int]] = {}
-        self._judged_at: float | None = None
+        self._awake_at: float | None = None  # when it heard a node last, or looked at how they are
         self._listening_since = 0.0  # or since the leadership began
 
     # Leadership
@@ -130,7 +130,7 @@ class SoftState:
             self._epoch = t.Epoch(history=history, term=term)
             self._clear()
             self._known, self._known_index = known, index
-            self._leading_since = self._clock.monotonic()
+            self._leading_since = self._awake_at = self._clock.monotonic()
 
     def end(self) -> None:
         with self._lock:
@@ -207,6 +207,7 @@ class SoftState:
                 raise duplicate(beat, "a later start of this node has been heard already")
             if beat.incarnation > node.incarnation:
                 self._begin_incarnation(beat.node_id, node, beat.incarnation)
+            self._forgive_own_silence(now)
             self._pulse(node, now)
             if beat.sequence < node.sequence:
                 return True  # overtaken on the way: a later one has told the same and more
@@ -259,7 +260,6 @@ class SoftState:
         with self._lock:
             if self._leading_since is None:
                 return []
-            self._forgive_own_silence()
             changes = []
             for node_id in [node_id for node_id, known in self._known.items() if known.is_datanode]:
                 node = self._nodes.setdefault(node_id, _Node())
@@ -269,15 +269,16 @@ class SoftState:
                     node.was = after
             return changes
 
-    def _forgive_own_silence(self) -> None:
-        """Who was stopped, or did not get to work, has heard nobody meanwhile: that was not the nodes' silence."""
-        now = self._clock.monotonic()
-        if self._judged_at is not None and now - self._judged_at > self._timing.suspect_seconds:
+    def _forgive_own_silence(self, now: float) -> None:
+        """Who was stopped, or did not get to work, has heard nobody meanwhile: that was not the nodes' silence. Whoever
+        looks first finds it out: repair may wake up before the duty that judges."""
+        if self._awake_at is not None and now - self._awake_at > self._timing.suspect_seconds:
             self._listening_since = now
-        self._judged_at = now
+        self._awake_at = now
 
     def _judge(self, node: _Node) -> tuple[Liveness, float]:
         now = self._clock.monotonic()
+        self._forgive_own_silence(now)
         since = now if self._leading_since is None else max(self._leading_since, self._listening_since)
         if node.was is Liveness.ALIVE and node.last_heard is not None and node.last_heard >= since:
             silence = now - node.last_heard

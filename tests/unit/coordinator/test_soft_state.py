@@ -116,6 +116,26 @@ def test_the_time_in_which_the_leader_itself_stood_still_is_nobodys_silence(
     assert set(pass_time(soft, clock, 27).values()) == {Liveness.DEAD}
 
 
+def test_whoever_looks_first_after_a_standstill_of_the_leader_finds_nobody_dead(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    """Repair may be awake before the duty that judges."""
+    for node_id in ("d1", "d2", "d3"):
+        soft.heard(beat(node_id))
+    soft.judge()
+    clock.advance(40)
+    assert soft.gone() == frozenset()
+    assert {one.liveness for one in soft.candidates().values()} == {Liveness.ALIVE}
+
+
+def test_a_leader_that_stands_still_as_soon_as_it_leads_finds_nobody_dead(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    clock.advance(40)
+    assert soft.judge() == []
+    assert soft.gone() == frozenset()
+
+
 def lapse(soft: SoftState, clock: ManualClock, silence_seconds: int) -> int:
     """d1 falls silent for so long, and is heard every second from then on: after how many it is alive again."""
     pass_time(soft, clock, silence_seconds)
@@ -409,7 +429,7 @@ def test_a_sealed_replica_is_reported_with_its_length_and_checksum(soft: SoftSta
 
 def test_a_dead_node_takes_no_place_among_those_that_gather(soft: SoftState, clock: ManualClock) -> None:
     soft.heard(beat("d1"))
-    clock.advance(30)
+    pass_time(soft, clock, 30)
     soft.heard(beat("d2"))
     assert soft.wanting_inventory() == ["d2"]
 
