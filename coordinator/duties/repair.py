@@ -194,12 +194,13 @@ class Repair:
         ]
 
     def _inherited(self, damaged: Sequence[Damaged]) -> list[Running]:
-        """Copies that a leader before this one ordered, as their nodes tell, and that are not in the metadata yet."""
+        """Copies of what is damaged that a leader before this one ordered, as their nodes tell, and that are not in the
+        metadata yet. Of the rest that nodes tell nothing is waited for: it was made, or balancing moves it."""
         there = {one.chunk: one.live for one in damaged}
         return [
             Running(chunk, node_id, "")
             for node_id, chunk in self._soft.inherited()
-            if node_id not in there.get(chunk, ())
+            if chunk in there and node_id not in there[chunk]
         ]
 
     def wait(self) -> float:

@@ -6,6 +6,8 @@
 2. A command is known by its epoch and number. One that waits or runs is not taken twice; one that was done
    and told is harmless to do again.
 3. The epoch is obeyed anew when a command's turn comes: a leader deposed meanwhile commands nothing.
+4. A leader that dies takes with it what it was told and had not written down yet. So a copy that is made is told as one
+   under way for a while longer: until the next leader has this node's inventory, nobody else is to make it as well.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from datanode.store.fence import EpochStore
 from datanode.store.holds import Hold
 from datanode.store.orders import Orders, Outcome
 from datanode.transfer.pull import Puller
+from quorumfs.clock import Clock, SystemClock
 from quorumfs.errors import BusyError, IntegrityError, InternalError, InvalidArgumentError, QuorumFSError
 from quorumfs.ids import ChunkId, chunk_id
 from quorumfs.rpc.status import to_detail
@@ -34,6 +37,8 @@ WAITING_MAX = 1024
 OUTCOMES_MAX = 4096
 OUTCOMES_PER_HEARTBEAT = 512
 IDLE_SECONDS = 3600.0  # woken when a command comes
+MADE_SECONDS = 10.0
+MADE_MAX = 1024
 _log = log.get(__name__)
 
 _LONG = ("replicate", "verify")
@@ -98,7 +103,7 @@ class Executor(Protocol):
 class Commands:
     """The two lanes and what came of them. `accept` from the heartbeat thread; it never waits."""
 
-    def __init__(self, execute: Executor, outcomes: Outcomes) -> None:
+    def __init__(self, execute: Executor, outcomes: Outcomes, clock: Clock | None = None) -> None:
         self.orders = Lane("orders")
         self.copies = Lane("copies")
         self.outcomes = outcomes
@@ -108,6 +113,8 @@ class Commands:
         self._lock = threading.Lock()
         self._known: set[Key] = set()
         self._copying: dict[Key, bytes] = {}
+        self._clock = clock or SystemClock()
+        self._made: dict[bytes, float] = {}  # copies, and until when they are told; in that order
 
     def accept(self, commands: Sequence[m.Command]) -> None:
         """Queue what is new; the rest is waiting or under way already."""
@@ -151,14 +158,21 @@ class Commands:
         self.outcomes.add(outcome)
         with self._lock:
             self._known.discard(_key(command))
-            self._copying.pop(_key(command), None)
+            copied = self._copying.pop(_key(command), None)
+            if copied is not None and outcome.code == t.ERROR_CODE_OK:
+                self._made.pop(copied, None)
+                self._made[copied] = self._clock.monotonic() + MADE_SECONDS
+                if len(self._made) > MADE_MAX:
+                    del self._made[next(iter(self._made))]
         self.tell()
 
     def copying(self) -> list[bytes]:
-        """Chunks whose copy was ordered and has no outcome yet. A new leader counts with them: one that is made is in
-        the delta before it is gone from here. Any thread."""
+        """Chunks whose copy was ordered and has no outcome yet, or was made a moment ago. A new leader counts with
+        them: the one before may not have written down what it was told. Any thread."""
         with self._lock:
-            return sorted(set(self._copying.values()))
+            now = self._clock.monotonic()
+            self._made = {chunk: until for chunk, until in self._made.items() if until > now}
+            return sorted({*self._copying.values(), *self._made})
 
 
 class LaneDuty:

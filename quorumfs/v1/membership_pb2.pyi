@@ -501,7 +501,7 @@ class NodeLoad(_message.Message):
     cpu_fraction: _builtins.float
     @_builtins.property
     def copying(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """chunks that it was told to copy to itself, by whomever, and has not ended with"""
+        """chunks that it was told to copy to itself, by whomever, and has not ended with, or made a moment ago"""
 
     def __init__(
         self,

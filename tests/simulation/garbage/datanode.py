@@ -189,7 +189,7 @@ class DataProcess:
         service = self._service()
         outcomes = Outcomes()
         hands = Hands(self.node_id, store, fence, service._orders, Pull(self), _NOBODY, lambda *_: None)
-        self.commands = commands = Commands(hands, outcomes)
+        self.commands = commands = Commands(hands, outcomes, self.clock)
         content = SimContent(store, outcomes, Gate("writes", 8), Gate("reads", 8), commands.copying)
         self.heartbeats = Heartbeats(
             Agenda(content, fence, commands.accept, self._disks.join, lambda labels: None, HEARTBEAT_SECONDS),

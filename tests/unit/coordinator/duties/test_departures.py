@@ -156,6 +156,17 @@ def test_a_copy_of_ones_own_is_not_counted_twice(leader: Coordinator, reign: Rei
     assert leader.soft.inherited() == []
 
 
+def test_copies_of_what_lacks_nothing_take_no_place_from_repair(leader: Coordinator, reign: Reign) -> None:
+    """They were made a moment ago, or are moves of the balancing."""
+    whole = [leader.store(b"/%d" % k, "d1", "d2", "d3") for k in range(10)]
+    chunk = leader.store(b"/x", "d1", "d2")
+    for node in ("d3", "d4"):
+        leader.beat(node, load=m.NodeLoad(copying=whole))
+    reign.repair.work()
+    assert [one.chunk for one in leader.soft.running("replicate")] == [chunk]
+    assert reign.repair.figures.running == 1
+
+
 def test_a_node_that_stays_silent_is_not_waited_for(leader: Coordinator, reign: Reign) -> None:
     leader.store(b"/x", "d1", "d2")
     leader.begin()

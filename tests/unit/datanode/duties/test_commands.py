@@ -19,6 +19,7 @@ from datanode.store.scrub import Scrubber
 from datanode.transfer.admission import Gate
 from datanode.transfer.pull import Puller
 from quorumfs.checksum import crc32c
+from quorumfs.clock import ManualClock
 from quorumfs.errors import Code, UnavailableError
 from quorumfs.ids import ChunkId
 from quorumfs.v1 import membership_pb2 as m
@@ -50,7 +51,8 @@ class Node:
             self.scrub,
             lambda put, remove: self.labels.append((dict(put), list(remove))),
         )
-        self.commands = Commands(hands, Outcomes())
+        self.clock = ManualClock()
+        self.commands = Commands(hands, Outcomes(), self.clock)
         self.lanes = [
             LaneDuty(lane.name, lane, self.commands) for lane in (self.commands.orders, self.commands.copies)
         ]
@@ -216,6 +218,33 @@ def test_copies_are_told_from_their_order_to_their_outcome(node: Node) -> None:
     assert command is not None
     assert node.commands.carry_out(command).code != t.ERROR_CODE_OK  # nobody has it
     assert list(told.load().copying) == []
+
+
+def test_a_copy_that_is_made_is_told_a_while_longer_for_a_leader_may_die_with_its_outcome(node: Node) -> None:
+    gates = Gate("writes", 1), Gate("reads", 1)
+    told = Content(node.store, node.commands.outcomes, *gates, node.commands.copying)
+    put(node.store, A, DATA)  # so that there is nothing to fetch
+    order = m.ReplicateCommand(chunk=A, length=len(DATA), checksum=crc32c(DATA))
+    (outcome,) = node.give(command(1, replicate=order))
+    assert outcome.code == t.ERROR_CODE_OK
+    told.outcomes(1)
+    told.take_delta(1)
+    told.acknowledged(1)
+    assert (told.outcomes(2), told.take_delta(2)) == ([], [])
+    assert list(told.load().copying) == [A]
+    node.clock.advance(room.MADE_SECONDS)
+    assert list(told.load().copying) == []
+
+
+def test_of_copies_that_were_made_so_many_are_told_at_most(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "MADE_MAX", 1)
+    for number, chunk in enumerate((A, B)):
+        put(node.store, chunk, DATA)
+        order = m.ReplicateCommand(chunk=chunk, length=len(DATA), checksum=crc32c(DATA))
+        node.give(command(number, replicate=order))
+    assert node.commands.copying() == [B]
 
 
 def test_an_inventory_lists_every_sealed_chunk_once_in_order(
