@@ -18,7 +18,8 @@ Theory of operation
 6. A chunk with no source left is named in `lost`, never dropped silently.
 7. Copies that a former leader ordered, and that nodes say they are making, are among those on their way. A young leader
    orders nothing while a node counts as alive that it has not heard: the node may be making the very copy, or have made
-   it. After `suspect_seconds` such a node counts as suspect.
+   it. After `suspect_seconds` such a node counts as suspect: until it is heard or dead only what has one copy left, or
+   none, is copied. Nodes of a busy machine may need longer than that to find the next leader.
 """
 
 from __future__ import annotations
@@ -128,6 +129,18 @@ def unheard(candidates: Mapping[str, Candidate]) -> list[str]:
     return sorted(
         one.node_id for one in candidates.values() if one.liveness is Liveness.ALIVE and not one.heard
     )
+
+
+def silent(candidates: Mapping[str, Candidate]) -> list[str]:
+    """The nodes that never spoke to this leader and are not dead yet: what is not `pressing` waits for them."""
+    return sorted(
+        one.node_id for one in candidates.values() if one.liveness is Liveness.SUSPECT and not one.heard
+    )
+
+
+def pressing(one: Damaged, candidates: Mapping[str, Candidate]) -> bool:
+    """Whether the chunk has one copy left, or none."""
+    return len(_reachable(one.live, candidates)) <= 1
 
 
 def _reachable(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> list[str]:

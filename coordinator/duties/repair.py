@@ -19,7 +19,18 @@ from dataclasses import dataclass
 
 from common import log
 from coordinator.decisions.placement import Chance
-from coordinator.decisions.repair import FULL_BYTES, Copy, Damaged, Plan, Running, plan, unheard, weigh
+from coordinator.decisions.repair import (
+    FULL_BYTES,
+    Copy,
+    Damaged,
+    Plan,
+    Running,
+    plan,
+    pressing,
+    silent,
+    unheard,
+    weigh,
+)
 from coordinator.duties.backlog import Backlog, Survey
 from coordinator.duties.desk import Desk
 from coordinator.metadata import queries
@@ -163,6 +174,9 @@ class Repair:
             if not self._rests.rests(row.chunk)
         ]
         running += self._inherited(damaged)
+        absent = silent(candidates)
+        if absent:
+            damaged = [one for one in damaged if pressing(one, candidates)]
         decided = plan(
             damaged,
             candidates,
@@ -183,6 +197,7 @@ class Repair:
         return (
             f"{survey.under_replicated} chunks lack replicas, {survey.moving} are to be moved: "
             f"ordered {ordered}, running {len(running)}"
+            + (f"; all but last copies wait to hear of {', '.join(absent)}" if absent else "")
         )
 
     def _running(self) -> list[Running]:

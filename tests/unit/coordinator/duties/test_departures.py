@@ -16,7 +16,7 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
-from tests.support.coordinator import SUSPECT_SECONDS, Coordinator
+from tests.support.coordinator import DEAD_SECONDS, SUSPECT_SECONDS, Coordinator
 from tests.support.ops import ref
 
 NODES = ("d1", "d2", "d3", "d4")
@@ -167,13 +167,34 @@ def test_copies_of_what_lacks_nothing_take_no_place_from_repair(leader: Coordina
     assert reign.repair.figures.running == 1
 
 
-def test_a_node_that_stays_silent_is_not_waited_for(leader: Coordinator, reign: Reign) -> None:
+def test_a_node_that_stays_silent_is_waited_for_until_it_is_dead_but_not_by_last_copies(
+    leader: Coordinator, reign: Reign
+) -> None:
+    """It may look for the new leader for long, and have made the very copy."""
     leader.store(b"/x", "d1", "d2")
+    last = leader.store(b"/y", "d1", "d2")
+    leader.become(last, "d2", t.REPLICA_STATE_MISSING)
     leader.begin()
     successor = Reign(leader)
     leader.pass_time(SUSPECT_SECONDS, "d1", "d2", "d3")
+    assert successor.repair.work().endswith("wait to hear of d4")
+    assert {one.chunk for one in leader.soft.running("replicate")} == {last}
+    leader.pass_time(DEAD_SECONDS, "d1", "d2", "d3")
     successor.repair.work()
-    assert [one.node_id for one in leader.soft.running("replicate")] == ["d3"]
+    assert len({one.chunk for one in leader.soft.running("replicate")}) == 2
+
+
+def test_a_silent_node_that_speaks_at_last_has_what_it_copied_counted(
+    leader: Coordinator, reign: Reign
+) -> None:
+    chunk = leader.store(b"/x", "d1", "d2")
+    leader.begin()
+    successor = Reign(leader)
+    leader.pass_time(SUSPECT_SECONDS + 1, "d1", "d2", "d3")
+    successor.repair.work()
+    leader.beat("d4", load=m.NodeLoad(copying=[chunk]))
+    successor.repair.work()
+    assert leader.soft.running("replicate") == []
 
 
 def test_a_chunk_that_came_late_makes_it_decommissioning_again(leader: Coordinator, reign: Reign) -> None:
