@@ -40,7 +40,8 @@ class HeartbeatContent(Protocol):
         ...
 
     def holds_nothing(self) -> bool:
-        """Whether there is no chunk on any disk (a node that was wiped, or never used)."""
+        """Whether there is no chunk on any disk (a node that was wiped, or never used). The cluster strikes all that it
+        thought to be here: a disk that cannot be read is not empty."""
         ...
 
 

@@ -78,7 +78,7 @@ class Content:
             after = ids[-1]
 
     def holds_nothing(self) -> bool:
-        return len(self._store) == 0
+        return self._store.holds_nothing()
 
     def _cpu_fraction(self) -> float:
         """Cores in use since it was asked last."""

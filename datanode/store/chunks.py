@@ -201,6 +201,12 @@ class ChunkStore:
     def __len__(self) -> int:
         return len(self._index)
 
+    def holds_nothing(self) -> bool:
+        """Whether there is no chunk on any disk, in its place or put aside. Of a disk that failed nobody knows."""
+        with self._lock:
+            empty = not len(self._index) and not self._index.quarantined_after(b"", 1)
+        return empty and all(disk.health()[0] != "failed" for disk in self.disks)
+
     def open_reader(self, chunk: ChunkId) -> ChunkReader:
         """Raises ChunkNotFoundError, IntegrityError (the chunk is then a suspect), BusyError."""
         with self._lock:

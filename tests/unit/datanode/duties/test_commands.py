@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from datanode.duties.content import Content
 from datanode.duties.upkeep import ScrubDuty
 from datanode.store.chunks import ChunkStore
 from datanode.store.fence import EpochStore
+from datanode.store.files import Files
 from datanode.store.orders import Orders
 from datanode.store.scrub import Scrubber
 from datanode.transfer.admission import Gate
@@ -64,6 +67,15 @@ class Node:
             while lane.work() != "nothing was ordered":
                 assert lane.wait() == 0
         return self.commands.outcomes.pending()[0]
+
+
+class Unlistable(Files):
+    """Cannot list the directories of chunks."""
+
+    def names(self, path: Path) -> Iterator[str]:
+        if path.parent.name == "chunks":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return super().names(path)
 
 
 class NoPeers:
@@ -260,6 +272,26 @@ def test_an_inventory_lists_every_sealed_chunk_once_in_order(
     pages = list(told.inventory())
     assert [len(page.ids) // 16 for page in pages] == [7, 7, 7, 7, 2]
     assert b"".join(page.ids for page in pages) == b"".join(sorted(ids))
+    assert not told.holds_nothing()
+
+
+def test_a_node_whose_disk_cannot_be_listed_is_not_empty(tmp_path: Path) -> None:
+    """The cluster would strike its replicas, and let it be forgotten with the last copies on it."""
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+    files = Unlistable()
+    with opened(tmp_path, files=files) as (store, _):
+        told = Content(store, Outcomes(), Gate("writes", 1), Gate("reads", 1))
+        assert len(store) == 0
+        assert [disk.state for disk in told.disks()] == ["failed"]
+        assert not told.holds_nothing()
+
+
+def test_a_node_with_chunks_in_quarantine_only_is_not_empty(node: Node) -> None:
+    told = Content(node.store, Outcomes(), Gate("writes", 1), Gate("reads", 1))
+    put(node.store, A, DATA)
+    node.give(delete(1))
+    assert A not in node.store
     assert not told.holds_nothing()
 
 
