@@ -30,7 +30,7 @@ from coordinator.metadata.garbage import Held
 from coordinator.soft.cycles import Report
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
-from quorumfs.errors import NotLeaderError, PreconditionFailedError, QuorumFSError
+from quorumfs.errors import HistoryBehindError, NotLeaderError, PreconditionFailedError, QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
 
@@ -38,6 +38,7 @@ IDS_PER_PAGE = 500  # half a millisecond of this thread: whoever waits for the i
 PER_ENTRY = 500
 STRAYS_PER_CYCLE = 100_000
 WOULD_CONDEMN_MAX = 10_000
+TOLD_AGAIN_MAX = 4  # an order that heartbeats have overtaken
 GATHER_SECONDS = 60.0  # without an inventory of any node
 LOOK_SECONDS = 0.1
 BUSY_SECONDS = 0.005
@@ -347,16 +348,28 @@ class Cycle:
             yield self._pause()
 
     def _delete(self, node_id: str, condemned: Sequence[tuple[bytes, int]]) -> Deleted:
-        commit_index = self._desk.consensus.commit_index
         try:
-            orders = Orders(self._epoch, commit_index, condemned, self._fork_index, self._released)
-            deleted = self._holders.delete(node_id, orders)
+            deleted = self._order(node_id, condemned)
         except QuorumFSError as error:
             self._void(node_id, str(error))
             return Deleted()
         if deleted.refused:
             _log.warning("gc.refused", node=node_id, chunks=len(deleted.refused), cause=deleted.why)
         return deleted
+
+    def _order(self, node_id: str, condemned: Sequence[tuple[bytes, int]]) -> Deleted:
+        """While an order is on its way its node may hear, in the answer to a heartbeat, of what was committed since:
+        then it is told that this leader knows that too. Who is behind in earnest has nothing newer to tell."""
+        again = TOLD_AGAIN_MAX
+        while True:
+            commit_index = self._desk.consensus.commit_index
+            orders = Orders(self._epoch, commit_index, condemned, self._fork_index, self._released)
+            try:
+                return self._holders.delete(node_id, orders)
+            except HistoryBehindError:
+                if not again or self._desk.consensus.commit_index <= commit_index:
+                    raise
+                again -= 1
 
     def _write_gone(self, page: Sequence[Held], gone: dict[str, Collection[bytes]]) -> None:
         removed = [

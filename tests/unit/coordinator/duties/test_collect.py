@@ -203,6 +203,39 @@ def test_a_leader_that_knows_less_of_the_log_than_a_node_deletes_nothing_there(f
     assert farm.on(chunk) == ["d1"]
 
 
+def test_an_order_that_a_heartbeat_has_overtaken_is_given_again(farm: Farm) -> None:
+    """The node has heard of a later commit than the order names, by the same leader: clients went on writing."""
+    chunk = farm.store(b"/x")
+    farm.remove(b"/x")
+    farm.pass_time(GRACE_SECONDS)
+    overtaken: list[bool] = []
+
+    def write_and_tell() -> None:
+        if len(overtaken) % 2 == 0:
+            farm.leader.system(e.SystemCommand(tick=e.Tick()))
+            farm.nodes.beat(farm.leader)
+        overtaken.append(True)
+
+    farm.nodes.before_orders = write_and_tell
+    report = farm.cycle()
+    assert (report.deleted, report.void, len(overtaken)) == (1, {}, 2 * len(NODES))
+    assert farm.on(chunk) == []
+
+
+def test_a_node_that_hears_of_more_with_every_order_is_void_in_the_end(farm: Farm) -> None:
+    farm.store(b"/x")
+    farm.remove(b"/x")
+    farm.pass_time(GRACE_SECONDS)
+
+    def write_and_tell() -> None:
+        farm.leader.system(e.SystemCommand(tick=e.Tick()))
+        farm.nodes.beat(farm.leader)
+
+    farm.nodes.before_orders = write_and_tell
+    report = farm.cycle()
+    assert (report.outcome, report.deleted, set(report.void)) == ("done", 0, set(NODES))
+
+
 def test_what_was_born_in_another_log_waits_for_an_operator(farm: Farm) -> None:
     farm.stray(STRAY, "d1", history=1, index=10**6)
     other = farm.stray(b"t" * 16, "d2", history=2)
