@@ -68,6 +68,12 @@ def is_of_this_history(found: Found, history: int) -> bool:
     return found.birth.history == history
 
 
+def unexplained_strays(found: int, examined: int, unexplained: int) -> int:
+    """Of all that were `found`, reckoned by those whose headers were read: ids are random, so they stand for the rest.
+    What waits for the next cycle because there is so much is no more evidence than what was looked at."""
+    return unexplained + max(0, found - examined) * unexplained // max(examined, 1)
+
+
 def shrinks(unexplained: int, chunks: int, percent: float) -> bool:
     """Whether so much garbage that nothing explains is evidence against the metadata, not against the chunks.
 

@@ -100,9 +100,7 @@ class Cycle:
         self._fork_index = 0
         self._released: frozenset[bytes] = frozenset()
         self._listed: dict[str, PackedIds] = {}
-        self._to_be_held = (
-            0  # strays of other histories: adopted, but never condemned before an operator's word
-        )
+        self._unexplained = 0  # strays, without those of other histories: these are held, and never condemned
         self.report = Report(dry_run)
 
     def steps(self) -> Iterator[float]:
@@ -206,16 +204,18 @@ class Cycle:
         """What may be adopted: strays, by their headers, and orphans with holders that are in no table."""
         yield self._enter("examine")
         adopt: list[e.AdoptChunks.One] = []
+        number, unexplained = self.report.strays, 0
         for chunk, nodes in strays.items():
             found = self._find(chunk, nodes)
             still = [node_id for node_id in nodes if node_id in self._listed]
             if collection.may_adopt(found, self._epoch.history, self.report.mark_index) and still:
                 assert found is not None
                 adopt.append(_adoption(chunk, still, found))
-                self._to_be_held += not collection.is_of_this_history(found, self._epoch.history)
+                unexplained += collection.is_of_this_history(found, self._epoch.history)
             else:
                 self.report.strays -= 1
             yield 0.0
+        self._unexplained = collection.unexplained_strays(number, len(strays), unexplained)
         after = b""
         while page := self._desk.look(partial(garbage.orphans, after=after, limit=IDS_PER_PAGE)):
             for one in page:
@@ -243,9 +243,8 @@ class Cycle:
     def _guard(self) -> bool:
         """False: the cycle ends here. Nothing was written so far."""
         counts = self._desk.look(garbage.counts)
-        strays = self.report.strays - self._to_be_held
-        chunks = self._desk.look(garbage.chunk_count) + strays
-        unexplained = counts.unexplained + strays
+        chunks = self._desk.look(garbage.chunk_count) + self._unexplained
+        unexplained = counts.unexplained + self._unexplained
         if not collection.shrinks(unexplained, chunks, self._policy.shrink_guard_percent):
             self._soft.clear_alarm(ALARM)
             return True

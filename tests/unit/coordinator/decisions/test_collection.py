@@ -14,6 +14,7 @@ from coordinator.decisions.collection import (
     deletions,
     may_adopt,
     shrinks,
+    unexplained_strays,
     unrecorded,
 )
 from coordinator.decisions.packed import PAGE_IDS, PackedIds, Walk, in_order, split
@@ -110,3 +111,11 @@ def test_what_lies_on_a_failed_disk_is_in_no_class() -> None:
     found = account(rooms, {("referenced", "good"): 20, ("referenced", "failed"): 480, ("orphan", "good"): 7})
     assert (found.room, found.referenced, found.orphan) == (Room(100, 60, 30, 5), 20, 7)
     assert (found.unaccounted, found.other) == (3, 5)
+
+
+def test_strays_that_nobody_looked_at_count_as_those_that_somebody_did() -> None:
+    assert unexplained_strays(0, 0, 0) == 0
+    assert unexplained_strays(10, 10, 4) == 4
+    assert unexplained_strays(300, 100, 0) == 0
+    assert unexplained_strays(300, 100, 100) == 300
+    assert unexplained_strays(300, 100, 50) == 150

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.duties import cycle
 from coordinator.duties.collect import FIRST_SECONDS
 from coordinator.duties.cycle import ALARM, ALARM_OF_ANOTHER_LOG, Policy
 from coordinator.metadata import garbage, invariants
@@ -353,6 +354,32 @@ def test_however_much_another_log_left_it_is_listed_and_stops_nothing(farm: Farm
     assert farm.cycle().deleted == len(left)
     assert farm.leader.soft.alarms() == []
     assert [farm.on(chunk) for chunk in left] == [[]] * len(left)
+
+
+def test_more_than_one_cycle_looks_at_of_another_log_is_no_alarm_of_the_shrink_guard(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycle, "STRAYS_PER_CYCLE", 20)
+    gone = farm.store(b"/gone")
+    farm.remove(b"/gone")
+    left = [farm.stray(k.to_bytes(16, "big"), "d1", history=0) for k in range(150)]
+    farm.pass_time(GRACE_SECONDS)
+    report = farm.cycle()
+    assert (report.outcome, report.adopted, report.deleted) == ("done", 20, 1)
+    assert farm.on(gone) == []
+    assert [code for code, *_ in farm.leader.soft.alarms()] == [ALARM_OF_ANOTHER_LOG]
+    farm.cycle()
+    assert garbage.candidates(farm.leader.db, b"", 1000, held=True) == left[:40]
+
+
+def test_more_unexplained_garbage_than_one_cycle_looks_at_stops_it_all_the_same(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycle, "STRAYS_PER_CYCLE", 20)
+    for k in range(150):
+        farm.stray(k.to_bytes(16, "big"), "d1")
+    assert farm.cycle().outcome == "stopped"
+    assert [code for code, *_ in farm.leader.soft.alarms()] == [ALARM]
 
 
 # After a restored backup
