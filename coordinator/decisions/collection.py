@@ -32,6 +32,16 @@ class Found:
     quarantined: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """`count`: how many of the chunks are there now. `refused`: what could not be brought back; `why` is the last
+    reason."""
+
+    count: int
+    refused: frozenset[bytes] = frozenset()
+    why: str = ""
+
+
 def absent(
     known: Iterable[bytes], listed: Mapping[str, Walk], through: bytes | None
 ) -> dict[bytes, list[str]]:

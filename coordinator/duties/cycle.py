@@ -273,8 +273,9 @@ class Cycle:
             yield from self._recall_from(node_id)
 
     def _recall_from(self, node_id: str) -> Iterator[float]:
-        """Whatever goes wrong at the node makes it void; what goes wrong with the metadata ends the cycle."""
-        after = b""
+        """Whatever goes wrong at the node makes it void; what goes wrong with the metadata ends the cycle. What a disk
+        does not give back holds up nothing else, and is tried again by every cycle."""
+        after, whole = b"", True
         while True:
             try:
                 page = self._holders.quarantined(node_id, after, PER_ENTRY)
@@ -287,15 +288,24 @@ class Cycle:
             if needed:
                 index = self._now().index
                 try:
-                    count = self._holders.restore(node_id, self._epoch, needed, index)
+                    restored = self._holders.restore(node_id, self._epoch, needed, index)
                 except QuorumFSError as error:
                     self._void(node_id, str(error))
                     return
-                self.report.recalled += count
-                _log.warning("gc.recalled", node=node_id, chunks=count, first=needed[0].hex())
+                self.report.recalled += restored.count
+                whole = whole and not restored.refused
+                _log.warning(
+                    "gc.recalled",
+                    node=node_id,
+                    chunks=restored.count,
+                    first=needed[0].hex(),
+                    refused=len(restored.refused),
+                    cause=restored.why,
+                )
             after = page[-1]
             yield self._pause()
-        self._memory.recalled.add(node_id)
+        if whole:
+            self._memory.recalled.add(node_id)
 
     # What is written
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from coordinator.decisions.collection import Birth, Found
+from coordinator.decisions.collection import Birth, Found, Restored
 from quorumfs.errors import ChunkNotFoundError, Code, QuorumFSError, UnavailableError
 from quorumfs.limits import RPC_DEADLINE_SECONDS
 from quorumfs.rpc.channels import ChannelSource
@@ -62,8 +62,8 @@ class Holders(Protocol):
         """A page of what lies in its quarantine, in order."""
         ...
 
-    def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> int:
-        """Void their condemnations up to that index and bring them back; how many are there now."""
+    def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> Restored:
+        """Void their condemnations up to that index and bring them back."""
         ...
 
 
@@ -118,10 +118,10 @@ class RemoteHolders:
         answer: pb.ListChunksResponse = self._call(node_id, "List", request)
         return [one.chunk for one in answer.chunks]
 
-    def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> int:
+    def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> Restored:
         request = pb.RestoreChunksRequest(epoch=epoch, chunks=chunks, void_below_index=void_below)
         answer: pb.RestoreChunksResponse = self._call(node_id, "Restore", request, DELETE_SECONDS)
-        return len(answer.restored)
+        return Restored(len(answer.restored), frozenset(answer.refused), answer.error.message)
 
     def _call(self, node_id: str, method: str, request: Any, seconds: float = RPC_DEADLINE_SECONDS) -> Any:
         address = self._address(node_id)

@@ -199,7 +199,9 @@ class TrimDuty:
         index = self._desk.look(queries.applied_index)
         for chunk, node_id in replicas:
             try:
-                self._holders.restore(node_id, self._epoch, [chunk], index)
+                restored = self._holders.restore(node_id, self._epoch, [chunk], index)
+                if restored.refused:
+                    _log.info("trim.not_restored", node=node_id, chunk=chunk.hex(), cause=restored.why)
             except QuorumFSError as error:  # its next inventory tells what it has; repair makes others
                 _log.info("trim.not_restored", node=node_id, chunk=chunk.hex(), cause=str(error))
             self._verify(node_id, chunk)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from coordinator.decisions.collection import Classes, Found
+from coordinator.decisions.collection import Classes, Found, Restored
 from coordinator.metadata import garbage, queries
 from coordinator.metadata.garbage import Story
 from coordinator.services.gateway import Gateway
@@ -73,7 +73,7 @@ class Holders(Protocol):
 
     def quarantined(self, node_id: str, after: bytes, limit: int) -> list[bytes]: ...
 
-    def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> int: ...
+    def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> Restored: ...
 
 
 class CollectionDesk:
@@ -288,8 +288,10 @@ class CollectionDesk:
         silent = []
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for node_id, answer in zip(nodes, answers, strict=True):
-            if isinstance(answer, int):
-                back += answer
+            if isinstance(answer, Restored):
+                back += answer.count
+                if answer.refused:
+                    silent.append(f"{node_id}: {len(answer.refused)} were not brought back: {answer.why}")
             elif isinstance(answer, QuorumFSError):
                 silent.append(f"{node_id}: {answer}")
             else:

@@ -103,9 +103,12 @@ class ChunksService:
         require_node(context)
         chunks = [chunk_id(raw) for raw in request.chunks]
         outcome = self._orders.restore(request.epoch, chunks, request.void_below_index)
-        if outcome.error is not None:
-            raise outcome.error
-        return pb.RestoreChunksResponse(restored=outcome.done, absent=outcome.absent)
+        return pb.RestoreChunksResponse(
+            restored=outcome.done,
+            absent=outcome.absent,
+            refused=outcome.refused,
+            error=to_detail(outcome.error) if outcome.error else None,
+        )
 
     def List(self, request: pb.ListChunksRequest, context: grpc.ServicerContext) -> pb.ListChunksResponse:  # noqa: N802
         limit = min(request.limit or limits.LIST_PAGE_DEFAULT, limits.LIST_PAGE_MAX)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from coordinator.decisions.collection import Birth, Found
+from coordinator.decisions.collection import Birth, Found, Restored
 from coordinator.duties.holders import Deleted, Orders
 from datanode.store import rules
 from datanode.store.holds import Hold
@@ -31,6 +31,7 @@ class Datanode:
     epoch: tuple[int, int] = (0, 0)
     commit_index: int = 0
     reachable: bool = True
+    stuck: set[bytes] = field(default_factory=set)  # on a disk that cannot be written
     page_ids: int = 1000
     heard: tuple[int, int] = (0, 0)  # as `epoch`, whatever `obey` makes of it
 
@@ -135,8 +136,11 @@ class Datanodes:
         self.orders += 1
         return node.delete(orders)
 
-    def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> int:
-        return self._reach(node_id).restore(epoch, chunks, void_below)
+    def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> Restored:
+        node = self._reach(node_id)
+        stuck = frozenset(chunk for chunk in chunks if chunk in node.stuck)
+        count = node.restore(epoch, [chunk for chunk in chunks if chunk not in stuck], void_below)
+        return Restored(count, stuck, "its disk is read-only" if stuck else "")
 
     # What they do by themselves
 

@@ -428,6 +428,30 @@ def test_what_a_restored_log_refers_to_comes_back_from_quarantine(farm: Farm) ->
     assert (farm.on(chunk), farm.state(chunk)) == (list(NODES), "referenced")
 
 
+def test_what_a_disk_does_not_give_back_holds_up_neither_the_others_nor_the_collection(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycle, "PER_ENTRY", 1)
+    chunks = sorted(farm.store(b"/%d" % k, "d1", "d2") for k in range(3))
+    farm.store(b"/later")
+    image = farm.leader.consensus.backup()
+    for k in range(3):
+        farm.remove(b"/%d" % k)
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 3
+    farm.restore_backup(image, 2)
+    farm.nodes["d1"].stuck = {chunks[0]}
+    farm.remove(b"/later")
+    farm.pass_time(GRACE_SECONDS)
+    report = farm.cycle()
+    assert (report.recalled, report.void, report.deleted) == (5, {}, 1)
+    assert [farm.on(chunk) for chunk in chunks] == [["d2"], ["d1", "d2"], ["d1", "d2"]]
+    farm.nodes["d1"].stuck = set()
+    assert farm.cycle().recalled == 1
+    assert farm.on(chunks[0]) == ["d1", "d2"]
+    assert farm.cycle().recalled == 0
+
+
 def test_what_an_operator_restored_after_the_backup_waits_for_a_release(farm: Farm) -> None:
     """The restored log takes it for garbage; the nodes know better, however high or low the index of the order is."""
     chunk = farm.store(b"/x")

@@ -157,6 +157,14 @@ def test_a_node_that_does_not_answer_is_named_and_the_chunk_is_held_all_the_same
     assert farm.on(chunk) == list(NODES)
 
 
+def test_it_is_said_what_a_node_could_not_bring_back(farm: Farm, desk: CollectionDesk) -> None:
+    chunk = deleted(farm)
+    farm.nodes["d2"].stuck = {chunk}
+    detail = farm.leader.run(lambda: desk.restore([chunk]))
+    assert "2 replicas" in detail
+    assert "d2: 1 were not brought back: its disk is read-only" in detail
+
+
 def test_what_is_nowhere_cannot_be_restored(farm: Farm, desk: CollectionDesk) -> None:
     with pytest.raises(NotFoundError, match="nowhere"):
         farm.leader.run(lambda: desk.restore([STRAY]))
