@@ -27,7 +27,7 @@ from coordinator.duties.desk import Desk
 from coordinator.duties.holders import Deleted, Holders, Orders
 from coordinator.metadata import garbage
 from coordinator.metadata.garbage import Held
-from coordinator.soft.cycles import Report
+from coordinator.soft.cycles import SHRINK_GUARD, Report
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
 from quorumfs.errors import HistoryBehindError, NotLeaderError, PreconditionFailedError, QuorumFSError
@@ -44,7 +44,7 @@ LOOK_SECONDS = 0.1
 BUSY_SECONDS = 0.005
 FOREGROUND_SECONDS = 0.2  # after what was written
 LOOKING_SECONDS = 0.05  # after a page that was only read
-ALARM = "gc_shrink_guard"
+ALARM = SHRINK_GUARD
 ALARM_OF_ANOTHER_LOG = "gc_chunks_of_another_log"
 
 T = TypeVar("T")

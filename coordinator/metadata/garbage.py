@@ -102,6 +102,7 @@ class Story:
     condemned_index: int = 0
     hold: int = 0
     live_bytes: int = 0
+    paused: bool = False
 
 
 def cluster(tx: sqlite3.Connection) -> Cluster | None:
@@ -227,6 +228,7 @@ def story(tx: sqlite3.Connection, chunk: bytes) -> Story:
         upload or b"",
         _nodes(tx, chunk),
         live_bytes=sparse.live_bytes(tx, chunk),
+        paused=now is not None and now.paused,
     )
     if orphan is None:
         return told
@@ -253,7 +255,7 @@ def _references(tx: sqlite3.Connection, chunk: bytes) -> tuple[bytes, ...]:
 
 
 def guard_of(story: Story) -> str:
-    """What keeps the chunk from being condemned, in words; empty: nothing does."""
+    """What keeps the chunk from being condemned, or deleted once it is, in words; empty: nothing does."""
     match story.state:
         case "referenced" | "inline":
             return "files refer to it" if story.references else "something refers to it"
@@ -265,5 +267,7 @@ def guard_of(story: Story) -> str:
             return "it was restored from quarantine: dfsctl gc release when it may go"
         case "orphan" if story.since_ms + story.grace_ms > story.now_ms:
             return "its grace is not over"
+        case "orphan" | "condemned" if story.paused:
+            return "the collection is paused: dfsctl gc resume"
         case _:
             return ""

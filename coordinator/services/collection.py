@@ -14,7 +14,7 @@ from coordinator.metadata import garbage, queries
 from coordinator.metadata.garbage import Story
 from coordinator.services.gateway import Gateway
 from coordinator.services.view import hint_of
-from coordinator.soft.cycles import Report
+from coordinator.soft.cycles import SHRINK_GUARD, Report
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
 from quorumfs.errors import (
@@ -190,7 +190,7 @@ class CollectionDesk:
             referenced_by=[show(path) for path in story.references],
             seen_on=story.nodes,
             deleted_by=story.deleted_by,
-            held_by=garbage.guard_of(story),
+            held_by=self._guard_of(story),
             condemned_index=story.condemned_index,
             length=story.length,
             live_bytes=story.live_bytes,
@@ -202,6 +202,13 @@ class CollectionDesk:
         if story.state == "orphan" and story.hold <= 0:
             told.earliest_sweep_wall_ms = wall_ms + max(0, story.since_ms + story.grace_ms - story.now_ms)
         return told
+
+    def _guard_of(self, story: Story) -> str:
+        guard = garbage.guard_of(story)
+        if guard or story.state not in ("orphan", "condemned"):
+            return guard
+        stopped = any(code == SHRINK_GUARD for code, *_ in self._soft.alarms())
+        return "the shrink guard has stopped the collection: see the alarm" if stopped else ""
 
     async def candidates(self, request: a.ListCandidatesRequest) -> a.Candidates:
         self._gateway.require_leadership()

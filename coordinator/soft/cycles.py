@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from coordinator.decisions.collection import Classes
 
+SHRINK_GUARD = "gc_shrink_guard"
+"""The alarm that stands as long as cycles are stopped by it."""
+
 
 @dataclass(slots=True)
 class Report:

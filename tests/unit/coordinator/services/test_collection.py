@@ -84,6 +84,32 @@ def test_a_chunk_is_explained_through_its_whole_life(farm: Farm, desk: Collectio
         explain(farm, desk, b"short")
 
 
+def test_what_keeps_all_chunks_keeps_each(farm: Farm, desk: CollectionDesk) -> None:
+    """A collection that is paused, or stopped by the shrink guard, deletes nothing however old it is."""
+    chunk, old = farm.store(b"/x"), farm.store(b"/y")
+    farm.remove(b"/y")
+    farm.pass_time(GRACE_SECONDS)
+    farm.collect.request(dry_run=False)
+    farm.step_until("sweep")
+    farm.remove(b"/x")
+    farm.leader.run(lambda: desk.control(a.ControlGcRequest(pause=True)))
+    assert explain(farm, desk, chunk).held_by == "its grace is not over"
+    farm.pass_time(GRACE_SECONDS)
+    farm.leader.soft.judge()
+    for one in (chunk, old):
+        assert "paused" in explain(farm, desk, one).held_by
+    (told,) = farm.leader.run(lambda: desk.candidates(a.ListCandidatesRequest())).chunks
+    assert "paused" in told.held_by
+    farm.leader.run(lambda: desk.control(a.ControlGcRequest(resume=True)))
+    assert explain(farm, desk, chunk).held_by == ""
+    for k in range(101):
+        farm.stray(k.to_bytes(16, "big"), "d1")
+    while farm.collect.phase():
+        farm.step()
+    assert farm.cycle().outcome == "stopped"
+    assert "shrink guard" in explain(farm, desk, chunk).held_by
+
+
 def test_it_is_told_where_a_chunk_was_seen_and_when(farm: Farm, desk: CollectionDesk) -> None:
     chunk = farm.store(b"/x")
     farm.cycle()
