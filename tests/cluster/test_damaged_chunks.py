@@ -261,8 +261,7 @@ def test_with_no_good_replica_left_there_is_an_error_and_never_a_wrong_byte(
     assert {one["node_id"] for one in said.json["problems"]} == {"d1", "d2", "d3"}
     with fs.open(path, "rb") as file:
         assert file.read(CHUNK_BYTES) == content[:CHUNK_BYTES], "what is whole can still be read"
-    missing, corrupt = harmed(fs)
-    assert missing + corrupt > 0
+    wait_for(lambda: sum(harmed(fs)) > 0, HEAL_SECONDS, "the leader hears of it")
     dfsctl.well("rm", "--purge", path)
     wait_for(lambda: harmed(fs) == (0, 0), HEAL_SECONDS, "a file that is gone misses nothing")
 
