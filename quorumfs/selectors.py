@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from fnmatch import fnmatchcase
 
 from quorumfs.errors import InvalidArgumentError
 
@@ -60,7 +59,7 @@ class Requirement:
             case Operator.NOT_IN:
                 return value is None or value not in self.values
             case Operator.MATCHES:
-                return value is not None and fnmatchcase(value, self.values[0])
+                return value is not None and _is_like(value, self.values[0])
 
     def __str__(self) -> str:
         match self.operator:
@@ -145,6 +144,28 @@ def _requirement(part: str) -> Requirement:
             )
         return Requirement(found[1], Operator(found[2]), values)
     raise _refused(f"{part[:80]!r} is not a condition", "" if part else "a comma has nothing beside it")
+
+
+def _is_like(value: str, glob: str) -> bool:
+    """Whether `value` is what `glob` spells: `*` is any text, `?` one character.
+
+    Nothing is compiled and nothing is kept: strangers send selectors, and `fnmatch` keeps what it made of the last
+    32,768 globs.
+    """
+    at = spelt = 0
+    star, taken = -1, 0  # the last `*`, and where what it stands for ends so far
+    while at < len(value):
+        if spelt < len(glob) and glob[spelt] == "*":
+            star, taken = spelt, at
+            spelt += 1
+        elif spelt < len(glob) and glob[spelt] in ("?", value[at]):
+            at, spelt = at + 1, spelt + 1
+        elif star >= 0:
+            taken += 1
+            at, spelt = taken, star + 1
+        else:
+            return False
+    return not glob[spelt:].strip("*")
 
 
 def _refused(message: str, cause: str) -> InvalidArgumentError:

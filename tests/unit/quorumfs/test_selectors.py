@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
+from fnmatch import fnmatchcase
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,3 +115,24 @@ def test_any_text_parses_or_is_refused(text: str) -> None:
 def test_only_a_selector_without_conditions_is_empty() -> None:
     assert parse(" ").is_empty
     assert not parse("zone").is_empty
+
+
+@given(st.text("ab*?-", max_size=12), st.text("ab-", max_size=12))
+def test_a_glob_matches_what_a_shells_does(glob: str, value: str) -> None:
+    within = Requirement("key", Operator.MATCHES, (glob,))
+    assert within.matches({"key": value}) is fnmatchcase(value, glob)
+
+
+def test_what_strangers_ask_for_leaves_nothing_in_memory() -> None:
+    chance = random.Random(1)
+    globs = ["zone~" + "".join(chance.choices("abc?*", k=4000)) for _ in range(10)]
+    parse(globs[0]).matches(LABELS)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for text in globs[1:]:
+            assert not parse(text).matches(LABELS)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 64 << 10
