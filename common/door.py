@@ -2,7 +2,8 @@
 
 Who calls is known by one of three: the proof of the cluster's secret that nodes give (they may do anything: they
 are the cluster), a bearer token, or, while no tokens are configured, nothing: the listener is on loopback, or the
-operator wrote `insecure`.
+operator wrote `insecure`. What wants an admin is not taken from another machine then: whoever came first would make
+the first token, and the cluster would be theirs.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Door:
             return Principal("local", role, address)
         found = self._book.judge(token, address, is_founding=path == FOUNDING_RPC and is_local(address))
         if found is None:
+            if role is Role.ADMIN and not is_local(address):
+                raise _not_from_elsewhere(path, address)
             return Principal("local" if is_local(address) else "anybody", role, address)
         require_role(found, role, f"call {path.rpartition('/')[2]}")
         return found
@@ -74,6 +77,14 @@ class Door:
                 "the caller's proof is not known here", cause="this node was restarted, or it is too old"
             )
         return Principal(f"node {node_id}", Role.ADMIN, address)
+
+
+def _not_from_elsewhere(path: str, address: str) -> UnauthenticatedError:
+    return UnauthenticatedError(
+        f"{path.rpartition('/')[2]} is not taken from another machine",
+        cause=f"no tokens are configured, and the call came from {address}",
+        next="make an admin's token on a node: dfsctl auth token create --role admin --secret-file FILE",
+    )
 
 
 def address_of(peer: str) -> str:

@@ -224,6 +224,20 @@ def test_until_there_was_an_admin_tokens_are_made_here_without_one() -> None:
     bench.close()
 
 
+def test_the_first_token_is_not_made_from_another_machine() -> None:
+    """In mode `insecure` strangers reach the port; over HTTP they change nothing, and here they do not take over."""
+    bench = Bench()
+    admins = [path for path in CHANGES if RPC_ROLES[path] is Role.ADMIN]
+    assert FOUNDING_RPC in admins
+    for path in admins:
+        assert bench.call(path, peer=ELSEWHERE) is Code.UNAUTHENTICATED, path
+    assert bench.ran == 0
+    proof = bench.nodes.issue("operator")
+    assert bench.call(FOUNDING_RPC, proof=proof, peer=ELSEWHERE) is Code.OK
+    assert bench.call(FOUNDING_RPC) is Code.OK
+    bench.close()
+
+
 def test_other_services_have_their_own_rules(bench: Bench) -> None:
     door = Door(bench.book, bench.nodes)
     context = Context(ELSEWHERE, ())
