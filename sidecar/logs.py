@@ -5,14 +5,15 @@
    told how many; it never holds up the tail, the node, or another reader.
 3. The number of readers is bounded below the number of threads, so that health always finds one.
 4. A record's id is `<life>:<id>`: the life of the node's process, and the node's own number in it. A reader
-   that comes back with one goes on behind it; after the node's restart, from the new life's first record.
+   that comes back with one goes on behind it, also when the ring is another agent's or has pushed it out, and is told
+   how many it lost; after the node's restart, from the new life's first record.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -73,6 +74,28 @@ class Batch:
     tail: Literal["starting", "ok", "broken"]
     detail: str
     closed: bool
+
+
+class Left:
+    """Where a reader left off, while the ring does not have that record: a node numbers its records without gaps."""
+
+    def __init__(self, event_id: str) -> None:
+        self._life, _, number = event_id.rpartition(":")
+        self._open = bool(self._life) and number.isascii() and number.isdigit() and len(number) < 19
+        self._number = int(number) if self._open else 0
+
+    def behind(self, entries: Sequence[Entry]) -> tuple[list[Entry], int]:
+        """(those that the reader has not had, how many it lost before them); of later entries all, and none."""
+        if not self._open:
+            return list(entries), 0
+        news = [one for one in entries if one.life != self._life or one.record.id > self._number]
+        if not news:
+            return [], 0
+        self._open = False
+        first = news[0]
+        if first.life != self._life:
+            return news, 0
+        return news, max(0, first.record.id - self._number - 1 - first.record.dropped)
 
 
 class LogHub:
@@ -153,8 +176,10 @@ class LogHub:
 
     # -- for Follower
 
-    def read(self, cursor: int, wanted: Filter, wait_seconds: float, known: str) -> tuple[int, Batch]:
-        """(new cursor, what came behind `cursor`).
+    def read(
+        self, cursor: int, wanted: Filter, wait_seconds: float, known: str, left: Left
+    ) -> tuple[int, Batch]:
+        """(new cursor, what came behind `cursor`, and behind where the reader left off).
 
         Waits until something came, the tail's state is not `known` any more, the hub closes, or
         `wait_seconds` are over.
@@ -164,10 +189,12 @@ class LogHub:
                 lambda: self._closed or self._newest() > cursor or self._state != known, wait_seconds
             )
             taken, dropped = self._behind(cursor)
+            news, missed = left.behind(taken)
+            dropped += missed
             self.dropped_total += dropped
             state, detail, closed = self._state, self._detail, self._closed
-        admitted = tuple(entry for entry in taken if wanted.admits(entry.record))
-        upstream = sum(entry.record.dropped for entry in taken)
+        admitted = tuple(entry for entry in news if wanted.admits(entry.record))
+        upstream = sum(entry.record.dropped for entry in news)
         new_cursor = taken[-1].sequence if taken else cursor
         return new_cursor, Batch(admitted, dropped + upstream, state, detail, closed)
 
@@ -284,10 +311,13 @@ class Follower:
         self._known = ""
         self._closed = False
         self._cursor = hub.cursor_behind(after)
+        self._left = Left("" if self._cursor else after)
 
     def next(self, wait_seconds: float) -> Batch:
         """The next records; none when the time is over. A sick node is said in the batch, never raised."""
-        self._cursor, batch = self._hub.read(self._cursor, self._wanted, wait_seconds, self._known)
+        self._cursor, batch = self._hub.read(
+            self._cursor, self._wanted, wait_seconds, self._known, self._left
+        )
         self._known = batch.tail
         return batch
 

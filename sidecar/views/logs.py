@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import chain
 
 from flask import Blueprint, Response, jsonify, request
 
@@ -170,9 +171,8 @@ def _once(entries: Iterator[Entry], dialect: Dialect) -> Iterator[bytes]:
     def rest() -> Iterator[bytes]:
         if first is None:
             return
-        yield dialect.record(first)
         try:
-            for entry in entries:
+            for entry in chain((first,), entries):
                 if entry.record.dropped:
                     yield dialect.remark("dropped", {"dropped": entry.record.dropped})
                 yield dialect.record(entry)
