@@ -94,8 +94,11 @@ def build(
 
 
 def _who_knows_tokens(settings: Settings, link: NodeLink, tracker: LeaderTracker) -> list[str]:
+    """Whom to ask for the tokens. Not those that hang: a caller waits for this before it is judged, and what was told
+    last does as well. They are asked who leads all the while, and count again once they answer."""
     own = [settings.grpc] if settings.is_coordinator and link.observe().answers else []
-    return [*own, *tracker.candidates()]
+    silent = tracker.silent()
+    return [*own, *(one for one in tracker.candidates() if one not in silent)]
 
 
 def _tokens(trusted: Transport, address: str) -> membership_pb2.TokenTable:

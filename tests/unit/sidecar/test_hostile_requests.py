@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.access import GIVEN_ROLES, hash_of, mint_token
+from quorumfs.clock import ManualClock
 from quorumfs.errors import NoLeaderError
 from quorumfs.v1 import types_pb2
 from sidecar import limits
 from sidecar.app import create_app
 from sidecar.auth import Role
-from tests.unit.sidecar.fakes import C1, OWN, FakeNode, agent, well
+from tests.unit.sidecar.fakes import C1, C2, C3, OWN, FakeNode, agent, leaderless, well
 
 JSON = {"Content-Type": "application/json"}
 CHANGES = [
@@ -154,6 +155,31 @@ def test_questions_are_open_here_and_want_a_token_from_elsewhere(path: str, role
         assert tested.get(path, environ_base=there, headers=low).status_code == 403
     for open_path in map(sample, OPEN):
         assert tested.get(open_path, environ_base=there).status_code == 200
+
+
+def test_while_every_coordinator_hangs_callers_are_judged_at_once_by_what_was_told_last() -> None:
+    clock = ManualClock()
+    nodes = {OWN: well(), C1: FakeNode(), C2: FakeNode(), C3: FakeNode()}
+    served = agent(nodes, tokens=held, clock=clock)
+    tested = create_app(served).test_client()
+    there = {"REMOTE_ADDR": "10.1.2.3"}
+    viewer = {"Authorization": f"Bearer {TOKENS['viewer']}"}
+    assert tested.get("/status", environ_base=there, headers=viewer).status_code == 200
+    nodes[OWN].answers["GetStatus"] = leaderless().answers["GetStatus"]
+    for address in (C1, C2, C3):
+        nodes[address].state = "hung"
+    clock.advance(10.0)
+    assert served.tracker.find().current is None
+    trusted: Any = served.trusted
+    before = sum(len(one.asked) for one in trusted.nodes.values())
+    assert tested.get("/status", environ_base=there, headers=viewer).status_code == 200
+    assert tested.get("/status", environ_base=there).status_code == 401
+    assert sum(len(one.asked) for one in trusted.nodes.values()) == before, "each would cost a deadline"
+    nodes[C2].state = "ok"
+    clock.advance(10.0)
+    assert served.tracker.find().current is None
+    assert tested.get("/status", environ_base=there, headers=viewer).status_code == 200
+    assert [len(trusted.nodes[one].asked) for one in (C2, C3)] == [1, 0]
 
 
 def test_a_node_that_no_cluster_has_told_of_tokens_is_its_own_machines(tmp_path: Path) -> None:
