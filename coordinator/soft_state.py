@@ -77,7 +77,8 @@ class _Node:
 
     last_heard: float | None = None
     heard_since: float | None = None
-    incarnation: int = 0
+    node_uuid: str = ""
+    incarnation: int = 0  # of the process that speaks for it; 0: none has yet
     sequence: int = 0
     was: Liveness = Liveness.ALIVE
     lapses: int = 0
@@ -184,9 +185,14 @@ class SoftState:
             return dict(self._known)
 
     def registered(self, node_id: str, incarnation: int) -> None:
-        """A registration was accepted: the node begins anew under this incarnation."""
+        """A registration was accepted. Another process than before begins anew; the same one keeps its orders (its first
+        heartbeat to a new leader may be there before the registration), and tells again what it has."""
         with self._lock:
-            self._begin_incarnation(node_id, self._nodes.setdefault(node_id, _Node()), incarnation)
+            node, known = self._nodes.setdefault(node_id, _Node()), self._known.get(node_id)
+            node_uuid = known.info.node_uuid if known is not None else ""
+            if (node_uuid, incarnation) != (node.node_uuid, node.incarnation):
+                self._begin_incarnation(node_id, node, node_uuid, incarnation)
+            self._inventories.want(node_id)
 
     def heard(self, beat: m.HeartbeatRequest) -> bool:
         """Take in a heartbeat. True: accepted; False: the node must register first.
@@ -206,7 +212,7 @@ class SoftState:
             if beat.incarnation < node.incarnation:
                 raise duplicate(beat, "a later start of this node has been heard already")
             if beat.incarnation > node.incarnation:
-                self._begin_incarnation(beat.node_id, node, beat.incarnation)
+                self._begin_incarnation(beat.node_id, node, beat.node_uuid, beat.incarnation)
             self._forgive_own_silence(now)
             self._pulse(node, now)
             if beat.sequence < node.sequence:
@@ -230,12 +236,14 @@ class SoftState:
             node.lapses = 0
         node.last_heard, node.answers_probes = now, False
 
-    def _begin_incarnation(self, node_id: str, node: _Node, incarnation: int) -> None:
-        """Orders and inventories of the process before are void."""
-        node.incarnation = incarnation
+    def _begin_incarnation(self, node_id: str, node: _Node, node_uuid: str, incarnation: int) -> None:
+        """Orders and inventories of the process before are void. If there was none in this leadership, nobody got the
+        orders yet, and they wait on."""
+        if node.incarnation:
+            self._orders.give_up(node_id)
+        node.node_uuid, node.incarnation = node_uuid, incarnation
         node.sequence = 0
         self._inventories.want(node_id)
-        self._orders.give_up(node_id)
 
     def _inherit(self, beat: m.HeartbeatRequest, node: _Node, now: float) -> None:
         """Copies that a leader before this one ordered. They count a little longer than they are told of: until what

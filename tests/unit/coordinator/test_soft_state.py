@@ -210,6 +210,54 @@ def test_orders_of_a_restarted_node_come_back_without_an_outcome(soft: SoftState
     assert soft.deliver("d1") == []
 
 
+@pytest.mark.parametrize("spoke", [True, False])
+def test_a_registration_of_the_process_that_spoke_already_ends_none_of_its_orders(
+    soft: SoftState, spoke: bool
+) -> None:
+    """After a change of the leader its first heartbeat may be there before it registers."""
+    if spoke:
+        soft.heard(beat("d1", 7))
+    soft.order("d1", "replicate", m.Command(replicate=m.ReplicateCommand(chunk=CHUNK)), CHUNK, "d2")
+    soft.registered("d1", 1)
+    assert soft.take_done(("replicate",)) == []
+    assert [one.chunk for one in soft.running("replicate")] == [CHUNK]
+    soft.heard(beat("d1", 8))
+    assert soft.take_done(("replicate",)) == []
+    assert len(soft.deliver("d1")) == 1
+
+
+def test_an_order_that_waits_for_the_first_heartbeat_of_a_node_is_not_ended_by_it(soft: SoftState) -> None:
+    soft.order("d1", "replicate", m.Command(replicate=m.ReplicateCommand(chunk=CHUNK)), CHUNK, "d2")
+    soft.heard(beat("d1", incarnation=4))
+    assert soft.take_done(("replicate",)) == []
+    assert len(soft.deliver("d1")) == 1
+
+
+@pytest.mark.parametrize(("node_uuid", "incarnation"), [("uuid-d1", 2), ("another", 1)])
+def test_a_registration_of_another_process_ends_the_orders_of_the_one_before(
+    soft: SoftState, node_uuid: str, incarnation: int
+) -> None:
+    soft.heard(beat("d1"))
+    soft.order("d1", "replicate", m.Command(replicate=m.ReplicateCommand(chunk=CHUNK)), CHUNK, "d2")
+    row = known("d1")
+    row.info.node_uuid = node_uuid
+    soft.learn_known(row, 20)
+    soft.registered("d1", incarnation)
+    assert [done.outcome for done in soft.take_done(("replicate",))] == [None]
+    assert soft.deliver("d1") == []
+
+
+def test_a_replaced_machine_whose_starts_are_counted_anew_is_heard(soft: SoftState) -> None:
+    soft.heard(beat("d1", 9, incarnation=4))
+    row = known("d1")
+    row.info.node_uuid = "another"
+    soft.learn_known(row, 20)
+    soft.registered("d1", 1)
+    assert soft.heard(beat("d1", 1, incarnation=1, node_uuid="another"))
+    soft.heard(beat("d1", 2, incarnation=1, node_uuid="another", load=m.NodeLoad(write_streams=3)))
+    assert soft.pulse("d1").load.write_streams == 3
+
+
 def test_command_ids_of_two_leaderships_differ(soft: SoftState) -> None:
     soft.order("d1", "verify", m.Command(verify=m.VerifyCommand(chunk=CHUNK)), CHUNK)
     before = {one.id for one in soft.deliver("d1")}
