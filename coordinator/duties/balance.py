@@ -2,7 +2,8 @@
 
 Theory of operation
 1. Whether it runs, how fast, and how even is even enough are replicated settings; a move is a PENDING replica at its
-   destination, in the metadata before anything is ordered. So whoever leads next goes on with it.
+   destination, in the metadata before anything is ordered. So whoever leads next goes on with it; what a destination
+   tells that it copies already, for the leader before, is not ordered again.
 2. Copy: the destination is ordered to fetch the chunk, verifies and seals it. Switch: an entry makes it LIVE. Delete:
    there is one replica too many then, and trimming takes that of the fuller node, by its own rules.
 3. A move that fails is dropped with an entry; its chunk rests for a while. What a pause finds under way is finished.
@@ -158,7 +159,7 @@ class BalanceDuty:
 
     def _order(self, pending: Sequence[Pending], candidates: Mapping[str, Candidate], index: int) -> int:
         known = self._soft.known()
-        ordered = {(one.node_id, one.chunk) for one in self._running}
+        ordered = {*((one.node_id, one.chunk) for one in self._running), *self._soft.inherited()}
         busy = [one.node_id for one in self._running]
         number = 0
         for one in pending:
@@ -174,6 +175,8 @@ class BalanceDuty:
                 continue
             sources = [known[source.node_id].info for source in counting(one.replicas.live, candidates)]
             if (one.node_id, chunk) in ordered or not sources or busy.count(one.node_id) >= PER_NODE:
+                continue
+            if not node.heard:  # what it copies already is not known yet
                 continue
             if not self._budget.may_spend():
                 break

@@ -12,7 +12,7 @@ from coordinator.decisions.collection import Birth, Found
 from coordinator.duties.balance import FAILURES_MAX, ORDER, SETTLE_SECONDS, BalanceDuty
 from coordinator.duties.trim import TrimDuty
 from coordinator.metadata import excess, invariants, queries, settings
-from coordinator.soft_state import known_nodes
+from coordinator.soft_state import INHERITED_SECONDS, known_nodes
 from quorumfs.checksum import crc32c
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -199,6 +199,28 @@ def test_whoever_leads_next_goes_on(farm: Farm, rounds: int) -> None:
     farm.next_leader()
     farm.rounds()
     assert max(farm.counts()) - min(farm.counts()) <= 4
+    farm.check(chunks, 3)
+
+
+def test_what_a_destination_copies_for_the_leader_before_is_not_ordered_again(farm: Farm) -> None:
+    chunks = farm.store(20, "d1", "d2", "d3")
+    farm.set(1)
+    farm.duty.work()
+    farm.duty.work()
+    copying = sorted(one.chunk for one in farm.leader.soft.running(ORDER))
+    assert copying
+    farm.leader.beat("d4")  # it hears of them, and has not made them when the next one leads
+    farm.nodes["d4"].reachable = False
+    farm.next_leader()
+    farm.duty.work()
+    assert farm.leader.soft.running(ORDER) == []  # what it copies is not known yet
+    farm.nodes["d4"].reachable = True
+    farm.leader.beat("d4", load=m.NodeLoad(copying=copying))
+    farm.duty.work()
+    assert not {one.chunk for one in farm.leader.soft.running(ORDER)} & set(copying)
+    farm.leader.clock.advance(INHERITED_SECONDS)  # it says no more that it copies them
+    farm.rounds()
+    assert farm.duty.figures.failed == 0
     farm.check(chunks, 3)
 
 
