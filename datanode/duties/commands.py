@@ -140,10 +140,10 @@ class Commands:
         try:
             ack = self._execute(command)
             outcome = m.CommandOutcome(id=command.id, code=t.ERROR_CODE_OK, ack=ack)
-            _log.info("command.done", command=kind, id=command.id)
+            _log.info("command.done", command=kind, id=command.id, **_about(command))
         except QuorumFSError as error:
             outcome = m.CommandOutcome(id=command.id, code=error_code(error), error=to_detail(error))
-            _log.warning("command.failed", command=kind, id=command.id, cause=str(error))
+            _log.warning("command.failed", command=kind, id=command.id, **_about(command), cause=str(error))
         except Exception as error:
             failure = InternalError(f"the command {kind} failed", cause=repr(error))
             self._finish(
@@ -261,6 +261,13 @@ class Hands:
 
 def error_code(error: QuorumFSError) -> t.ErrorCode.ValueType:
     return t.ErrorCode.ValueType(error.code)
+
+
+def _about(command: m.Command) -> dict[str, str]:
+    """Which chunk it is about, for the log; of most kinds there is one."""
+    kind = command.WhichOneof("command")
+    chunk = getattr(getattr(command, kind), "chunk", b"") if kind is not None else b""
+    return {"chunk": chunk.hex()} if chunk else {}
 
 
 def _key(command: m.Command) -> Key:

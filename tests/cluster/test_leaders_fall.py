@@ -16,7 +16,7 @@ from tests.support.leaders import How, fallen_leader
 from tests.support.networked import cluster_fixture, in_network, run_in_network
 from tests.support.one_chunk_files import (
     CHUNK_BYTES,
-    copied,
+    Mark,
     everything_is_there,
     holders,
     store_files,
@@ -56,12 +56,6 @@ def registrations(cluster: LocalCluster) -> int:
     return sum(cluster.log(one.node_id).count('"node.registered"') for one in cluster.layout.datanodes)
 
 
-def deaths(cluster: LocalCluster) -> list[str]:
-    """What coordinators have told of datanodes that died."""
-    told = "".join(cluster.log(one.node_id) for one in cluster.layout.coordinator_nodes)
-    return [line for line in told.splitlines() if '"node.dead"' in line]
-
-
 def alive(dfsctl: Dfsctl) -> list[str]:
     return sorted(
         one["node_id"] for one in dfsctl("status", "-o", "json").json["datanodes"] if one["state"] == "alive"
@@ -76,7 +70,7 @@ def test_datanodes_that_are_registering_are_taken_in_by_the_next_leader(
     again = everybody[:3]
     with cluster.client() as fs:
         wait_for(lambda: settled(fs, stored), PATIENCE_SECONDS, "all is settled")
-    before = copied(cluster)
+    before = Mark.now(cluster)
     for node_id in again:
         cluster.kill(node_id)
     seen = registrations(cluster)
@@ -88,7 +82,7 @@ def test_datanodes_that_are_registering_are_taken_in_by_the_next_leader(
     with cluster.client() as fs:
         everything_is_there(fs, stored)
         assert settled(fs, stored)
-    assert copied(cluster) == before, f"dead in between: {deaths(cluster)}"
+    before.check_copies(cluster, 0)
 
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("stopped", marks=LONG), CUT])
@@ -98,9 +92,9 @@ def test_a_repair_goes_on_under_the_next_leader_and_no_copy_is_made_twice(
     wait_for(lambda: settled(fs, stored), PATIENCE_SECONDS, "all is settled")
     mine = [path for path in stored if "d4" in holders(fs, path)]
     assert len(mine) >= 4
-    before = copied(cluster)
+    before = Mark.now(cluster)
     cluster.kill("d4")
-    wait_for(lambda: copied(cluster) >= before + 2, PATIENCE_SECONDS, "some are copied")
+    wait_for(lambda: before.copies_since(cluster) >= 2, PATIENCE_SECONDS, "some are copied")
     with fallen_leader(cluster, how):
         wait_for(
             lambda: all(len(holders(fs, path) - {"d4"}) == 3 for path in stored),
@@ -108,7 +102,7 @@ def test_a_repair_goes_on_under_the_next_leader_and_no_copy_is_made_twice(
             "everything has its replicas again",
         )
     everything_is_there(fs, stored)
-    assert copied(cluster) - before == len(mine)
+    before.check_copies(cluster, len(mine), dead=["d4"])
     cluster.start_node("d4")
     wait_for(lambda: "d4" in alive(dfsctl), PATIENCE_SECONDS, "d4 is back")
     wait_for(lambda: settled(fs, stored), PATIENCE_SECONDS, "what it brought back is too much, and goes")
@@ -141,7 +135,7 @@ def test_a_decommission_goes_on_when_its_leader_is_not_dead(
         return found
 
     wait_for(lambda: settled(fs, stored), PATIENCE_SECONDS, "all is settled")
-    before = copied(cluster)
+    before = Mark.now(cluster)
     mine = [one.path for one in fs.list("/") if "d3" in holders(fs, one.path)]
     dfsctl.well("node", "decommission", "d3")
     total = status()["total_chunks"]
@@ -149,7 +143,7 @@ def test_a_decommission_goes_on_when_its_leader_is_not_dead(
     with fallen_leader(cluster, how):
         wait_for(lambda: status()["intent"] == "decommissioned", PATIENCE_SECONDS, "nothing is left on d3")
     everything_is_there(fs, stored)
-    assert copied(cluster) - before == len(mine)
+    before.check_copies(cluster, len(mine))
     dfsctl.well("node", "decommission", "--cancel", "d3")
 
 

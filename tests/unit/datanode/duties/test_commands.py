@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from datanode.duties import commands as room
 from datanode.duties.commands import Commands, Hands, LaneDuty, Outcomes
@@ -191,6 +192,18 @@ def test_a_command_that_makes_no_sense_is_refused_and_the_lane_goes_on(node: Nod
     put(node.store, A, DATA)
     told = node.give(bad, delete(2))
     assert [one.code for one in told] == [t.ERROR_CODE_INVALID_ARGUMENT, t.ERROR_CODE_OK]
+
+
+def test_the_log_tells_which_chunk_a_command_was_about(node: Node) -> None:
+    put(node.store, A, DATA)
+    with structlog.testing.capture_logs() as events:
+        node.give(delete(1), command(2, verify=m.VerifyCommand(chunk=B)), command(3, scrub=m.ScrubCommand()))
+    told = [(one["event"], one["command"], one.get("chunk")) for one in events]
+    assert told == [
+        ("command.done", "delete", A.hex()),
+        ("command.done", "scrub", None),
+        ("command.failed", "verify", B.hex()),
+    ]
 
 
 def test_what_does_not_fit_is_answered_as_busy(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
