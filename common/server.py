@@ -37,6 +37,7 @@ CALLS_MAX = 20_000  # concurrent calls of one asyncio server
 METADATA_BYTES_MAX = 16 << 10
 CONNECTIONS_MAX = 8192
 START_SECONDS_MAX = 10.0
+TURN_SECONDS = 0.1
 TRUST = "quorumfs.v1.Trust"
 
 _OPTIONS = (
@@ -216,7 +217,7 @@ class AsyncServer(_Listener):
     """gRPC on asyncio, with a loop of its own in a thread of its own, named `grpc`.
 
     Handlers are coroutines or asynchronous generators, and never block. `loop` is there once started;
-    `submit` runs a coroutine on it from any thread.
+    `submit` runs a coroutine on it from any thread. The loop calls `turned` every TURN_SECONDS, as long as it turns.
     """
 
     def __init__(
@@ -232,6 +233,7 @@ class AsyncServer(_Listener):
         credentials: grpc.ServerCredentials | None = None,
         book: TokenBook | None = None,
         calls_max: int = CALLS_MAX,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(
             host,
@@ -245,6 +247,7 @@ class AsyncServer(_Listener):
             book=book,
         )
         self._calls_max = calls_max
+        self._turned = turned
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()
@@ -307,6 +310,7 @@ class AsyncServer(_Listener):
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._ending = asyncio.Event()
+        turning = self._loop.create_task(self._turn())
         interceptor = AsyncInterceptor(self.tokens, self._rpc_metrics, self._book)
         self._server = server = grpc.aio.server(
             interceptors=(interceptor,), options=server_options(), maximum_concurrent_rpcs=self._calls_max
@@ -324,6 +328,12 @@ class AsyncServer(_Listener):
         await self._ending.wait()
         await self._health.enter_graceful_shutdown()
         await server.stop(self._grace_seconds)
+        turning.cancel()
+
+    async def _turn(self) -> None:
+        while True:
+            self._turned()
+            await asyncio.sleep(TURN_SECONDS)
 
     async def _set_health(self, names: Sequence[str], yes: bool) -> None:
         for name in names:

@@ -79,6 +79,7 @@ from coordinator.services.namespace import NamespaceService
 from coordinator.services.nodes import NodeDesk
 from coordinator.services.placing import Placer, open_uploads
 from coordinator.services.tokens import TokenDesk
+from coordinator.soft.turning import Turning
 from coordinator.soft_state import SoftState, Transition
 from quorumfs import __version__, limits
 from quorumfs.clock import Clock, SystemClock
@@ -115,7 +116,8 @@ class CoordinatorNode:
         self._metrics = Metrics(__version__, "coordinator")
         self._figures = CoordinatorMetrics(self._metrics.registry)
         timing = Timing(config.membership.suspect_seconds, config.membership.dead_seconds)
-        self._soft = SoftState(self._clock, timing)
+        turning = Turning(self._clock, timing.suspect_seconds)
+        self._soft = SoftState(self._clock, timing, turning.deaf_until)
         self._gateway = Gateway(self._clock, node_id)
         self._identity: Identity | None = None
         self._database: Database | None = None
@@ -156,6 +158,7 @@ class CoordinatorNode:
             metrics=self._metrics,
             security_mode=config.security.mode,
             book=self._book,
+            turned=turning.turned,
         )
         add_gauges(self._figures, self._gateway, self._soft)
         add_repair_gauges(self._figures, self._soft, lambda: self._repair)

@@ -7,16 +7,19 @@ Theory of operation
    heartbeat, a new leader asks for full inventories, orders again what had no outcome, and gives every
    node, upload and session its full time from the beginning of its own leadership.
 3. Times are monotonic seconds of receipt by this process; a node's own clock is never believed.
-4. Everything is bounded; what does not fit is dropped and asked for again (a full inventory).
+4. Silence counts only while this process listens: not while nothing in it looked or heard, nor while the loop on which
+   heartbeats, and signs of life, arrive did not turn.
+5. Everything is bounded; what does not fit is dropped and asked for again (a full inventory).
 
 Any thread may call any method; each takes one lock for a short time and does no I/O under it.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from coordinator.decisions.liveness import Liveness, Timing, judge, silence_seconds
@@ -97,11 +100,15 @@ class _Node:
 
 
 class SoftState:
-    """See the module. `timing` in seconds; `clock` is the process's."""
+    """See the module. `timing` in seconds; `clock` is the process's. `deaf_until`: given the time, until when nobody
+    could be heard (see `Turning`)."""
 
-    def __init__(self, clock: Clock, timing: Timing) -> None:
+    def __init__(
+        self, clock: Clock, timing: Timing, deaf_until: Callable[[float], float] = lambda now: -math.inf
+    ) -> None:
         self._clock = clock
         self._timing = timing
+        self._deaf_until = deaf_until
         self._lock = threading.Lock()
         self._leading_since: float | None = None
         self._epoch = t.Epoch()
@@ -185,8 +192,8 @@ class SoftState:
             return dict(self._known)
 
     def registered(self, node_id: str, incarnation: int) -> None:
-        """A registration was accepted. Another process than before begins anew; the same one keeps its orders (its first
-        heartbeat to a new leader may be there before the registration), and tells again what it has."""
+        """A registration was accepted. Another process than before begins anew; the same one keeps its orders (its
+        first heartbeat to a new leader may come before the registration), and tells again what it has."""
         with self._lock:
             node, known = self._nodes.setdefault(node_id, _Node()), self._known.get(node_id)
             node_uuid = known.info.node_uuid if known is not None else ""
@@ -278,10 +285,11 @@ class SoftState:
             return changes
 
     def _forgive_own_silence(self, now: float) -> None:
-        """Who was stopped, or did not get to work, has heard nobody meanwhile: that was not the nodes' silence. Whoever
-        looks first finds it out: repair may wake up before the duty that judges."""
+        """Who was stopped, or did not get to work, or only did not get to listen, has heard nobody meanwhile: that was
+        not the nodes' silence. Whoever looks first finds it out: repair may wake up before the duty that judges."""
         if self._awake_at is not None and now - self._awake_at > self._timing.suspect_seconds:
             self._listening_since = now
+        self._listening_since = max(self._listening_since, self._deaf_until(now))
         self._awake_at = now
 
     def _judge(self, node: _Node) -> tuple[Liveness, float]:
@@ -542,17 +550,17 @@ class SoftState:
         with self._lock:
             if self._leading_since is None:
                 return []
-            return self._uploads.take_silent(
-                uploads, ttl_seconds, self._leading_since, self._clock.monotonic()
-            )
+            now = self._clock.monotonic()
+            since = max(self._leading_since, self._deaf_until(now))
+            return self._uploads.take_silent(uploads, ttl_seconds, since, now)
 
     def lifeless_sessions(self, sessions: Iterable[int], ttl_seconds: float) -> list[int]:
         with self._lock:
             if self._leading_since is None:
                 return []
-            return self._sessions.take_silent(
-                sessions, ttl_seconds, self._leading_since, self._clock.monotonic()
-            )
+            now = self._clock.monotonic()
+            since = max(self._leading_since, self._deaf_until(now))
+            return self._sessions.take_silent(sessions, ttl_seconds, since, now)
 
     # Alarms
 

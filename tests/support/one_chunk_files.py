@@ -31,8 +31,8 @@ def holders(fs: Client, path: str) -> set[str]:
 
 
 Copies = Counter[tuple[str, str]]
-"""(node, chunk) -> how often the node has told that it is there as ordered. `len` of a difference counts each once: who is
-told twice to copy what it has, as after a lost answer, looks at it and makes no copy."""
+"""(node, chunk) -> how often the node has told that it is there as ordered. `len` of a difference counts each once: who
+is told twice to copy what it has, as after a lost answer, looks at it and makes no copy."""
 
 
 def copied(cluster: LocalCluster) -> Copies:
@@ -47,7 +47,9 @@ def copied(cluster: LocalCluster) -> Copies:
 
 def deaths(cluster: LocalCluster) -> Counter[str]:
     """Node -> how often a coordinator has declared it dead."""
-    told = [line for one in cluster.layout.coordinator_nodes for line in cluster.log(one.node_id).splitlines()]
+    told = [
+        line for one in cluster.layout.coordinator_nodes for line in cluster.log(one.node_id).splitlines()
+    ]
     return Counter(_field("node", line) for line in told if '"node.dead"' in line)
 
 
@@ -72,8 +74,8 @@ class Mark:
         return len(copied(cluster) - self.copies)
 
     def check_copies(self, cluster: LocalCluster, number: int, dead: Collection[str] = ()) -> None:
-        """So many were made since, none twice, and nobody but `dead` was declared dead. AssertionError: which of the two
-        was otherwise; when a node is declared dead more copies are right."""
+        """So many were made since, none twice, and nobody but `dead` was declared dead. AssertionError: which of the
+        two was otherwise; when a node is declared dead more copies are right."""
         made = sorted(copied(cluster) - self.copies)
         others = sorted((deaths(cluster) - self.deaths).keys() - set(dead))
         assert len(made) <= number or others, f"{made} were copied, and nobody but {dead} was declared dead"

@@ -8,6 +8,7 @@ from coordinator.decisions.liveness import Liveness, Timing
 from coordinator.soft.inventories import AT_ONCE_MAX, AT_ONCE_MIN, PAGE_SECONDS, SMALL_IDS
 from coordinator.soft.orders import COMMAND_SECONDS
 from coordinator.soft.signs import PROMISE_SECONDS, Signs
+from coordinator.soft.turning import Turning
 from coordinator.soft_state import KnownNode, NodeTable, Report, SoftState
 from quorumfs.clock import ManualClock
 from quorumfs.errors import BusyError, DuplicateNodeError
@@ -134,6 +135,65 @@ def test_a_leader_that_stands_still_as_soon_as_it_leads_finds_nobody_dead(
     clock.advance(40)
     assert soft.judge() == []
     assert soft.gone() == frozenset()
+
+
+@pytest.fixture
+def turning(clock: ManualClock) -> Turning:
+    return Turning(clock, 3)
+
+
+@pytest.fixture
+def listening(clock: ManualClock, turning: Turning) -> SoftState:
+    """A leader whose loop turns only when a test says so, whatever else in it runs."""
+    state = SoftState(clock, Timing(3, 30), turning.deaf_until)
+    state.begin(1, 5, [known("d1"), known("d2"), known("d3")])
+    return state
+
+
+def test_nobody_is_silent_while_the_loop_that_hears_stands_still_though_the_duties_look(
+    listening: SoftState, clock: ManualClock, turning: Turning
+) -> None:
+    for node_id in ("d1", "d2", "d3"):
+        listening.heard(beat(node_id))
+    assert set(pass_time(listening, clock, 40).values()) <= {Liveness.ALIVE, Liveness.SUSPECT}
+    assert listening.gone() == frozenset()
+    turning.turned()
+    assert listening.judge() == []  # what waits is about to be heard
+    assert listening.gone() == frozenset()
+    for second in range(31):
+        clock.advance(1)
+        turning.turned()
+        listening.heard(beat("d1", 2 + second))
+        listening.judge()
+    assert listening.gone() == {"d2", "d3"}
+
+
+def test_a_standstill_of_the_loop_that_nobody_saw_is_nobodys_silence(
+    listening: SoftState, clock: ManualClock, turning: Turning
+) -> None:
+    for node_id in ("d1", "d2", "d3"):
+        listening.heard(beat(node_id))
+    clock.advance(29)
+    turning.turned()
+    clock.advance(2)
+    turning.turned()
+    assert listening.judge() == []
+    assert {one.liveness for one in listening.candidates().values()} == {Liveness.ALIVE}
+
+
+def test_uploads_and_sessions_whose_signs_of_life_could_not_be_heard_are_not_lifeless(
+    listening: SoftState, clock: ManualClock, turning: Turning
+) -> None:
+    listening.keep_alive([b"u"], 7)
+    clock.advance(61)
+    assert listening.lifeless_uploads([b"u"], 60) == []
+    turning.turned()
+    assert listening.lifeless_sessions([7], 60) == []
+    for _ in range(60):
+        clock.advance(1)
+        turning.turned()
+    assert listening.lifeless_uploads([b"u"], 60) == [b"u"]
+    assert listening.lifeless_sessions([7], 60) == [7]
 
 
 def lapse(soft: SoftState, clock: ManualClock, silence_seconds: int) -> int:
