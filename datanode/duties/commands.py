@@ -3,8 +3,9 @@
 1. Two lanes: `orders` for what is quick (delete, restore, scrub, labels), `copies` for what reads or moves the
    bytes of a chunk. A long copy never holds up a delete. Both are bounded; what does not fit is answered as
    busy.
-2. A command is known by its epoch and number. One that waits or runs is not taken twice; one that was done
-   and told is harmless to do again.
+2. A command is known by its epoch and number. One that waits or runs, or that ended and whose outcome no leader has
+   acknowledged yet, is not taken again: the leader repeats what was silent for long, and what ended while a heartbeat
+   was under way is told with the next. One that was done and told is harmless to do again.
 3. The epoch is obeyed anew when a command's turn comes: a leader deposed meanwhile commands nothing.
 4. A leader that dies takes with it what it was told and had not written down yet. So a copy that is made is told as one
    under way for a while longer: until the next leader has this node's inventory, nobody else is to make it as well.
@@ -13,7 +14,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -44,6 +45,7 @@ _log = log.get(__name__)
 _LONG = ("replicate", "verify")
 
 Key = tuple[int, int, int]
+"""Of a command: the history and term of its leader, and its number."""
 
 
 class Lane:
@@ -73,25 +75,38 @@ class Outcomes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._serial = 0
-        self._kept: dict[int, m.CommandOutcome] = {}
+        self._kept: dict[int, tuple[Key, m.CommandOutcome]] = {}
+        self._untold: Counter[Key] = Counter()  # whose outcomes are kept
 
-    def add(self, outcome: m.CommandOutcome) -> None:
+    def add(self, key: Key, outcome: m.CommandOutcome) -> None:
         with self._lock:
             self._serial += 1
-            self._kept[self._serial] = outcome
+            self._kept[self._serial] = key, outcome
+            self._untold[key] += 1
             if len(self._kept) > OUTCOMES_MAX:  # the leader repeats what it has heard nothing of
-                del self._kept[next(iter(self._kept))]
+                self._drop(next(iter(self._kept)))
+
+    def _drop(self, serial: int) -> None:
+        key, _ = self._kept.pop(serial)
+        self._untold[key] -= 1
+        if not self._untold[key]:
+            del self._untold[key]
+
+    def has(self, key: Key) -> bool:
+        """Whether what came of a command is kept, and will be told."""
+        with self._lock:
+            return key in self._untold
 
     def pending(self) -> tuple[list[m.CommandOutcome], int]:
         """The oldest, and the mark to acknowledge them with."""
         with self._lock:
             chosen = list(islice(self._kept.items(), OUTCOMES_PER_HEARTBEAT))
-        return [outcome for _, outcome in chosen], chosen[-1][0] if chosen else 0
+        return [outcome for _, (_, outcome) in chosen], chosen[-1][0] if chosen else 0
 
     def acknowledge(self, mark: int) -> None:
         with self._lock:
             for serial in [one for one in self._kept if one <= mark]:
-                del self._kept[serial]
+                self._drop(serial)
 
 
 class Executor(Protocol):
@@ -117,10 +132,10 @@ class Commands:
         self._made: dict[bytes, float] = {}  # copies, and until when they are told; in that order
 
     def accept(self, commands: Sequence[m.Command]) -> None:
-        """Queue what is new; the rest is waiting or under way already."""
+        """Queue what is new; the rest is waiting or under way already, or has ended and will be told."""
         for command in commands:
             with self._lock:
-                if _key(command) in self._known:
+                if _key(command) in self._known or self.outcomes.has(_key(command)):
                     continue
                 self._known.add(_key(command))
                 if command.WhichOneof("command") == "replicate":
@@ -155,7 +170,7 @@ class Commands:
         return outcome
 
     def _finish(self, command: m.Command, outcome: m.CommandOutcome) -> None:
-        self.outcomes.add(outcome)
+        self.outcomes.add(_key(command), outcome)  # first: a command is always known, or has an outcome
         with self._lock:
             self._known.discard(_key(command))
             copied = self._copying.pop(_key(command), None)
