@@ -4,6 +4,7 @@ it does by itself, how it ends. Everything is made here and handed on; nothing b
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ from datanode.transfer.send import Sender
 from datanode.transfer.watch import StreamWatch
 from quorumfs.clock import SystemClock
 from quorumfs.rpc.channels import Channels
+from quorumfs.rpc.circuit import Circuits
 from quorumfs.rpc.status import from_rpc
 from quorumfs.rpc.trust import read_secret
 from quorumfs.v1 import admin_pb2, membership_pb2, membership_pb2_grpc
@@ -88,7 +90,7 @@ class Datanode:
         # Bytes in and out.
         self._writes, self._reads = Gate("writes", WRITES_MAX), Gate("reads", READS_MAX)
         self._watch, self._meter = StreamWatch(), Meter()
-        puller = Puller(self._store, self._channels)
+        puller = Puller(self._store, self._channels, Circuits(SystemClock(), random.random))
         self._short_circuit = (
             ShortCircuitServer(config.node.id, self._store, self._meter)
             if config.storage.short_circuit

@@ -1,7 +1,8 @@
 """Copies a chunk from another datanode: asked what it is, read, verified block by block, sealed here.
 
-Sources are tried in turn. Nothing counts before it is verified against the checksum that the leader gave:
-a damaged source cannot spread.
+Sources are tried in turn. One that does not answer costs its deadline once: then it is left alone for a while (a
+circuit per address), and the next is tried at once. Nothing counts before it is verified against the checksum that the
+leader gave: a damaged source cannot spread.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from datanode.store.chunks import ChunkStore
 from datanode.store.layout import Birth
 from datanode.store.writer import ChunkInfo, ChunkWriter
 from quorumfs import limits
-from quorumfs.errors import IntegrityError, InvalidArgumentError, UnavailableError
+from quorumfs.errors import IntegrityError, InvalidArgumentError, QuorumFSError, UnavailableError
 from quorumfs.frames import decode_frame
 from quorumfs.ids import ID_BYTES, ChunkId, UploadId
 from quorumfs.rpc.channels import ChannelSource
-from quorumfs.rpc.status import from_rpc
+from quorumfs.rpc.circuit import Circuits
+from quorumfs.rpc.status import from_rpc, is_composed
 from quorumfs.v1 import chunks_pb2, chunks_pb2_grpc
 from quorumfs.v1.types_pb2 import NodeAddress
 
@@ -29,9 +31,10 @@ READ_METHOD = "/quorumfs.v1.Chunks/Read"
 class Puller:
     """Pulls chunks into the store. Any thread."""
 
-    def __init__(self, store: ChunkStore, channels: ChannelSource) -> None:
+    def __init__(self, store: ChunkStore, channels: ChannelSource, circuits: Circuits) -> None:
         self._store = store
         self._channels = channels
+        self._circuits = circuits
 
     def pull(self, chunk: ChunkId, sources: Sequence[NodeAddress], length: int, checksum: int) -> ChunkInfo:
         """The chunk is sealed here on return, with this length and checksum.
@@ -46,9 +49,6 @@ class Puller:
         for source in sources:
             try:
                 return self._pull_from(source, chunk, length, checksum)
-            except grpc.RpcError as error:
-                failure = from_rpc(error, f"reading from {source.node_id}", sent=False)
-                reasons.append(f"{source.node_id}: {failure}")
             except (IntegrityError, _SourceError) as error:
                 reasons.append(f"{source.node_id}: {error}")
         raise UnavailableError(
@@ -69,8 +69,20 @@ class Puller:
     def _pull_from(self, source: NodeAddress, chunk: ChunkId, length: int, checksum: int) -> ChunkInfo:
         try:
             channel = self._channels.get(source.grpc)
+            self._circuits.admit(source.grpc)
         except (UnavailableError, ValueError) as error:
             raise _SourceError(f"it cannot be called: {error}") from error
+        silence: QuorumFSError | None = None
+        try:
+            return self._fetch(channel, chunk, length, checksum)
+        except grpc.RpcError as error:
+            failure = from_rpc(error, f"reading from {source.node_id}", sent=False)
+            silence = None if is_composed(error) else failure
+            raise _SourceError(str(failure)) from error
+        finally:
+            self._circuits.ended(source.grpc, silence)
+
+    def _fetch(self, channel: grpc.Channel, chunk: ChunkId, length: int, checksum: int) -> ChunkInfo:
         stub = chunks_pb2_grpc.ChunksStub(channel)
         told: chunks_pb2.ChunkInfo = stub.Stat(
             chunks_pb2.StatChunkRequest(chunk=chunk), timeout=limits.RPC_DEADLINE_SECONDS

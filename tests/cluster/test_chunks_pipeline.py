@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +26,13 @@ from datanode.transfer.receive import Receiver
 from datanode.transfer.send import Sender
 from datanode.transfer.watch import StreamWatch
 from quorumfs.checksum import block_checksums, crc32c, verify_blocks
+from quorumfs.clock import SystemClock
 from quorumfs.errors import Code
 from quorumfs.frames import decode_frame, encode_end, encode_frame, encode_open
 from quorumfs.ids import ChunkId
 from quorumfs.limits import BLOCK_BYTES, FRAME_BYTES, MIB
 from quorumfs.rpc.channels import Channels
+from quorumfs.rpc.circuit import Circuits
 from quorumfs.rpc.status import from_rpc
 from quorumfs.rpc.trust import TrustedChannels
 from quorumfs.v1 import chunks_pb2 as pb
@@ -73,7 +76,7 @@ class Node:
             self.fence,
             Receiver(name, lambda: "", self.store, self.channels, self.writes, self.watch, meter),
             Sender(self.store, self.reads, self.watch, meter),
-            Puller(self.store, self.channels),
+            Puller(self.store, self.channels, Circuits(SystemClock(), random.random)),
             self.writes,
             self.reads,
             short_circuit=None,

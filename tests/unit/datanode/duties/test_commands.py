@@ -26,6 +26,7 @@ from quorumfs.checksum import crc32c
 from quorumfs.clock import ManualClock
 from quorumfs.errors import Code, UnavailableError
 from quorumfs.ids import ChunkId
+from quorumfs.rpc.circuit import Circuits
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 from tests.unit.datanode.store.fakes import content, flip, opened, put
@@ -51,7 +52,7 @@ class Node:
             store,
             self.fence,
             Orders(store, self.fence),
-            Puller(store, NoPeers()),
+            Puller(store, NoPeers(), Circuits(ManualClock(), lambda: 0.5)),
             self.scrub,
             lambda put, remove: self.labels.append((dict(put), list(remove))),
         )
