@@ -27,7 +27,7 @@ from coordinator.decisions.liveness import Signs as NodeSigns
 from coordinator.decisions.placement import DECOMMISSIONED, DECOMMISSIONING, IN_MAINTENANCE, Candidate
 from coordinator.metadata.queries import LostDisk
 from coordinator.soft.inventories import Inventories
-from coordinator.soft.orders import INVENTORY, OrderBook
+from coordinator.soft.orders import INVENTORY, LABELS, OrderBook
 from coordinator.soft.signs import Promises, Signs
 from coordinator.soft.tables import known_node, known_nodes, lost_disks, node_table
 from coordinator.soft.values import (
@@ -232,7 +232,18 @@ class SoftState:
             self._inherit(beat, node, now)
             self._take_delta(beat)
             self._orders.settle(beat.node_id, beat.outcomes)
+            self._tell_labels(beat, known)
             return True
+
+    def _tell_labels(self, beat: m.HeartbeatRequest, known: KnownNode) -> None:
+        """Operators changed what the node tells of itself: the answer to this heartbeat says so. Again with each, until
+        the node has understood."""
+        told, wanted = dict(beat.labels), dict(known.info.labels)
+        if told == wanted:
+            return
+        news = {key: value for key, value in wanted.items() if told.get(key) != value}
+        change = m.SetLabelsCommand(labels=news, remove=sorted(told.keys() - wanted.keys()))
+        self._orders.put(beat.node_id, LABELS, m.Command(set_labels=change), b"", "")
 
     def _pulse(self, node: _Node, now: float) -> None:
         gap = max(self._timing.suspect_seconds, FLAP_GAP_SECONDS_MIN)

@@ -15,7 +15,10 @@ COMMANDS_PER_HEARTBEAT_MAX = 64
 COMMAND_SECONDS = 10.0
 """What had no outcome for so long is sent again: the answer that carried it may have been lost. A node that has it
 waits on with it (a command has a number), so it may be shorter than the work."""
-INVENTORY = "full_inventory"  # has no outcome but its pages: handed out once, then forgotten
+INVENTORY = "full_inventory"  # has no outcome but its pages
+LABELS = "set_labels"  # has none but the labels that the next heartbeats tell
+ONCE = (INVENTORY, LABELS)
+"""Handed out once, then forgotten: what does not come of it is noticed otherwise."""
 
 
 @dataclass(slots=True)
@@ -62,7 +65,7 @@ class OrderBook:
         ][:COMMANDS_PER_HEARTBEAT_MAX]
         for waiting in due:
             waiting.sent_at = now
-            if waiting.order.kind == INVENTORY:
+            if waiting.order.kind in ONCE:
                 self._take(node_id, waiting.order.id)
         return [waiting.command for waiting in due]
 
@@ -77,7 +80,7 @@ class OrderBook:
         """The node is dead or began anew: its orders end without an outcome."""
         for number in list(self._waiting.get(node_id, {})):
             waiting = self._take(node_id, number)
-            if waiting is not None and waiting.order.kind != INVENTORY:
+            if waiting is not None and waiting.order.kind not in ONCE:
                 self._done.append(Done(waiting.order, None))
 
     def _take(self, node_id: str, number: int) -> _Waiting | None:

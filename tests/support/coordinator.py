@@ -74,11 +74,13 @@ class Coordinator:
 
     def beat_of(self, node_id: str, **fields: Any) -> m.HeartbeatRequest:
         self._sequences[node_id] = self._sequences.get(node_id, 0) + 1
+        known = self.soft.known().get(node_id)
         values = {
             "node_uuid": f"uuid-{node_id}",
             "incarnation": 1,
             "sequence": self._sequences[node_id],
             "disks": [t.DiskInfo(disk_id=f"disk-{node_id}", free_bytes=FREE_BYTES, state="ok")],
+            "labels": dict(known.info.labels) if known is not None else {},
             **fields,
         }
         return m.HeartbeatRequest(node_id=node_id, **values)

@@ -25,9 +25,18 @@ def known(node_id: str, **labels: str) -> KnownNode:
     return KnownNode(info)
 
 
+LABELS = {"d1": {"zone": "a"}}  # what nodes tell of themselves
+
+
 def beat(node_id: str, sequence: int = 1, incarnation: int = 1, **fields: object) -> m.HeartbeatRequest:
     disks = [t.DiskInfo(disk_id="k", free_bytes=1000, total_bytes=2000, used_bytes=500, state="ok")]
-    values: dict[str, object] = {"disks": disks, "node_uuid": f"uuid-{node_id}", **fields}
+    labels = LABELS.get(node_id, {})
+    values: dict[str, object] = {
+        "disks": disks,
+        "node_uuid": f"uuid-{node_id}",
+        "labels": labels,
+        **fields,
+    }
     return m.HeartbeatRequest(node_id=node_id, incarnation=incarnation, sequence=sequence, **values)  # type: ignore[arg-type]  # a test's shorthand
 
 
@@ -316,6 +325,33 @@ def test_a_replaced_machine_whose_starts_are_counted_anew_is_heard(soft: SoftSta
     assert soft.heard(beat("d1", 1, incarnation=1, node_uuid="another"))
     soft.heard(beat("d1", 2, incarnation=1, node_uuid="another", load=m.NodeLoad(write_streams=3)))
     assert soft.pulse("d1").load.write_streams == 3
+
+
+def test_labels_that_operators_changed_reach_a_node_with_the_answer_to_its_next_heartbeat(
+    soft: SoftState,
+) -> None:
+    soft.heard(beat("d1", 1, labels={"zone": "a"}))
+    assert soft.deliver("d1") == []
+    soft.set_known(NodeTable(20, (known("d1", zone="b", rack="7"), known("d2"), known("d3"))))
+    soft.heard(beat("d1", 2, labels={"zone": "a", "host": "h", "rack": "7"}))
+    (command,) = soft.deliver("d1")
+    assert command.epoch == soft.epoch()
+    assert (dict(command.set_labels.labels), list(command.set_labels.remove)) == ({"zone": "b"}, ["host"])
+    soft.heard(beat("d1", 3, labels={"zone": "b", "rack": "7"}))
+    assert soft.deliver("d1") == []
+    assert soft.take_done(("set_labels",)) == []
+
+
+def test_labels_are_told_once_per_heartbeat_until_the_node_has_them(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    for number in range(1, 4):
+        soft.heard(beat("d2", number, labels={"zone": "old"}))
+    assert len(soft.deliver("d2")) == 1
+    clock.advance(COMMAND_SECONDS)
+    assert soft.deliver("d2") == []
+    soft.heard(beat("d2", 4, labels={"zone": "old"}))
+    assert [list(one.set_labels.remove) for one in soft.deliver("d2")] == [["zone"]]
 
 
 def test_command_ids_of_two_leaderships_differ(soft: SoftState) -> None:
