@@ -461,6 +461,16 @@ class SoftState:
         with self._lock:
             return self._orders.running(kind)
 
+    def unsent(self, kind: str) -> list[Order]:
+        """Orders of a kind that no answer to a heartbeat has carried yet."""
+        with self._lock:
+            return self._orders.unsent(kind)
+
+    def take_back(self, order: Order) -> bool:
+        """Forget an order that nobody has heard of; False: it is too late for that."""
+        with self._lock:
+            return self._orders.take_back(order)
+
     def withdraw(self, node_id: str) -> None:
         """Give up the orders of a node, as when it is dead."""
         with self._lock:

@@ -9,6 +9,8 @@
    another disk of the same node when no other node is left. Nobody reads from it, unless nobody else has a chunk; what
    then cannot be read is found to be corrupt, and missing.
 5. What lies on nodes that leave is copied like what lacks replicas, after it.
+6. An order is taken back when its chunk lacks nothing any more, as when a node that was dead returns: as long as it
+   waits for its datanode's heartbeat. What a datanode was told it does; trimming takes what is too much then.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from coordinator.decisions.repair import (
 from coordinator.duties.backlog import Backlog, Survey
 from coordinator.duties.desk import Desk
 from coordinator.metadata import queries
+from coordinator.metadata.queries import Apart, Gone
 from coordinator.soft.apart import apart
 from coordinator.soft_state import Done, SoftState
 from quorumfs.backoff import Backoff
@@ -159,6 +162,7 @@ class Repair:
         index, rows = self._desk.look(
             lambda tx: (queries.applied_index(tx), self._backlog.page(tx, gone, apart(candidates)))
         )
+        running = self._take_back(running, gone, apart(candidates))
         damaged = [
             Damaged(
                 row.chunk,
@@ -207,6 +211,24 @@ class Repair:
             Running(one.chunk, one.node_id, one.source, weigh(self._lengths.get(one.chunk, FULL_BYTES)))
             for one in self._soft.running("replicate")
         ]
+
+    def _take_back(self, running: list[Running], gone: Gone, away: Apart) -> list[Running]:
+        """Orders that nobody has heard of and nobody needs any more; those that run on."""
+        unsent = self._soft.unsent("replicate")
+        if not unsent:
+            return running
+        chunks = dict.fromkeys(one.chunk for one in unsent)
+        damaged = self._desk.look(lambda tx: queries.damaged_chunks(tx, chunks, gone, away))
+        needed = {one.chunk for one in damaged}
+        back = {
+            (one.chunk, one.node_id)
+            for one in unsent
+            if one.chunk not in needed and self._soft.take_back(one)
+        }
+        for chunk, node_id in back:
+            self._lengths.pop(chunk, None)
+            _log.info("repair.taken_back", chunk=chunk.hex(), destination=node_id)
+        return [one for one in running if (one.chunk, one.destination) not in back]
 
     def _inherited(self, damaged: Sequence[Damaged]) -> list[Running]:
         """Copies of what is damaged that a leader before this one ordered, as their nodes tell, and that are not in the

@@ -102,6 +102,23 @@ class OrderBook:
             if waiting.order.kind == kind
         ]
 
+    def unsent(self, kind: str) -> list[Order]:
+        """Orders of a kind that no answer has carried yet."""
+        return [
+            waiting.order
+            for queue in self._waiting.values()
+            for waiting in queue.values()
+            if waiting.order.kind == kind and waiting.sent_at is None
+        ]
+
+    def take_back(self, order: Order) -> bool:
+        """Forget an order, unless an answer has carried it by now: then False."""
+        waiting = self._waiting.get(order.node_id, {}).get(order.id)
+        if waiting is None or waiting.sent_at is not None:
+            return False
+        self._take(order.node_id, order.id)
+        return True
+
     def take_done(self, kinds: Collection[str]) -> list[Done]:
         taken = [done for done in self._done if done.order.kind in kinds]
         self._done = deque(done for done in self._done if done.order.kind not in kinds)

@@ -71,6 +71,36 @@ def test_a_dead_nodes_replica_is_made_anew_on_another_node(leader: Coordinator, 
     assert queries.held(leader.db, "d1", (), queries.Apart()).remaining_chunks == 0
 
 
+def test_what_nobody_has_heard_of_yet_is_taken_back_when_the_dead_node_returns(
+    leader: Coordinator, duty: Repair
+) -> None:
+    chunks = [leader.store(b"/%d" % k, "d1", "d2", "d3") for k in range(3)]
+    hurt = leader.store(b"/hurt", "d2", "d3")
+    kill(leader, "d1")
+    duty.work()
+    assert {one.chunk for one in leader.soft.running("replicate")} == {*chunks, hurt}
+    for _ in range(5):  # d4 has much to do, and is not heard
+        leader.clock.advance(1)
+        for node in ("d1", "d2", "d3"):
+            leader.beat(node)
+        leader.soft.judge()
+    duty.work()
+    assert {one.chunk for one in leader.soft.running("replicate")} == {hurt}
+    assert duty.figures.running == 1
+    assert {*copies(leader, "d4"), *copies(leader, "d1")} == {hurt}
+    assert duty.figures.failed == 0
+
+
+def test_what_a_datanode_was_told_is_not_taken_back(leader: Coordinator, duty: Repair) -> None:
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    kill(leader, "d1")
+    duty.work()
+    order = copies(leader, "d4")[chunk]
+    leader.pass_time(5, "d1", "d2", "d3", "d4")
+    duty.work()
+    assert [one.id for one in leader.soft.running("replicate")] == [order.id]
+
+
 def test_an_outcome_that_comes_in_the_middle_of_a_round_orders_no_second_copy(
     leader: Coordinator, duty: Repair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
