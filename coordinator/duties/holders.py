@@ -16,7 +16,7 @@ from quorumfs.errors import ChunkNotFoundError, Code, QuorumFSError, Unavailable
 from quorumfs.limits import RPC_DEADLINE_SECONDS
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.rpc.circuit import Circuits
-from quorumfs.rpc.status import from_rpc
+from quorumfs.rpc.status import from_rpc, is_composed
 from quorumfs.v1 import chunks_pb2 as pb
 from quorumfs.v1 import chunks_pb2_grpc
 from quorumfs.v1 import types_pb2 as t
@@ -128,12 +128,13 @@ class RemoteHolders:
         if not address:
             raise UnavailableError(f"{node_id} is not known here")
         self._circuits.admit(node_id)
-        failure: QuorumFSError | None = None
+        silence: QuorumFSError | None = None
         try:
             stub = chunks_pb2_grpc.ChunksStub(self._channels.get(address))
             return getattr(stub, method)(request, timeout=seconds)
         except grpc.RpcError as error:
             failure = from_rpc(error, f"{method} at {node_id}", sent=True)
+            silence = None if is_composed(error) else failure
             raise failure from error
         finally:
-            self._circuits.ended(node_id, failure)
+            self._circuits.ended(node_id, silence)
