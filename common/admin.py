@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from common import log
+from common.interceptors import BoundedPool
 from common.log_buffer import LEVELS, Filter, LogBuffer, Reader, Record
 from common.metrics import Metrics
 from common.server import Service
@@ -20,6 +21,7 @@ from quorumfs.errors import BusyError, InvalidArgumentError
 from quorumfs.v1 import admin_pb2 as pb
 from quorumfs.v1 import admin_pb2_grpc
 
+ORDERS_AT_ONCE = 8  # to one coordinator: each may wait for a leader that hangs
 LOG_READERS_MAX = 60  # below the threaded server's `streams` pool, so that one more is refused at once
 GREP_CHARACTERS_MAX = 1000
 DRAIN_SECONDS_MAX = 3600.0
@@ -171,7 +173,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             "quorumfs.v1.Admin",
             self,
             admin_pb2_grpc.add_AdminServicer_to_server,
-            {"StreamLogs": "streams", "GetMetrics": "streams"},
+            {"StreamLogs": "streams", "GetMetrics": "streams", "SetLabels": "orders"},
         )
 
     def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.NodeStatus:  # noqa: N802
@@ -227,12 +229,17 @@ def _present(reader: Reader) -> Iterator[tuple[Record, int]]:
 
 
 class AsyncAdminService(admin_pb2_grpc.AdminServicer):
-    """Admin for an AsyncServer. The node is asked on other threads, so that it never holds up the loop."""
+    """Admin for an AsyncServer. The node is asked on other threads, so that it never holds up the loop.
+
+    Orders have threads of their own: some wait for the leader, and who asks for the health, which is answered at once,
+    takes silence for a node that hangs.
+    """
 
     def __init__(self, face: NodeFace, metrics: Metrics, buffer: LogBuffer) -> None:
         self._answers = _Answers(face, metrics)
         self._readers = _LogReaders(buffer)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="admin")
+        self._orders = BoundedPool("admin-orders", ORDERS_AT_ONCE, 0)
 
     def as_service(self) -> Service:
         """What an AsyncServer is given."""
@@ -240,6 +247,16 @@ class AsyncAdminService(admin_pb2_grpc.AdminServicer):
 
     async def _ask(self, function: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    async def _order(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Raises BusyError: as many orders as may be are under way."""
+        if self._orders.full:
+            raise BusyError(
+                "the node has too many orders at once",
+                cause=f"{ORDERS_AT_ONCE} are under way, and wait for the leader perhaps",
+                next="try again in a few seconds; see who leads: dfsctl leader",
+            )
+        return await asyncio.get_running_loop().run_in_executor(self._orders, function, *arguments)
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.NodeStatus:  # noqa: N802
         return await self._ask(self._answers.status)
@@ -260,19 +277,19 @@ class AsyncAdminService(admin_pb2_grpc.AdminServicer):
         return self._answers.set_log_level(request)
 
     async def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.ShutdownResponse:  # noqa: N802
-        return await self._ask(self._answers.shutdown, request)
+        return await self._order(self._answers.shutdown, request)
 
     async def GetLabels(self, request: pb.GetLabelsRequest, context: Any) -> pb.Labels:  # noqa: N802
         return await self._ask(self._answers.labels)
 
     async def SetLabels(self, request: pb.SetLabelsRequest, context: Any) -> pb.Labels:  # noqa: N802
-        return await self._ask(self._answers.set_labels, request)
+        return await self._order(self._answers.set_labels, request)
 
     async def ListDuties(self, request: pb.ListDutiesRequest, context: Any) -> pb.Duties:  # noqa: N802
         return await self._ask(self._answers.duties)
 
     async def ControlDuty(self, request: pb.ControlDutyRequest, context: Any) -> pb.Duty:  # noqa: N802
-        return await self._ask(self._answers.control_duty, request)
+        return await self._order(self._answers.control_duty, request)
 
     async def StreamLogs(  # noqa: N802
         self, request: pb.StreamLogsRequest, context: Any

@@ -38,7 +38,7 @@ from common.trust import TokenRegistry, serving_tokens
 from quorumfs.errors import BusyError, Code, InternalError, InvalidArgumentError, QuorumFSError, make
 from quorumfs.rpc.status import error_metadata, grpc_status
 
-PoolName = Literal["data", "control", "streams"]
+PoolName = Literal["data", "control", "streams", "orders"]
 REQUEST_ID_METADATA = "x-request-id"
 DETAILS_CHARACTERS_MAX = 512
 WHAT_CHARACTERS_MAX = 300

@@ -132,7 +132,8 @@ def _serving(yes: bool) -> Any:
 
 
 class ThreadedServer(_Listener):
-    """gRPC on threads: pools `data` (streams of bytes), `control` (short calls), `streams` (long quiet ones).
+    """gRPC on threads: pools `data` (streams of bytes), `control` (short calls), `streams` (long quiet ones), `orders`
+    (what waits for a leader).
 
     A call that finds its pool full is refused at once as BusyError. `start` and `stop` from one thread.
     """
@@ -152,6 +153,7 @@ class ThreadedServer(_Listener):
         data_threads: int = 64,
         control_threads: int = 16,
         stream_threads: int = 64,
+        order_threads: int = 8,
     ) -> None:
         super().__init__(
             host,
@@ -168,6 +170,7 @@ class ThreadedServer(_Listener):
             "data": BoundedPool("data", data_threads, backlog=data_threads),
             "control": BoundedPool("control", control_threads, backlog=256),
             "streams": BoundedPool("streams", stream_threads, backlog=0),
+            "orders": BoundedPool("orders", order_threads, backlog=0),
         }
         self._refusing = ThreadPoolExecutor(1, thread_name_prefix="refuse")
         self._health = health.HealthServicer(experimental_thread_pool=self._pools["control"])

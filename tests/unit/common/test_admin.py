@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -143,6 +144,48 @@ def test_labels_duties_and_levels_are_passed_on(both: Both) -> None:
     assert both("SetLogLevel", pb.LogLevel(level="DEBUG")).level == "debug"
     assert both("GetLogLevel", pb.GetLogLevelRequest()).level == "debug"
     assert both.face.asked == [({"a": "b"}, ["c"])] * 2 + [("scrub", "pause")] * 2
+
+
+class Waiting(Face):
+    """Its labels are changed when the leader answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered = threading.Event()
+
+    def set_labels(self, set: Mapping[str, str], remove: Sequence[str]) -> Mapping[str, str]:  # noqa: A002
+        self.answered.wait(30.0)
+        return super().set_labels(set, remove)
+
+
+def test_orders_that_wait_for_a_leader_that_hangs_hold_up_no_question_and_are_not_heaped_up() -> None:
+    face = Waiting()
+    service = AsyncAdminService(face, Metrics("1", "coordinator"), LogBuffer())
+    context: Any = Context()
+
+    async def play() -> None:
+        order = pb.SetLabelsRequest(set={"a": "b"})
+        waiting = [
+            asyncio.create_task(service.SetLabels(order, context)) for _ in range(admin.ORDERS_AT_ONCE)
+        ]
+        await asyncio.sleep(0)  # they begin
+        try:
+            for method, request in READS.items():
+                assert await asyncio.wait_for(getattr(service, method)(request, context), 5.0)
+            with pytest.raises(BusyError):
+                await asyncio.wait_for(service.SetLabels(order, context), 5.0)
+        finally:
+            face.answered.set()
+        assert all(one.labels == {"a": "b"} for one in await asyncio.gather(*waiting))
+        assert (await service.Shutdown(pb.ShutdownRequest(), context)).state == "draining"
+
+    asyncio.run(play())
+
+
+def test_what_waits_for_the_leader_has_threads_of_its_own_on_a_threaded_server_too(both: Both) -> None:
+    pools = both.threaded.as_service().pools
+    assert pools["SetLabels"] == "orders"
+    assert {pools.get(one, "control") for one in READS} == {"control", "streams"}
 
 
 async def _collect(stream: Any, count: int | None = None) -> list[pb.LogRecord]:
