@@ -12,8 +12,9 @@ from dfsctl.agents import Agents, error_of
 from dfsctl.errors import in_words
 from dfsctl.fleet import choose_words, coordinators_agents, seconds_of, whom
 from dfsctl.output import show, table, talk
+from dfsctl.parallel import of_each
 from dfsctl.shell import command, settings
-from quorumfs.errors import QuorumFSError, UnavailableError
+from quorumfs.errors import NotFoundError, QuorumFSError, UnavailableError
 
 PATH = "/v1/cluster/restart"
 POLL_SECONDS = 0.5
@@ -105,18 +106,25 @@ def _find(agents: Agents, addresses: list[str]) -> str:
     """The agent that runs a rolling restart, or ran the latest."""
     known: dict[str, str] = {}
     failure: QuorumFSError | None = None
-    for address in addresses:
-        try:
-            course = agents.ask([address], "GET", PATH).body
-        except QuorumFSError as error:
-            failure = error
+    for address, found in zip(addresses, of_each(addresses, lambda one: _course(agents, one)), strict=True):
+        if isinstance(found, QuorumFSError):
+            failure = found if failure is None or isinstance(failure, NotFoundError) else failure
             continue
-        if course["state"] == "running":
+        if found["state"] == "running":
             return address
-        known[address] = course["started_at"]
+        known[address] = found["started_at"]
     if not known:
         raise failure or UnavailableError("the cluster has told no address of a coordinator's agent")
     return max(known, key=lambda address: known[address])
+
+
+def _course(agents: Agents, address: str) -> dict[str, Any] | QuorumFSError:
+    """The one that this agent runs, or ran last."""
+    try:
+        course: dict[str, Any] = agents.ask([address], "GET", PATH).body
+        return course
+    except QuorumFSError as error:
+        return error
 
 
 def _watch(agents: Agents, address: str, course: dict[str, Any], told: Any) -> dict[str, Any]:

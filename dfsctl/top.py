@@ -20,6 +20,7 @@ from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import membership_pb2, types_pb2
 
 LOOK_SECONDS = 2.0  # an agent answers by then, whatever hangs
+ALIVE_SECONDS = 0.7  # one that hangs itself costs both looks so long
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)", re.MULTILINE)
 _CODE = re.compile(r'code="OK"')
 CLEAR = "\x1b[H\x1b[2J"
@@ -48,7 +49,7 @@ class Look:
 def top(interval: float, watch: bool, selector: str) -> None:
     """What every node is doing: CPU, memory, calls, bytes in and out, streams, the busiest first."""
     given = settings()
-    agents = Agents(min(given.timeout_seconds or LOOK_SECONDS, LOOK_SECONDS))
+    agents = Agents(min(given.timeout_seconds or LOOK_SECONDS, LOOK_SECONDS), ALIVE_SECONDS)
     with given.coordinator() as coordinator:
         nodes = list(coordinator.cluster_view(selector, leader=False).nodes)
         before = look_at(agents, nodes)

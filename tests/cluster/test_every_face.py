@@ -424,6 +424,67 @@ def test_every_face_answers_in_time_and_truthfully(every: Faces, shells: Shells,
     assert found.wrong == [], "\n".join(found.wrong)
 
 
+AGENTS_COMMANDS: Sequence[tuple[str, tuple[int, ...]]] = (
+    ("node exec status --all", (8,)),
+    ("node exec health --all", (8,)),
+    ("node exec status -n {victim}", (7,)),
+    ("node loglevel --all", (8,)),
+    ("node logs --all --since 1h --level warning", (8,)),
+    ("node logs {victim}", (7,)),
+    ("node restart --status", (5,)),  # perhaps it runs one
+    ("node restart d9", (3,)),
+    ("top --interval 0.2", (0,)),
+    ("status", (0,)),
+    ("node ls", (0,)),
+    ("node show {victim}", (0,)),
+    ("leader", (0,)),
+    ("events", (0,)),
+    ("node label {victim} seen-", (0,)),
+)
+
+
+def test_an_agent_that_hangs_costs_its_own_answer_only(every: Faces, shells: Shells) -> None:
+    """Of the leader's, which is asked first, and of a datanode's: the nodes themselves are well."""
+    found = Found()
+    for victim in (every.cluster.leader(), "d2"):
+        every.cluster.pause(victim, "sidecar")
+        try:
+            for words, codes in AGENTS_COMMANDS:
+                # The courses are coordinators'.
+                expected = (3,) if "restart" in words and victim == "d2" else codes
+                found.wrong += _beside_a_hung_agent(shells, victim, words, expected, found)
+            for node in every.cluster.nodes:
+                if node.node_id != victim:
+                    answer = ask(node, "/leader", headers=every.headers)
+                    found.took(f"/leader of {node.node_id} beside {victim}", answer.seconds, ANSWER_SECONDS)
+                    if answer.json["leader"]["node_id"] != every.cluster.leader():
+                        found.wrong.append(f"{node.node_id} does not know the leader: {answer.text}")
+        finally:
+            every.cluster.resume(victim, "sidecar")
+    assert found.wrong == [], "\n".join(found.wrong)
+
+
+def _beside_a_hung_agent(
+    shells: Shells, victim: str, words: str, codes: tuple[int, ...], found: Found
+) -> list[str]:
+    argv = [*words.format(victim=victim).split(), "-o", "json"]
+    said = shells.run(argv)
+    shown = f"{victim}'s agent hangs: dfsctl {' '.join(argv)}"
+    found.took(shown, said.seconds, ANSWER_SECONDS, lambda: shells.run(argv).seconds)
+    wrong = [] if said.code in codes else [f"exit code {said.code}, not {codes}: {said.err or said.text}"]
+    wrong += _against_words(said)
+    told = said.json
+    if words.startswith(("node exec", "node loglevel")) and "results" in told:
+        failed = {one["node_id"] for one in told["results"] if not one["ok"]}
+        if failed != {victim}:
+            wrong.append(f"{sorted(failed)} fail")
+    if words.startswith("top"):
+        silent = {one["node_id"] for one in told if one["error"]}
+        if silent != {victim}:
+            wrong.append(f"{sorted(silent)} are told as silent")
+    return [f"{shown}: {one}" for one in wrong]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("state", STATES)
 def test_every_agent_does_in_every_state_and_again(every: Faces, shells: Shells, state: State) -> None:

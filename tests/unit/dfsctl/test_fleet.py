@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from dfsctl.agents import Answer, error_of
-from quorumfs.errors import Code, NoLeaderError, SafetyGuardError, TimedOutError
+from dfsctl.agents import Answer, answering, error_of
+from quorumfs.errors import Code, NoLeaderError, QuorumFSError, SafetyGuardError, TimedOutError
 from tests.unit.dfsctl.test_cluster_commands import VIEW
 
 Dfsctl = Callable[..., Any]
@@ -185,3 +186,39 @@ def test_without_any_coordinator_nobody_is_asked(
     coordinator.answers["Membership.GetCluster"] = NoLeaderError("no coordinator answers")
     assert dfsctl("node", "exec", "status", "--all").code == 5
     assert agents.asked == []
+
+
+def test_an_agent_that_hangs_is_passed_over_while_it_is_late_and_one_that_is_gone_at_once() -> None:
+    asked: list[str] = []
+    given_up = threading.Event()
+
+    def require_alive(address: str) -> None:
+        asked.append(address)
+        if address == "hangs":
+            given_up.wait(30.0)
+            raise TimedOutError("hangs does not answer")
+        if address == "gone":
+            raise NoLeaderError("nobody is there")
+
+    failures: list[QuorumFSError] = []
+    found = answering(["gone", "hangs", "well", "last"], require_alive, failures, alone_seconds=0.01)
+    assert next(found) == "well", "while the other one hangs"
+    assert asked == ["gone", "hangs", "well"], "nobody is asked in vain"
+    assert [str(one) for one in failures] == ["nobody is there"]
+    given_up.set()
+    assert list(found) == ["last"]
+    assert sorted(str(one) for one in failures) == ["hangs does not answer", "nobody is there"]
+
+
+def test_an_agent_that_is_only_late_is_taken_when_it_answers() -> None:
+    shown = threading.Event()
+
+    def require_alive(address: str) -> None:
+        if address == "late":
+            assert shown.wait(30.0)
+        else:
+            shown.set()
+            raise NoLeaderError("nobody is there")
+
+    failures: list[QuorumFSError] = []
+    assert list(answering(["late", "gone"], require_alive, failures, alone_seconds=0.01)) == ["late"]
