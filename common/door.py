@@ -1,9 +1,9 @@
 """The one place that decides whether a gRPC call of operators may run (`access.RPC_ROLES` has the rules).
 
 Who calls is known by one of three: the proof of the cluster's secret that nodes give (they may do anything: they
-are the cluster), a bearer token, or, while no tokens are configured, nothing: the listener is on loopback, or the
-operator wrote `insecure`. What wants an admin is not taken from another machine then: whoever came first would make
-the first token, and the cluster would be theirs.
+are the cluster), a bearer token, or, while no tokens are configured, nothing. In mode `insecure` strangers reach the
+port: then no change is taken from another machine, as over HTTP. Whoever came first would make the first token, and the
+cluster would be theirs.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ from quorumfs.rpc.trust import TOKEN_METADATA
 
 
 class Door:
-    """Any thread may call. `nodes` are the proofs that this server has accepted. Without a book nobody is asked."""
+    """Any thread may call. `nodes` are the proofs that this server has accepted. Without a book nobody is asked.
 
-    def __init__(self, book: TokenBook | None, nodes: TokenRegistry) -> None:
+    `host`: where the server listens; who calls from there is on this machine, as who calls from loopback is.
+    """
+
+    def __init__(self, book: TokenBook | None, nodes: TokenRegistry, host: str = "") -> None:
         self._book = book
         self._nodes = nodes
+        self._host = host
 
     def wants_refresh(self, path: str, context: Any) -> bool:
         """Whether the book should be asked anew before this call is judged; `refresh` may take a second."""
@@ -64,9 +68,10 @@ class Door:
             return Principal("local", role, address)
         found = self._book.judge(token, address, is_founding=path == FOUNDING_RPC and is_local(address))
         if found is None:
-            if role is Role.ADMIN and not is_local(address):
+            is_here = is_local(address) or address == self._host
+            if is_change(role) and not is_here:
                 raise _not_from_elsewhere(path, address)
-            return Principal("local" if is_local(address) else "anybody", role, address)
+            return Principal("local" if is_here else "anybody", role, address)
         require_role(found, role, f"call {path.rpartition('/')[2]}")
         return found
 
@@ -83,7 +88,7 @@ def _not_from_elsewhere(path: str, address: str) -> UnauthenticatedError:
     return UnauthenticatedError(
         f"{path.rpartition('/')[2]} is not taken from another machine",
         cause=f"no tokens are configured, and the call came from {address}",
-        next="make an admin's token on a node: dfsctl auth token create --role admin --secret-file FILE",
+        next="make an admin's token, on a node: dfsctl auth token create --role admin --secret-file FILE",
     )
 
 

@@ -171,10 +171,12 @@ def told_result(answer: Any) -> str:
 class _Observer:
     """What both forms share: begins calls."""
 
-    def __init__(self, tokens: TokenRegistry, metrics: RpcMetrics | None, book: TokenBook | None) -> None:
+    def __init__(
+        self, tokens: TokenRegistry, metrics: RpcMetrics | None, book: TokenBook | None, host: str
+    ) -> None:
         self._tokens = tokens
         self._metrics = metrics
-        self.door = Door(book, tokens)
+        self.door = Door(book, tokens, host)
 
     def begin(self, path: str, context: Any) -> _Call:
         _, service, method = path.split("/", 2)
@@ -256,7 +258,8 @@ def _ended_elsewhere(error: Exception, context: Any) -> bool:
 
 
 class ThreadedInterceptor(grpc.ServerInterceptor):
-    """For `grpc.server`. `pools` maps full method paths to their pool; what is not named runs in control."""
+    """For `grpc.server`. `pool_of` maps full method paths to their pool; what is not named runs in control. `host`:
+    where it listens."""
 
     def __init__(
         self,
@@ -266,8 +269,9 @@ class ThreadedInterceptor(grpc.ServerInterceptor):
         pool_of: Mapping[str, PoolName],
         refusing: ThreadPoolExecutor,
         book: TokenBook | None = None,
+        host: str = "",
     ) -> None:
-        self._observer = _Observer(tokens, metrics, book)
+        self._observer = _Observer(tokens, metrics, book, host)
         self._pools = pools
         self._pool_of = pool_of
         self._refusing = refusing
@@ -362,12 +366,16 @@ def _abort(context: grpc.ServicerContext, refused: Refusal) -> Any:
 
 
 class AsyncInterceptor(grpc.aio.ServerInterceptor):
-    """For `grpc.aio.server`: handlers are coroutines or asynchronous generators."""
+    """For `grpc.aio.server`: handlers are coroutines or asynchronous generators. `host`: where it listens."""
 
     def __init__(
-        self, tokens: TokenRegistry, metrics: RpcMetrics | None, book: TokenBook | None = None
+        self,
+        tokens: TokenRegistry,
+        metrics: RpcMetrics | None,
+        book: TokenBook | None = None,
+        host: str = "",
     ) -> None:
-        self._observer = _Observer(tokens, metrics, book)
+        self._observer = _Observer(tokens, metrics, book, host)
         self._wrapped: dict[str, tuple[Any, grpc.RpcMethodHandler[Any, Any]]] = {}  # gRPC asks for every call
 
     async def intercept_service(

@@ -181,7 +181,7 @@ class ThreadedServer(_Listener):
             f"/{one.name}/{method}": pool for one in self._services for method, pool in one.pools.items()
         }
         interceptor = ThreadedInterceptor(
-            self.tokens, self._rpc_metrics, self._pools, pool_of, self._refusing, self._book
+            self.tokens, self._rpc_metrics, self._pools, pool_of, self._refusing, self._book, self.host
         )
         server = grpc.server(self._pools["control"], interceptors=[interceptor], options=server_options())
         for one in self._services:
@@ -314,7 +314,7 @@ class AsyncServer(_Listener):
         self._loop = asyncio.get_running_loop()
         self._ending = asyncio.Event()
         turning = self._loop.create_task(self._turn())
-        interceptor = AsyncInterceptor(self.tokens, self._rpc_metrics, self._book)
+        interceptor = AsyncInterceptor(self.tokens, self._rpc_metrics, self._book, self.host)
         self._server = server = grpc.aio.server(
             interceptors=(interceptor,), options=server_options(), maximum_concurrent_rpcs=self._calls_max
         )

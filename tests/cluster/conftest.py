@@ -9,12 +9,16 @@ import pytest
 from quorumfs import Client
 from quorumfs.testing import LocalCluster
 from tests.support.commands import Dfsctl
+from tests.support.networked import NetworkedCluster
 
 
 @pytest.fixture(scope="module")
 def dfsctl(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Dfsctl:
     """The command line of a user who knows the module's cluster."""
-    return Dfsctl(tmp_path_factory.mktemp("home"), cluster.coordinators)
+    made = Dfsctl(tmp_path_factory.mktemp("home"), cluster.coordinators)
+    if isinstance(cluster, NetworkedCluster):
+        made.prove(cluster.layout.secret_file)
+    return made
 
 
 @pytest.fixture

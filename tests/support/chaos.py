@@ -108,6 +108,7 @@ def after(chaos: Chaos, cluster: DevCluster, crew: Crew, directory: Path) -> lis
     calls = read_journals(crew.journals())
     chaos.tell(f"the clients are home: {len(calls)} calls")
     control = Dfsctl(directory / "home", layout.coordinators)
+    control.prove(layout.secret_file)
     homes = {node.node_id: layout.data_directory(node) for node in layout.nodes}
     wrong += Aftermath(control, chaos.disks, homes, COORDINATORS, chaos.tell).problems()
     wrong += rivals({node.node_id: log_of(layout, node) for node in layout.coordinator_nodes})

@@ -45,6 +45,7 @@ class Dfsctl:
         self.home = home
         self._coordinators = coordinators
         self._program = tuple(program) or (console_script("dfsctl"),)
+        self._token = ""
         home.mkdir(parents=True, exist_ok=True)
 
     def __call__(
@@ -68,6 +69,14 @@ class Dfsctl:
         assert (said.code, said.err) == (0, ""), f"dfsctl {argv} ended with {said.code}: {said.err}"
         return said
 
+    def prove(self, secret_file: Path) -> None:
+        """From now on with an admin's token, made by proving the cluster's secret: from another machine nothing is
+        changed without one."""
+        made = self.well(
+            *("auth", "token", "create", "--role", "admin", "--secret-file", secret_file, "-o", "json")
+        )
+        self._token = str(made.json["token"])
+
     def start(self, *argv: str | bytes | Path) -> subprocess.Popen[bytes]:
         """The running command; `finish` waits for it."""
         return subprocess.Popen(
@@ -83,6 +92,8 @@ class Dfsctl:
         found = {"HOME": str(self.home), "XDG_CACHE_HOME": str(self.home / "cache")}
         if self._coordinators:
             found["QUORUMFS_COORDINATORS"] = self._coordinators
+        if self._token:
+            found["QUORUMFS_TOKEN"] = self._token
         return {**kept, **found}
 
 
