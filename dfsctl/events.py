@@ -6,6 +6,7 @@ import json
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,12 +17,13 @@ from dfsctl.fleet import seconds_of
 from dfsctl.output import show, time_of_ms
 from dfsctl.parallel import NODE_SECONDS, of_each
 from dfsctl.shell import command, settings
-from quorumfs.errors import NoLeaderError, PartialError, QuorumFSError
+from quorumfs.errors import Exit, NoLeaderError, PartialError, QuorumFSError
 from quorumfs.rpc.coordinator import Coordinator
 from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
 
 FOLLOW_SECONDS = 365 * 86_400.0
 AGAIN_SECONDS = 1.0
+REMEMBERED_MAX = 20_000  # events of a coordinator; its log keeps fewer records
 
 
 @command("events")
@@ -78,34 +80,81 @@ def _present(
     return [event for told in of_each(asked, ask) for event in told], failures
 
 
+class News:
+    """Which of a coordinator's events have not been told yet. It begins to count anew with its process, so that an id
+    alone names no event; the moment beside it does."""
+
+    def __init__(self, remembered_max: int = REMEMBERED_MAX) -> None:
+        self._remembered_max = remembered_max
+        self._told: OrderedDict[int, int] = OrderedDict()
+
+    def take(self, event: admin_pb2.Event) -> bool:
+        """Whether it is news; from now on it is not."""
+        if self._told.get(event.id) == event.wall_ms:
+            return False
+        self._told[event.id] = event.wall_ms
+        self._told.move_to_end(event.id)
+        while len(self._told) > self._remembered_max:
+            self._told.popitem(last=False)
+        return True
+
+
 def _follow(coordinator: Coordinator, asked: list[membership_pb2.NodeInfo]) -> Iterator[admin_pb2.Event]:
-    """Of all of them at once; one that does not answer is asked again."""
-    told: queue.SimpleQueue[admin_pb2.Event] = queue.SimpleQueue()
+    """Of all of them at once; one that does not answer is asked again, and said on stderr. Raises the refusal when all
+    of them refuse: that does not pass."""
+    told: queue.SimpleQueue[tuple[str, admin_pb2.Event | QuorumFSError]] = queue.SimpleQueue()
+    ended = threading.Event()
 
     def keep(node: membership_pb2.NodeInfo) -> None:
-        after = 0
-        while True:
-            request = admin_pb2.ListEventsRequest(follow=True, after_id=after)
+        news = News()
+        while not ended.is_set():
+            request = admin_pb2.ListEventsRequest(follow=True)
             try:
                 stream = coordinator.stream("Control.ListEvents", request, FOLLOW_SECONDS, address=node.grpc)
-                for event in stream:
-                    after = event.id
-                    told.put(event)
-            except QuorumFSError:
-                time.sleep(AGAIN_SECONDS)
+                for event in filter(news.take, stream):
+                    told.put((node.node_id, event))
+            except QuorumFSError as error:
+                told.put((node.node_id, error))
+            ended.wait(AGAIN_SECONDS)
 
     for one in asked:
         threading.Thread(target=keep, args=(one,), name=f"events-{one.node_id}", daemon=True).start()
-    while True:
-        yield told.get()
+    silent: dict[str, QuorumFSError] = {}
+    try:
+        while True:
+            node_id, found = told.get()
+            if isinstance(found, QuorumFSError):
+                before = silent.get(node_id)
+                if before is None or before.code is not found.code:
+                    _say_silent(node_id, found)
+                silent[node_id] = found
+                if len(silent) == len(asked) and all(map(_is_denied, silent.values())):
+                    raise found
+                continue
+            silent.pop(node_id, None)
+            yield found
+    finally:
+        ended.set()
+
+
+def _say_silent(node_id: str, error: QuorumFSError) -> None:
+    click.echo(printable(f"-- {node_id} does not tell, and is asked again: {error}"), err=True)
+
+
+def _is_denied(error: QuorumFSError) -> bool:
+    return error.exit_code is Exit.DENIED
 
 
 def _fail(failures: dict[str, QuorumFSError], asked: int) -> None:
     if not failures:
         return
     names, first = ", ".join(sorted(failures)), next(iter(failures.values()))
-    kind = NoLeaderError if len(failures) == asked else PartialError
-    error = kind(f"{names} did not tell", cause=str(first))
+    denied = next(filter(_is_denied, failures.values()), None)
+    error: QuorumFSError
+    if len(failures) < asked:
+        error = PartialError(f"{names} did not tell", cause=str(denied or first))
+    else:
+        error = denied or NoLeaderError(f"{names} did not tell", cause=str(first))
     click.echo(in_words(error), err=True, nl=False)
     raise click.exceptions.Exit(int(error.exit_code))
 

@@ -302,6 +302,11 @@ class FakeCoordinator:
 
     control = call
 
+    def stream(
+        self, method: str, request: Any, deadline: float, *, address: str | None = None
+    ) -> Iterator[Any]:
+        yield from self.call(method, request, address=address)
+
     def leader_view(self) -> Any:
         return self.call("leader_view", None)
 
