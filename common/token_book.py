@@ -75,6 +75,7 @@ class TokenBook:
         self._known: Known | None = None
         self._tried_at = float("-inf")
         self._saved_at = float("-inf")
+        self._is_kept = True  # until it turns out otherwise, which is said once
         if file is not None:
             self._known = _load(file, clock)
 
@@ -186,7 +187,21 @@ class TokenBook:
             if due:
                 self._saved_at = at
         if due and self._file is not None:
-            _save(self._file, self._known, self._clock)
+            self._keep(self._file, self._known)
+
+    def _keep(self, file: Path, known: Known) -> None:
+        try:
+            _save(file, known, self._clock)
+            self._is_kept = True
+        except OSError as error:
+            if self._is_kept:
+                _log.warning(
+                    "tokens.not_kept",
+                    file=str(file),
+                    cause=str(error),
+                    means="after a restart nobody is judged here until a coordinator answers",
+                )
+            self._is_kept = False
 
 
 def ask_in_turn(
@@ -245,6 +260,7 @@ def _not_known(age_seconds: float | None) -> UnavailableError:
 
 
 def _save(file: Path, known: Known, clock: Clock) -> None:
+    """Raises OSError."""
     now, wall_ms = clock.monotonic(), clock.wall_ms()
     rows = [
         {
@@ -265,10 +281,10 @@ def _save(file: Path, known: Known, clock: Clock) -> None:
         ) as out:
             out.write(raw)
         beside.replace(file)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        _log.debug("tokens.not_kept", file=str(file), cause=str(error))
+        raise
 
 
 def _load(file: Path, clock: Clock) -> Known | None:

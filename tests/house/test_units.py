@@ -76,6 +76,15 @@ def test_a_unit_sets_the_allocator_as_the_launcher_does(name: str) -> None:
     assert environment.items() >= MALLOC_ENVIRONMENT.items()
 
 
+def test_an_agent_may_keep_the_tokens_beside_its_nodes_data() -> None:
+    """Else one that starts while all coordinators are down can judge nobody."""
+    found = settings("quorumfs-sidecar@.service")
+    assert found["ReadWritePaths"] == ["-/var/lib/quorumfs/%i"]
+    for role in ("coordinator", "datanode"):
+        config = (ROOT / "deploy" / "config" / f"{role}.toml").read_text()
+        assert f'data_dir = "/var/lib/quorumfs/{role}"' in config
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sick_disk_and_a_refused_configuration_are_not_started_again(name: str) -> None:
     (codes,) = settings(name)["RestartPreventExitStatus"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import structlog.testing
 
 from common.access import TOKENS_FILE_NAME, Role, hash_of, mint_token
-from common.token_book import STALE_SECONDS, KeepTokens, TokenBook, ask_in_turn
+from common.token_book import SAVE_SECONDS, STALE_SECONDS, KeepTokens, TokenBook, ask_in_turn
 from quorumfs.clock import ManualClock
 from quorumfs.errors import NoLeaderError, QuorumFSError, UnauthenticatedError, UnavailableError
 from quorumfs.rpc.status import to_detail
@@ -209,6 +211,29 @@ def test_what_cannot_be_kept_is_known_all_the_same(clock: ManualClock, tmp_path:
     book = TokenBook(Coordinators(info(GOOD)), clock, tmp_path / "missing" / "tokens.json")
     book.refresh()
     assert book.judge(GOOD, "") is not None
+
+
+def test_that_tokens_cannot_be_kept_is_said_once_as_something_to_look_at(
+    clock: ManualClock, tmp_path: Path
+) -> None:
+    coordinators = Coordinators(info(GOOD))
+    home = tmp_path / "data"
+    book = TokenBook(coordinators, clock, home / "tokens.json")
+
+    def warned() -> int:
+        clock.advance(SAVE_SECONDS + 1.0)
+        with structlog.testing.capture_logs() as events:
+            book.refresh()
+        told = [one for one in events if one["event"] == "tokens.not_kept"]
+        assert all(one["log_level"] == "warning" for one in told)
+        return len(told)
+
+    assert [warned(), warned()] == [1, 0]
+    home.mkdir()
+    assert warned() == 0
+    assert (home / "tokens.json").exists()
+    shutil.rmtree(home)
+    assert [warned(), warned()] == [1, 0], "it is new that it cannot"
 
 
 def test_coordinators_are_asked_in_turn_until_one_tells() -> None:
