@@ -23,7 +23,7 @@ from typing import Any, Literal, TextIO
 import structlog
 
 from common.log_buffer import LEVELS, LogBuffer
-from quorumfs.errors import InvalidArgumentError
+from quorumfs.errors import BusyError, InvalidArgumentError
 
 __all__ = ["LEVELS", "Levels", "LogBuffer", "bind_request", "get", "levels", "request_id", "setup"]
 
@@ -32,6 +32,9 @@ Format = Literal["json", "text"]
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The request that the current thread or task works for; put into every event."""
 
+LOGGERS_MAX = 64  # that have a level of their own; each with a ttl has a thread
+NEW_LOGGERS_MAX = 256  # that only had a level set: stdlib keeps every name for good
+LOGGER_CHARACTERS_MAX = 200
 EVENT_BYTES_MAX = 64 << 10  # what is longer keeps its head and the end of its traceback
 _FIELDS_FIRST = ("ts", "level", "event", "logger", "node_id", "role", "request_id")
 _QUIET = (
@@ -205,13 +208,14 @@ class Levels:
         self._lasting: dict[str, str] = {}
         self._timers: dict[str, threading.Timer] = {}
         self._until: dict[str, float] = {}
+        self._new: set[str] = set()
 
     def reset(self, level: str) -> None:
         """Only the configured level holds from now on."""
         with self._lock:
             for timer in self._timers.values():
                 timer.cancel()
-            for name in self._lasting:
+            for name in (*self._lasting, *self._timers):
                 if name:
                     logging.getLogger(name).setLevel(logging.NOTSET)
             self._timers.clear()
@@ -224,7 +228,7 @@ class Levels:
         """From now on log `level` and above; with a ttl, back to the lasting level afterwards.
 
         `level` is one of debug, info, warning, error; for a named logger also "" (as everything else).
-        Raises InvalidArgumentError.
+        Raises InvalidArgumentError, and BusyError when too many loggers have a level of their own.
         """
         if level not in LEVELS and not (logger and level == ""):
             raise InvalidArgumentError(
@@ -234,7 +238,9 @@ class Levels:
             raise InvalidArgumentError(
                 "a log level's time to live is 0 to 604800 seconds", cause=f"{ttl_seconds:g} was given"
             )
+        _require_name(logger)
         with self._lock:
+            self._require_room(level, logger)
             timer = self._timers.pop(logger, None)
             if timer is not None:
                 timer.cancel()
@@ -242,6 +248,8 @@ class Levels:
             self._apply(logger, level)
             if not ttl_seconds:
                 self._lasting[logger] = level
+                if not level:
+                    del self._lasting[logger]
                 return
             timer = threading.Timer(ttl_seconds, self._expire, (logger,))
             timer.name, timer.daemon = "log-level", True
@@ -250,17 +258,38 @@ class Levels:
             timer.start()
 
     def remaining_seconds(self, logger: str = "") -> float:
-        """How long the level that holds now will hold; 0: for good."""
+        """How long the level that holds now will hold; 0: for good. Raises InvalidArgumentError."""
+        _require_name(logger)
         with self._lock:
-            until = self._until.get(logger)
+            until = self._until.get(_who_decides(logger))
         return 0.0 if until is None else max(0.0, until - time.monotonic())
 
     def current(self, logger: str = "") -> str:
-        """The level that holds now."""
-        number = logging.getLogger(logger or None).getEffectiveLevel()
+        """The level that holds now. Raises InvalidArgumentError."""
+        _require_name(logger)
+        number = logging.getLogger(_who_decides(logger) or None).level
         return max(
             (name for name in LEVELS if LEVELS[name] <= number), key=lambda n: LEVELS[n], default="debug"
         )
+
+    def _require_room(self, level: str, logger: str) -> None:
+        own = {name for name in (*self._lasting, *self._timers) if name}
+        if logger and level and logger not in own and len(own) >= LOGGERS_MAX:
+            raise BusyError(
+                "too many loggers have a level of their own",
+                cause=f"{LOGGERS_MAX} do",
+                next="set the level of all; one with a ttl goes back by itself, a restarted node has none",
+            )
+        if logger in logging.Logger.manager.loggerDict:
+            return
+        if logger and len(self._new) >= NEW_LOGGERS_MAX:
+            raise BusyError(
+                f"nothing has been logged as {logger!a}",
+                cause=f"{NEW_LOGGERS_MAX} names under which nothing was logged had a level set",
+                next="see the field `logger` of the node's log for the names that there are",
+            )
+        if logger:
+            self._new.add(logger)
 
     def _expire(self, logger: str) -> None:
         with self._lock:
@@ -271,6 +300,22 @@ class Levels:
     @staticmethod
     def _apply(logger: str, level: str) -> None:
         logging.getLogger(logger or None).setLevel(LEVELS.get(level, logging.NOTSET))
+
+
+def _require_name(logger: str) -> None:
+    if len(logger) > LOGGER_CHARACTERS_MAX:
+        raise InvalidArgumentError(f"a logger's name has at most {LOGGER_CHARACTERS_MAX} characters")
+
+
+def _who_decides(logger: str) -> str:
+    """Of the loggers above this one the nearest whose level is set; empty: the one of all. Makes no logger."""
+    known = logging.Logger.manager.loggerDict
+    while logger:
+        found = known.get(logger)
+        if isinstance(found, logging.Logger) and found.level != logging.NOTSET:
+            return logger
+        logger = logger.rpartition(".")[0]
+    return ""
 
 
 levels = Levels()

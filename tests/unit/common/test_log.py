@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from common import log
 from common.log_buffer import Filter, LogBuffer, Reader
-from quorumfs.errors import InvalidArgumentError
+from quorumfs.errors import BusyError, InvalidArgumentError
 
 
 @pytest.fixture
@@ -145,6 +145,60 @@ def test_one_logger_may_have_a_level_of_its_own(stream: io.StringIO) -> None:
 def test_a_level_that_is_none_is_refused(level: str, ttl: float) -> None:
     with pytest.raises(InvalidArgumentError):
         log.levels.set(level, ttl)
+
+
+def test_a_loggers_level_is_told_as_it_holds_and_asking_makes_no_logger(stream: io.StringIO) -> None:
+    log.setup("warning", "json", stream=stream)
+    log.levels.set("debug", 600, "asked.room")
+    for name in ("asked.room", "asked.room.inner"):
+        assert log.levels.current(name) == "debug"
+        assert 0 < log.levels.remaining_seconds(name) <= 600
+    for name in ("asked", "asked.elsewhere", ""):
+        assert (log.levels.current(name), log.levels.remaining_seconds(name)) == ("warning", 0)
+    log.levels.set("info", 60)
+    assert (log.levels.current("asked"), log.levels.remaining_seconds("asked") > 0) == ("info", True)
+    assert "asked.room.inner" not in logging.Logger.manager.loggerDict
+    assert "asked.elsewhere" not in logging.Logger.manager.loggerDict
+
+
+def test_so_many_loggers_have_a_level_of_their_own_and_no_more(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with a ttl has a thread, and stdlib keeps every name."""
+    monkeypatch.setattr(log, "LOGGERS_MAX", 3)
+    log.setup("warning", "json", stream=stream)
+    log.levels.set("debug", 600, "many.0")
+    log.levels.set("debug", 0, "many.1")
+    log.levels.set("debug", 0, "many.2")
+    before = threading.active_count()
+    for ttl in (0, 600):
+        with pytest.raises(BusyError, match="too many loggers"):
+            log.levels.set("debug", ttl, "many.3")
+    assert "many.3" not in logging.Logger.manager.loggerDict
+    assert threading.active_count() == before
+    log.levels.set("info", 60, "many.0")
+    log.levels.set("info", 60)
+    log.levels.set("", 0, "many.2")
+    log.levels.set("debug", 0, "many.3")
+
+
+def test_names_under_which_nothing_is_logged_are_not_heaped_up(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "NEW_LOGGERS_MAX", 2)
+    made = log.Levels()
+    made.set("debug", 0, "heap.0")
+    made.set("", 0, "heap.0")
+    made.set("debug", 0, "heap.1")
+    made.set("", 0, "heap.1")
+    with pytest.raises(BusyError, match="nothing has been logged"):
+        made.set("debug", 0, "heap.2")
+    logging.getLogger("heap.3")
+    made.set("debug", 0, "heap.3")
+    made.set("", 0, "heap.3")
+    for ask in (made.current, made.remaining_seconds, lambda name: made.set("debug", 0, name)):
+        with pytest.raises(InvalidArgumentError):
+            ask("h" * 201)
 
 
 # The ring
