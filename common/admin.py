@@ -81,8 +81,13 @@ class _Answers:
         text, content_type = self.metrics.render()
         return pb.MetricsText(text=text, content_type=content_type)
 
-    def log_level(self) -> pb.LogLevel:
-        return pb.LogLevel(level=log.levels.current(), ttl_seconds=log.levels.remaining_seconds())
+    def log_level(self, request: pb.GetLogLevelRequest) -> pb.LogLevel:
+        logger = request.logger
+        return pb.LogLevel(
+            level=log.levels.current(logger),
+            ttl_seconds=log.levels.remaining_seconds(logger),
+            logger=logger,
+        )
 
     def set_log_level(self, request: pb.LogLevel) -> pb.LogLevel:
         log.levels.set(request.level.lower(), request.ttl_seconds, request.logger)
@@ -189,7 +194,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         return self._answers.metrics_text()
 
     def GetLogLevel(self, request: pb.GetLogLevelRequest, context: Any) -> pb.LogLevel:  # noqa: N802
-        return self._answers.log_level()
+        return self._answers.log_level(request)
 
     def SetLogLevel(self, request: pb.LogLevel, context: Any) -> pb.LogLevel:  # noqa: N802
         return self._answers.set_log_level(request)
@@ -271,7 +276,7 @@ class AsyncAdminService(admin_pb2_grpc.AdminServicer):
         return await self._ask(self._answers.metrics_text)
 
     async def GetLogLevel(self, request: pb.GetLogLevelRequest, context: Any) -> pb.LogLevel:  # noqa: N802
-        return self._answers.log_level()
+        return self._answers.log_level(request)
 
     async def SetLogLevel(self, request: pb.LogLevel, context: Any) -> pb.LogLevel:  # noqa: N802
         return self._answers.set_log_level(request)

@@ -414,12 +414,16 @@ Global___LogRecord: _TypeAlias = LogRecord  # noqa: Y015
 class GetLogLevelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    LOGGER_FIELD_NUMBER: _builtins.int
+    logger: _builtins.str
     def __init__(
         self,
+        *,
+        logger: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logger", b"logger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,9 +76,10 @@ def stream() -> Response:
 @describes(Contract({200: schemas.LOG_LEVEL}, query={"logger": schemas.TEXT}))
 @require(Role.VIEWER)
 def read_level() -> Response:
+    """`?logger=`: the level that holds for this one, else for all."""
     logger = bodies.query(("logger",)).get("logger", "")
     bodies.text_field({"logger": logger}, "logger", "", 200)
-    return _level(agent().link.ask(GET_LOG_LEVEL, admin_pb2.GetLogLevelRequest()))
+    return _level(agent().link.ask(GET_LOG_LEVEL, admin_pb2.GetLogLevelRequest(logger=logger)))
 
 
 @views.put("/logs/level")

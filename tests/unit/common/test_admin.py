@@ -146,6 +146,18 @@ def test_labels_duties_and_levels_are_passed_on(both: Both) -> None:
     assert both.face.asked == [({"a": "b"}, ["c"])] * 2 + [("scrub", "pause")] * 2
 
 
+def test_the_level_of_one_logger_can_be_read(both: Both) -> None:
+    set_for_one = pb.LogLevel(level="debug", ttl_seconds=60, logger="admin.room")
+    assert both("SetLogLevel", set_for_one).logger == "admin.room"
+    request = pb.GetLogLevelRequest(logger="admin.room.inner")
+    told = both.threaded.GetLogLevel(request, Context())
+    assert (told.level, told.logger, 0 < told.ttl_seconds <= 60) == ("debug", "admin.room.inner", True)
+    assert asyncio.run(both.aio.GetLogLevel(request, Context())).level == "debug"
+    assert both("GetLogLevel", pb.GetLogLevelRequest()).level != "debug"
+    with pytest.raises(InvalidArgumentError):
+        both("GetLogLevel", pb.GetLogLevelRequest(logger="a." * 2_000_000))
+
+
 class Waiting(Face):
     """Its labels are changed when the leader answers."""
 

@@ -320,6 +320,12 @@ def test_the_log_level_is_set_for_a_time() -> None:
     assert (answer.json["level"], answer.json["ttl_seconds"]) == ("debug", 600.0)
 
 
+def test_the_level_of_one_logger_is_asked_for_as_such() -> None:
+    node = well(GetLogLevel=lambda request: admin_pb2.LogLevel(level="debug", logger=request.logger))
+    answer = client({OWN: node}).get("/logs/level?logger=coordinator.duties")
+    assert (answer.status_code, answer.json["logger"]) == (200, "coordinator.duties")
+
+
 def test_the_log_is_told_as_lines_of_json() -> None:
     node = well()
     node.records = [
