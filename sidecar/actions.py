@@ -118,6 +118,7 @@ ACTIONS: Mapping[str, Action] = {
             bodies.seconds_field(params, "seconds", 3600.0, limits.MAINTENANCE_SECONDS_MAX),
         ),
     ),
+    "end_maintenance": Action((), lambda _: ToLeader("end_maintenance")),
     "shutdown": Action(("mode", "drain_seconds", "reason"), _shutdown, stops=True),
 }
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from dfsctl.commands import dfsctl
 from dfsctl.errors import BROKEN_PIPE, INTERRUPTED
+from dfsctl.fleet import execute
 from dfsctl.shell import Group
 from quorumfs.errors import Exit
+from sidecar.actions import ACTIONS
 from tests.house.generate import ROOT
 
 
@@ -36,6 +38,12 @@ def test_every_command_of_dfsctl_has_its_json_in_the_page() -> None:
 def test_every_exit_code_of_dfsctl_has_its_row() -> None:
     told = [int(code) for cell in first_cells("docs/dfsctl.md") for code in re.findall(r"\b\d+\b", cell)]
     assert told == [*map(int, Exit), INTERRUPTED, BROKEN_PIPE]
+
+
+def test_the_help_of_node_exec_names_every_action_there_is_and_no_other() -> None:
+    words = re.sub(r"\s+", " ", execute.help or "")
+    told = words.partition("ACTION: ")[2].partition(".")[0]
+    assert set(told.split(", ")) == ACTIONS.keys()
 
 
 def test_every_endpoint_of_the_agents_has_its_row() -> None:

@@ -112,6 +112,13 @@ def test_drain_is_the_leaders_to_do(steered: Steered) -> None:
     assert steered.agents.asked == []
 
 
+def test_a_maintenance_can_be_ended_on_many_nodes_as_it_was_begun(steered: Steered) -> None:
+    steered.exec("maintenance", 200, selector="zone=b", params={"seconds": 60})
+    steered.exec("end_maintenance", 200, selector="zone=b")
+    told = [(one.node_id, one.action, one.seconds) for one in steered.asked_of_node("SetNode")]
+    assert told == [("d2", "maintenance", 60.0), ("d2", "end_maintenance", 0.0)]
+
+
 def test_a_log_is_fetched_with_its_filter(steered: Steered) -> None:
     steered.exec("logs", 200, nodes=["d1"], params={"level": "error", "grep": "a&b=c"})
     (_, method, path, _, _) = steered.agents.asked[0]
