@@ -12,6 +12,7 @@ import grpc
 
 from common import log
 from common.lifecycle import Lifecycle
+from common.memory import resident_bytes
 from coordinator.services import view
 from coordinator.services.gateway import Gateway
 from coordinator.soft_state import SoftState
@@ -81,6 +82,7 @@ class CoordinatorFace:
             uptime_ms=int((self._clock.monotonic() - self._started) * 1000),
             leader=self.leader_view(),
             raft=view.raft_status(gateway, self._own),
+            load=m.NodeLoad(rss_bytes=resident_bytes()),
             security_mode=self._security_mode,
             alarms=self.alarms(),
             pid=os.getpid(),
@@ -206,9 +208,12 @@ class CoordinatorFace:
         with self._lock:
             if self._lifecycle.stopping.is_set():
                 raise PreconditionFailedError("it is too late to take the shutdown back")
-            if self._drain is not None:
-                self._drain.cancel()
-                self._drain = None
+            if self._drain is None:
+                raise PreconditionFailedError(
+                    "there is no shutdown to cancel", cause="the node is not draining"
+                )
+            self._drain.cancel()
+            self._drain = None
             self._lifecycle.again = False
         return self._process.state, "the shutdown is taken back"
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from common.memory import resident_bytes
 from datanode.duties.commands import Outcomes
 from datanode.store.chunks import ChunkStore
 from datanode.store.delta import Change, ReplicaChange
@@ -48,7 +48,7 @@ class Content:
         return m.NodeLoad(
             write_streams=self._writes.inside,
             read_streams=self._reads.inside,
-            rss_bytes=_resident_bytes(),
+            rss_bytes=resident_bytes(),
             cpu_fraction=self._cpu_fraction(),
             copying=self._copying(),
         )
@@ -118,11 +118,3 @@ def _report(change: Change) -> m.ReplicaReport:
         report.birth.index = change.birth.index
         report.birth.cluster_ms = change.birth.cluster_ms
     return report
-
-
-def _resident_bytes() -> int:
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
