@@ -218,7 +218,8 @@ def ask_in_turn(
             continue
         return table.tokens
     raise UnavailableError(
-        "no coordinator tells which tokens there are", cause="; ".join(failures) or "none is known"
+        "no coordinator tells which tokens there are",
+        cause="; ".join(failures) or "none is known that answers",
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import grpc
 
@@ -45,6 +45,7 @@ from datanode.transfer.receive import Receiver
 from datanode.transfer.send import Sender
 from datanode.transfer.watch import StreamWatch
 from quorumfs.clock import SystemClock
+from quorumfs.errors import Leader
 from quorumfs.rpc.channels import Channels
 from quorumfs.rpc.circuit import Circuits
 from quorumfs.rpc.status import from_rpc
@@ -202,8 +203,8 @@ class Datanode:
 
     def _read_tokens(self) -> Sequence[TokenInfo]:
         """From the leader, or any other coordinator."""
-        leader = self._cluster.leader
         known = [*self._cluster.nodes.coordinators(), *self._config.cluster.coordinators]
+        asked = who_knows_tokens(self._cluster.leader, known, self._cluster.silent)
 
         def ask(address: str) -> membership_pb2.TokenTable:
             stub = membership_pb2_grpc.MembershipStub(self._trusted.get(address))
@@ -212,7 +213,7 @@ class Datanode:
             except grpc.RpcError as error:
                 raise from_rpc(error, f"question about tokens to {address}", sent=False) from error
 
-        return ask_in_turn(list(dict.fromkeys([*([leader.grpc] if leader else []), *known])), ask)
+        return ask_in_turn(asked, ask)
 
     def _is_registered(self) -> bool:
         """Whether a leader acknowledges this node now."""
@@ -307,6 +308,13 @@ class Datanode:
             read_secret(self._config.cluster.secret_file)
         else:
             _log.warning("secret.missing", file=str(self._config.cluster.secret_file))
+
+
+def who_knows_tokens(leader: Leader | None, known: Sequence[str], silent: Collection[str]) -> list[str]:
+    """Whom to ask for the tokens, the leader first. Not those that hang: a caller waits for this before it is judged,
+    and what was told last does as well. Heartbeats try them all the while, and they count again once they answer."""
+    wanted = dict.fromkeys([*([leader.grpc] if leader else []), *known])
+    return [one for one in wanted if one not in silent]
 
 
 def scrub_status(figures: ScrubFigures) -> admin_pb2.ScrubStatus:

@@ -72,6 +72,7 @@ class Heartbeats:
         self.trouble = ""
         self._acknowledged_at: float | None = None
         self._accepted_at = 0.0
+        self._silent: frozenset[str] = frozenset()
         self._last_kind: Code | None = None
         self._turned_at = self._due_at = self._clock.monotonic()
         self._wake = threading.Condition()
@@ -120,6 +121,12 @@ class Heartbeats:
         """Since a leader last acknowledged a heartbeat; None before the first."""
         at = self._acknowledged_at
         return None if at is None else max(0.0, self._clock.monotonic() - at)
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """Addresses of coordinators that did not answer when they were asked last. While no leader is known all are
+        asked again and again."""
+        return self._silent
 
     @property
     def turning(self) -> bool:
@@ -177,6 +184,8 @@ class Heartbeats:
             _log.warning("heartbeat.not_sent", cause=str(error))
             return CONTENT_RETRY_SECONDS
         self._learn(event, hint, address)
+        heard = self._silent - {address}
+        self._silent = heard | {address} if event is Event.SILENT else heard
         named, now = hint.grpc if hint else None, self._clock.monotonic()
         return self._following.after(event, named, max(0.0, interval), self._chance(), now).wait_seconds
 

@@ -180,6 +180,11 @@ class ClusterNode:
     def leader(self) -> Leader | None:
         return self.tracker.leader
 
+    @property
+    def silent(self) -> frozenset[str]:
+        """Addresses of coordinators that did not answer the last heartbeat sent to them; of a datanode."""
+        return self.heartbeats.silent if self.heartbeats is not None else frozenset()
+
     def observe_leader(self, leader: Leader | None, term: int = 0) -> None:
         """Raft has said who leads (coordinators)."""
         self.tracker.observe(leader, "raft", term)

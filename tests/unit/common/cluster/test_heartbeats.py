@@ -433,3 +433,24 @@ def test_the_loop_turns_on_its_thread_and_hurries_when_there_is_news() -> None:
         bench.node.stop()
     assert not bench.heartbeats.turning
     assert bench.node.state.name == State.STOPPING.name
+
+
+def test_coordinators_that_did_not_answer_are_known_as_silent_until_they_do() -> None:
+    bench = Bench()
+    heartbeats = bench.node.heartbeats
+    assert heartbeats is not None
+    heartbeats.turn()
+    assert bench.node.silent == frozenset()
+    bench.coordinators.leader = None
+    bench.coordinators.stopped = {C1, C2, C3}
+    for _ in range(30):
+        heartbeats.turn()
+    assert bench.node.silent == {C1, C2, C3}
+    bench.coordinators.stopped = {C1}
+    for _ in range(30):
+        heartbeats.turn()
+    assert bench.node.silent == {C1}
+    bench.coordinators.leader, bench.coordinators.stopped = C1, set()
+    for _ in range(30):
+        heartbeats.turn()
+    assert bench.node.silent == frozenset()
