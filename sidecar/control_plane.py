@@ -85,15 +85,18 @@ class ControlPlane:
         nodes: Sequence[membership_pb2.NodeView],
         max_unavailable: int,
         caller: Caller,
+        deadline: float,
     ) -> list[Outcome]:
-        """Have every node do it; one outcome each, in order. Raises SafetyGuardError before anybody was asked."""
+        """Have every node do it until `deadline` (monotonic seconds); one outcome each, in order.
+
+        Raises SafetyGuardError before anybody was asked.
+        """
         if not self._slots.acquire(blocking=False):
             raise BusyError(
                 "too many requests to the whole cluster at once",
                 cause=f"{limits.EXECS_AT_ONCE} are under way",
             )
         try:
-            deadline = self._clock.monotonic() + limits.EXEC_BUDGET_SECONDS
             if action.stops:
                 self.reserve([one.info.node_id for one in nodes], step, max_unavailable, caller)
             return self._fan_out(step, nodes, caller, deadline)

@@ -5,6 +5,7 @@ Served by coordinators' agents; which coordinator leads is found out here.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
@@ -61,8 +62,10 @@ def execute() -> Response:
     limit = bodies.count_field(body, "max_unavailable", 1, limits.TARGETS_MAX, least=1)
     meant = steering.meant(body)
     served = steering.coordinator()
+    # Whatever came before (who calls, who is meant) is of the same budget: what is answered later is cut off.
+    begun = served.clock.monotonic() - (time.monotonic() - g.began)
     nodes = served.control.match(meant)
-    outcomes = served.control.run(action, step, nodes, limit, _caller())
+    outcomes = served.control.run(action, step, nodes, limit, _caller(), begun + limits.EXEC_BUDGET_SECONDS)
     return _told(name, outcomes)
 
 

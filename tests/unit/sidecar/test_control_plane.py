@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from quorumfs.clock import ManualClock
 from quorumfs.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -31,13 +32,13 @@ C1_HTTP, D1, D2 = "127.0.0.1:c1", "127.0.0.1:d1", "127.0.0.1:d2"
 class Steered:
     """A coordinator's agent that leads, with two datanodes' agents."""
 
-    def __init__(self, **answers: Any) -> None:
+    def __init__(self, clock: ManualClock | None = None, **answers: Any) -> None:
         self.node = well(
             GetStatus=fakes.status(node_id="c1"), GetClusterStatus=fakes.cluster_status(), **answers
         )
         self.agents = FakeAgents()
         self.nodes = {C1: self.node}
-        self.served = agent(self.nodes, "coordinator", agents=self.agents)
+        self.served = agent(self.nodes, "coordinator", clock=clock, agents=self.agents)
         self.client: FlaskClient = create_app(self.served).test_client()
 
     def exec(self, action: str, status: int, **body: Any) -> Any:
@@ -80,6 +81,21 @@ def test_what_only_some_did_is_told_as_partial(steered: Steered) -> None:
     ]
     steered.agents.answers[C1_HTTP] = TimedOutError("no answer")
     assert steered.exec("log_level", 502, all=True, params={"level": "debug"})["matched"]
+
+
+def test_to_find_out_who_is_meant_and_to_ask_them_have_one_budget_of_time() -> None:
+    """Else the answer comes when the connection has been cut, and what was done on a thousand nodes is not told."""
+    clock = ManualClock()
+    steered = Steered(clock)
+
+    def late(_: Any) -> admin_pb2.ClusterStatus:
+        clock.advance(limits.EXEC_BUDGET_SECONDS)
+        return fakes.cluster_status()
+
+    steered.node.answers["GetClusterStatus"] = late
+    found = steered.exec("log_level", 502, all=True, params={"level": "debug"})
+    assert {one["error"]["code"] for one in found["results"]} == {"timed_out"}
+    assert steered.agents.asked == []
 
 
 def test_the_callers_token_and_request_id_go_along(steered: Steered) -> None:
