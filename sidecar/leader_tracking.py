@@ -1,8 +1,8 @@
 """Who leads, as this agent finds out by itself.
 
 1. Its own node first: `GetStatus` carries the node's view and how old that is.
-2. When that is missing, old, or the node hangs: the other coordinators, all at once, by
-   `Membership.GetCluster`, which needs no trust and no leader.
+2. When that is missing, old, or the node hangs: the other coordinators, all at once and within one budget, by
+   `Membership.GetCluster`, which needs no trust and no leader. Who has not answered by then is silent.
 3. Of their answers the highest term counts; one by the leader itself counts before hearsay of the same term.
    Hearsay about a coordinator that was asked too and did not confirm is void: it is the past.
 4. What is older than a few seconds is told as last known, never as current.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from quorumfs.clock import Clock
@@ -131,6 +132,8 @@ class LeaderTracker:
         self._own = tuple(own)
         self._transport = transport
         self._clock = clock
+        # Each may take a moment longer than all are waited for; the next time all are asked comes before that.
+        self._threads = ThreadPoolExecutor(3 * len(self._peers) or 1, thread_name_prefix="leader-poll")
         self._polls: Shared[tuple[PeerAnswer, ...]] = Shared(self._poll, clock)
         self._last_lock = threading.Lock()
         self._last: LeaderView | None = None
@@ -146,6 +149,7 @@ class LeaderTracker:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(2.0)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def find(self) -> Finding:
         """Who leads now. Within two seconds, whatever hangs."""
@@ -203,10 +207,23 @@ class LeaderTracker:
             (address, self._transport.start(address, GET_CLUSTER, request, limits.PEER_DEADLINE_SECONDS))
             for address in self._peers
         ]
-        return tuple(self._answer(address, call) for address, call in pending)
+        try:
+            answers = {
+                address: self._threads.submit(self._answer, address, call) for address, call in pending
+            }
+        except RuntimeError:  # this agent is stopping
+            return ()
+        wait(answers.values(), limits.PEER_BUDGET_SECONDS)
+        return tuple(
+            one.result() if one.done() else self._unanswered(address, "no answer in time")
+            for address, one in answers.items()
+        )
+
+    def _unanswered(self, address: str, error: str = "") -> PeerAnswer:
+        return PeerAnswer(address, None, self._clock.monotonic(), self._clock.wall_ms(), error)
 
     def _answer(self, address: str, call: Pending[membership_pb2.ClusterView]) -> PeerAnswer:
-        unanswered = PeerAnswer(address, None, self._clock.monotonic(), self._clock.wall_ms())
+        unanswered = self._unanswered(address)
         try:
             return replace(unanswered, view=call.result(), at=self._clock.monotonic())
         except QuorumFSError as error:

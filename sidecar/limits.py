@@ -8,6 +8,7 @@ from __future__ import annotations
 # Asking
 NODE_DEADLINE_SECONDS = 1.0  # the own node must answer by then, or it is called hung
 PEER_DEADLINE_SECONDS = 0.8  # another coordinator, asked about the leader
+PEER_BUDGET_SECONDS = 0.9  # all of them together, what it takes to find out that nobody listens included
 MUTATION_DEADLINE_SECONDS = 5.0  # labels go through the log; a shutdown only begins
 NODE_POLL_SECONDS = 0.5
 ALIVE_SECONDS = 1.2  # who was given an order answers a question beside it by then, or is called hung
@@ -68,6 +69,7 @@ DRAIN_SECONDS_MAX = 3600.0
 REASON_CHARACTERS_MAX = 500
 
 assert NODE_DEADLINE_SECONDS + PEER_DEADLINE_SECONDS < 2.0, "every endpoint answers within two seconds"
+assert PEER_DEADLINE_SECONDS < PEER_BUDGET_SECONDS < 2.0 - NODE_DEADLINE_SECONDS
 assert BARRIER_BUDGET_SECONDS + PEER_DEADLINE_SECONDS < 2.0, "also for files, leaderless"
 assert max(ALIVE_SECONDS, TARGET_READ_SECONDS, TARGET_ALIVE_SECONDS) < 2.0
 assert FRESH_SECONDS < NODE_POLL_SECONDS < LEADER_FRESH_SECONDS
