@@ -102,7 +102,11 @@ class Datanode:
         scrubber = Scrubber(self._store)
         scrubber.load()
         scrub = ScrubDuty(
-            scrubber, self._used_bytes, config.scrub.period_seconds, config.scrub.bytes_per_second
+            scrubber,
+            self._used_bytes,
+            config.scrub.period_seconds,
+            config.scrub.bytes_per_second,
+            SystemClock(),
         )
         hands = Hands(
             config.node.id,

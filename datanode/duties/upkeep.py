@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from common import log
 from datanode.store.chunks import ChunkStore
 from datanode.store.fence import EpochStore
-from datanode.store.scrub import Scrubber, Step, verify_suspect
+from datanode.store.scrub import Scrubber, verify_suspect
 from quorumfs.clock import Clock
 from quorumfs.ids import ChunkId
 from quorumfs.limits import CHUNK_SIZE_BYTES
 
 SAVE_EVERY_BYTES = 1 << 30
 SUSPECT_PAUSE_SECONDS = 1.0
-REST_SECONDS_MAX = 3600.0  # what is used may grow meanwhile, and the pace with it
+REST_SECONDS_MAX = 3600.0
+REST_LOOK_SECONDS = 10.0
 MEASURE_PAUSE_SECONDS = 3600.0
 SETTLE_SECONDS = 10.0  # of commits heard may be forgotten in a crash
 PURGE_SECONDS = 30.0
@@ -42,7 +43,9 @@ class ScrubDuty:
     """Reads and verifies one chunk per unit, then rests so long that the bound on bytes per second holds.
 
     The pace is what the period asks for, at most the bound; a bound too low for the period is told once a
-    round. Rests are bounded, so where there is little to read it is read more often than that.
+    round. Rests are bounded, so where there is little to read it is read more often than that. A rest is reckoned
+    anew while it lasts: just after a start the sizes of most files are not known yet, and the pace of a disk that
+    seems empty would be none.
     """
 
     name = "scrub"
@@ -53,19 +56,24 @@ class ScrubDuty:
         used_bytes: Callable[[], int],
         period_seconds: float,
         bytes_per_second_max: int,
+        clock: Clock,
     ) -> None:
         self._scrubber = scrubber
+        self._clock = clock
         self._used_bytes = used_bytes
         self._period_seconds = period_seconds
         self._most = bytes_per_second_max
         self._asked: int | None = None  # an operator's or leader's pace; 0: stopped
         self._rest_seconds = 0.0
+        self._read_at = clock.monotonic()
+        self._read_bytes = 0  # for which it rests
         self._unsaved_bytes = 0
         self.wake: Callable[[], None] = lambda: None
 
     def control(self, *, stop: bool, bytes_per_second: int = 0) -> None:
         """Stop, or go on at a pace of one's own choice (0: the configured one)."""
         self._asked = 0 if stop else (bytes_per_second or None)
+        self._read_bytes = 0
         self.wake()
 
     def figures(self) -> ScrubFigures:
@@ -84,8 +92,12 @@ class ScrubDuty:
         if self._asked == 0:
             self._rest_seconds = SUSPECT_PAUSE_SECONDS
             return "stopped by order"
+        if rest := self._rest():
+            self._rest_seconds = rest
+            return "rests"
         step = self._scrubber.step()
-        self._rest_seconds = self._pause_after(step)
+        self._read_at, self._read_bytes = self._clock.monotonic(), step.bytes
+        self._rest_seconds = self._pause_after_round() if step.chunk is None else self._rest()
         if not step.ok and step.chunk is not None:
             _log.error("chunk.corrupt", chunk=step.chunk.hex(), found_by="scrub")
         self._remember(step.bytes, round_over=step.chunk is None)
@@ -104,10 +116,11 @@ class ScrubDuty:
         wanted = self._used_bytes() / self._period_seconds
         return min(float(self._most), max(wanted, 1.0))
 
-    def _pause_after(self, step: Step) -> float:
-        if step.chunk is None:
-            return self._pause_after_round()
-        return min(REST_SECONDS_MAX, step.bytes / self._pace())
+    def _rest(self) -> float:
+        """Seconds until it may read again, or should look again whether it may."""
+        whole = min(REST_SECONDS_MAX, self._read_bytes / self._pace())
+        left = self._read_at + whole - self._clock.monotonic()
+        return min(REST_LOOK_SECONDS, max(0.0, left))
 
     def _pause_after_round(self) -> float:
         if self._used_bytes() / self._period_seconds > self._most:

@@ -46,7 +46,7 @@ class Node:
         self.fence.obey(EPOCH)
         self.fence.heard(EPOCH, 500)
         self.labels: list[tuple[dict[str, str], list[str]]] = []
-        self.scrub = ScrubDuty(Scrubber(store), lambda: 1, 1.0, 1)
+        self.scrub = ScrubDuty(Scrubber(store), lambda: 1, 1.0, 1, ManualClock())
         hands = Hands(
             "d1",
             store,

@@ -171,8 +171,19 @@ def test_commits_that_were_heard_are_settled(tmp_path: Path) -> None:
         assert again.commit_index == 77
 
 
-def scrubbing(store: ChunkStore, used: int, period: float, most: int) -> ScrubDuty:
-    return ScrubDuty(Scrubber(store), lambda: used, period, most)
+def scrubbing(
+    store: ChunkStore, used: int, period: float, most: int, clock: ManualClock | None = None
+) -> ScrubDuty:
+    return ScrubDuty(Scrubber(store), lambda: used, period, most, clock or ManualClock())
+
+
+def rested(duty: ScrubDuty, clock: ManualClock) -> float:
+    """Let time pass as the duty wants it, until it reads again; how many seconds that took."""
+    began = clock.monotonic()
+    while True:
+        clock.advance(duty.wait())
+        if duty.work() != "rests":
+            return clock.monotonic() - began
 
 
 @pytest.mark.parametrize(
@@ -186,23 +197,37 @@ def scrubbing(store: ChunkStore, used: int, period: float, most: int) -> ScrubDu
 def test_the_scrubber_keeps_the_pace_that_its_period_asks_for(
     tmp_path: Path, used: int, period: float, most: int, pause: float
 ) -> None:
+    clock = ManualClock()
     with opened(tmp_path) as (store, _):
         put(store, A, DATA)
-        duty = scrubbing(store, used, period, most)
+        duty = scrubbing(store, used, period, most, clock)
         assert duty.work() == f"chunk {A.hex()} is good"
-        assert duty.wait() == pytest.approx(pause)
+        assert rested(duty, clock) == pytest.approx(pause)
+
+
+def test_the_scrubber_does_not_rest_for_an_hour_because_sizes_were_not_known_yet_when_it_read(
+    tmp_path: Path,
+) -> None:
+    clock, used = ManualClock(), [0]
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        duty = ScrubDuty(Scrubber(store), lambda: used[0], 1.0, MIB, clock)
+        duty.work()
+        used[0] = MIB  # learned, a moment after the start
+        assert rested(duty, clock) <= 10.0
 
 
 def test_the_scrubber_tells_where_it_is(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
         put(store, A, DATA)
-        scrub = scrubbing(store, 100, 10.0, 1000)
+        clock = ManualClock()
+        scrub = scrubbing(store, 100, 10.0, 1000, clock)
         told = scrub.figures()
         assert (told.round, told.progress, told.bytes, told.bytes_per_second) == (0, 0.0, 0, 10.0)
         scrub.work()
         told = scrub.figures()
         assert (told.progress, told.bytes) == (int.from_bytes(A[:4], "big") / 2**32, len(DATA))
-        scrub.work()
+        rested(scrub, clock)
         assert (scrub.figures().round, scrub.figures().bytes) == (1, 0)
         scrub.control(stop=True)
         assert (scrub.figures().stopped, scrub.figures().bytes_per_second) == (True, 0.0)
