@@ -145,6 +145,7 @@ class CoordinatorNode:
             lifecycle,
             self._trusted,
             self._clock,
+            turning.age_seconds,
             security_mode=config.security.mode,
         )
         self._tokens = TokenDesk(self._gateway, system_random, lambda: self._book.refresh())

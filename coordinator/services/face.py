@@ -56,6 +56,7 @@ class CoordinatorFace:
         lifecycle: Lifecycle,
         channels: Callable[[], ChannelSource],
         clock: Clock,
+        loop_age: Callable[[], float],
         *,
         security_mode: str,
     ) -> None:
@@ -66,6 +67,7 @@ class CoordinatorFace:
         self._lifecycle = lifecycle
         self._channels = channels
         self._clock = clock
+        self._loop_age = loop_age
         self._security_mode = security_mode
         self._started = clock.monotonic()
         self._drain: threading.Timer | None = None
@@ -99,15 +101,27 @@ class CoordinatorFace:
         report = a.HealthReport()
         if self._security_mode == "insecure":
             report.warnings.append("security.mode is insecure: anybody who reaches the ports may use them")
+        report.checks.append(self._loop_check())
         if not self._gateway.attached:
-            report.live = True
-            report.checks.add(name="grpc", ok=True, liveness=True)
+            report.live = report.checks[0].ok
             report.checks.add(name="cluster", ok=False, detail=self._gateway.waits)
             return report
         report.checks.extend(self._checks())
         report.live = all(check.ok for check in report.checks if check.liveness)
         report.ready = report.live and all(check.ok for check in report.checks)
         return report
+
+    def _loop_check(self) -> a.Check:
+        """Who hears nobody declares nobody dead and answers nobody, and would go on leading."""
+        age = self._loop_age()
+        turns = age < TICK_AGE_SECONDS_MAX
+        return a.Check(
+            name="grpc",
+            ok=turns,
+            liveness=True,
+            age_seconds=age,
+            detail="" if turns else f"the loop of the gRPC server has not turned for {age:.1f} s",
+        )
 
     def _checks(self) -> list[a.Check]:
         state = self._gateway.consensus.status()

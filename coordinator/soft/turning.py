@@ -25,6 +25,10 @@ class Turning:
             self._stood_until = now  # before the next line: who asks in between is told one or the other
         self._turned_at = now
 
+    def age_seconds(self) -> float:
+        """Since it turned last."""
+        return self._clock.monotonic() - self._turned_at
+
     def deaf_until(self, now: float) -> float:
         """Until when nobody could be heard: `now` while it stands still, else when it last did."""
         return now if now - self._turned_at > self._stuck_seconds else self._stood_until

@@ -10,6 +10,7 @@ from common.lifecycle import Lifecycle
 from coordinator.decisions.liveness import Timing
 from coordinator.services.face import CoordinatorFace
 from coordinator.services.gateway import Gateway
+from coordinator.soft.turning import Turning
 from coordinator.soft_state import SoftState
 from quorumfs.clock import ManualClock
 from quorumfs.errors import PreconditionFailedError
@@ -43,8 +44,17 @@ def lifecycle() -> Lifecycle:
 
 
 @pytest.fixture
-def face(lifecycle: Lifecycle) -> CoordinatorFace:
-    clock = ManualClock()
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def loop(clock: ManualClock) -> Turning:
+    return Turning(clock, stuck_seconds=3.0)
+
+
+@pytest.fixture
+def face(lifecycle: Lifecycle, clock: ManualClock, loop: Turning) -> CoordinatorFace:
     own = m.NodeView(info=m.NodeInfo(node_id="c1"))
     channels: Callable[[], ChannelSource] = nobody
     return CoordinatorFace(
@@ -55,6 +65,7 @@ def face(lifecycle: Lifecycle) -> CoordinatorFace:
         lifecycle,
         channels,
         clock,
+        loop.age_seconds,
         security_mode="loopback",
     )
 
@@ -77,3 +88,14 @@ def test_a_shutdown_is_taken_back_while_it_drains_and_only_then(
 
 def test_a_coordinator_tells_what_memory_it_holds(face: CoordinatorFace) -> None:
     assert face.status().load.rss_bytes > 1 << 20
+
+
+def test_a_coordinator_whose_grpc_loop_is_stuck_does_not_live(
+    face: CoordinatorFace, clock: ManualClock, loop: Turning
+) -> None:
+    clock.advance(30.0)
+    health = face.health()
+    assert not health.live
+    assert "30.0 s" in health.checks[0].detail
+    loop.turned()
+    assert face.health().live
