@@ -24,6 +24,7 @@ from common.metrics import Metrics
 from common.server import ThreadedServer
 from common.token_book import KeepTokens, TokenBook, ask_in_turn
 from common.workers import Worker, Workers
+from datanode.duties.answering import Answers
 from datanode.duties.commands import Commands, Hands, LaneDuty, Outcomes
 from datanode.duties.content import Content
 from datanode.duties.upkeep import MeasureDuty, PurgeDuty, ScrubDuty, ScrubFigures, SettleDuty, VerifyDuty
@@ -135,7 +136,8 @@ class Datanode:
             SettleDuty(self._fence),
             purge,
         ]
-        self._workers = Workers([*lanes, *quiet])
+        answers = Answers(self._disks.disks, SystemClock())
+        self._workers = Workers([*lanes, *quiet, *answers.duties])
         commands.wake = self._workers_waker([lane.name for lane in lanes])
         scrub.wake = lambda: self._workers.wake(scrub.name)
 
@@ -165,7 +167,7 @@ class Datanode:
         # What it serves.
         metrics = Metrics(quorumfs.__version__, "datanode")
         DatanodeMetrics(metrics.registry, self._store, self._fence, self._meter, self._writes, self._reads)
-        face = DatanodeFace(
+        face = self._face = DatanodeFace(
             describe=self.describe,
             cluster=self._cluster,
             store=self._store,
@@ -180,6 +182,7 @@ class Datanode:
             warnings=credentials.warnings(config),
             started_at=self._started_at,
             scrub=lambda: scrub_status(scrub.figures()),
+            answers=answers,
         )
         chunks = ChunksService(
             config.node.id,
@@ -261,10 +264,11 @@ class Datanode:
         )
 
     def run(self) -> None:
-        """Return when the process shall end."""
+        """Return when the process shall end. Until then, tell the supervisor while heartbeats are sent and disks
+        answer."""
         every = min(self._lifecycle.watchdog_seconds or ALIVE_SECONDS, ALIVE_SECONDS)
         while not self._lifecycle.wait(every):
-            if all(check.ok for check in self._cluster.checks() if check.liveness):
+            if all(check.ok for check in self._face.liveness() if check.liveness):
                 self._lifecycle.notify_watchdog()
 
     def stop(self) -> None:

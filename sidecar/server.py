@@ -20,8 +20,10 @@ from gunicorn.arbiter import Arbiter
 from common import log
 from common.config import NodeConfig
 from common.lifecycle import Lifecycle
+from common.workers import Workers
 from quorumfs.errors import UnavailableError
 from sidecar import limits
+from sidecar.pulse import Pulse, ask_own_port
 from sidecar.settings import Settings, from_config, join
 
 BACKLOG = 256
@@ -81,6 +83,7 @@ class SidecarApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has
         self._lifecycle = lifecycle
         self._end: Callable[[], None] = lambda: None
         self._close: Callable[[], None] = lambda: None
+        self._pulse = Workers()
         super().__init__()
 
     def load_config(self) -> None:
@@ -122,9 +125,15 @@ class SidecarApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has
         address = join(self._settings.http_host, self._settings.http_port)
         _log.info("sidecar.ready", address=address, threads=self._settings.threads, pid=os.getpid())
         self._lifecycle.notify_ready(f"serving {self._settings.node_id} on {address}")
+        every = self._lifecycle.watchdog_seconds
+        if every is not None:
+            host, port = self._settings.http_host, self._settings.http_port
+            self._pulse.add(Pulse(self._lifecycle, lambda: ask_own_port(host, port), every))
+            self._pulse.start()
 
     def _worker_ends(self, arbiter: Any, worker: Any) -> None:
         if worker.pid == os.getpid():  # gunicorn calls this in the parent too, for a worker that vanished
+            self._pulse.stop(0.0)
             self._close()
 
 

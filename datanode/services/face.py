@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 
@@ -112,6 +113,14 @@ class Drain:
             self._lifecycle.stop(reason)
 
 
+class Answers(Protocol):
+    """Whether the disks answer: see `datanode.duties.answering.Answers`."""
+
+    def silent(self) -> list[str]: ...
+
+    def check(self) -> pb.Check: ...
+
+
 @dataclass(frozen=True, slots=True)
 class DatanodeFace:
     """The NodeFace of a datanode. Any thread."""
@@ -130,6 +139,7 @@ class DatanodeFace:
     warnings: Sequence[str]
     started_at: float
     scrub: Callable[[], pb.ScrubStatus]
+    answers: Answers
 
     def status(self) -> pb.NodeStatus:
         history, term = self.fence.epoch
@@ -149,13 +159,17 @@ class DatanodeFace:
         )
 
     def health(self) -> pb.HealthReport:
-        checks = [*self.cluster.checks(), self._disk_check()]
+        checks = [*self.liveness(), self._disk_check()]
         return pb.HealthReport(
             live=all(check.ok for check in checks if check.liveness),
             ready=all(check.ok for check in checks) and self.cluster.state is State.RUNNING,
             checks=checks,
             warnings=[*self.warnings, *self._disk_warnings()],
         )
+
+    def liveness(self) -> list[pb.Check]:
+        """What the heartbeats and the disks say; asks no disk anything, so it never hangs with one."""
+        return [*self.cluster.checks(), self.answers.check()]
 
     def leader_view(self) -> pb.LeaderView:
         return self.cluster.leader_view()
@@ -211,8 +225,9 @@ class DatanodeFace:
         )
 
     def _disk_warnings(self) -> list[str]:
-        return [
+        sick = [
             f"disk {disk.path} is {disk.state}: {disk.error}"
             for disk in self.store.usage()
             if disk.state != "ok"
         ]
+        return [*sick, *self.answers.silent()]

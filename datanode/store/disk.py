@@ -6,6 +6,7 @@
     <path>/node.state                     fencing and counters (fence.py); a copy on every disk
     <path>/holds.log                      deletes that are void (holds.py)
     <path>/scrub.json                     how far the scrubber has come
+    <path>/answer                         a few bytes, written again and again: whether the disk answers
     <path>/chunks/ab/ab..32 hex digits    a sealed chunk
     <path>/chunks/ab/....tmp              a chunk that is being written; removed at start
     <path>/quarantine/<hex>.<index>.<history>  a chunk deleted by the condemnation of that index of that history
@@ -41,6 +42,7 @@ from quorumfs.errors import (
 from quorumfs.ids import ChunkId
 
 TEMPORARY = ".tmp"
+ANSWER, ANSWER_BYTES = "answer", b"answers\n"
 READ_ERRORS_MAX = 3  # chunks that could not be read before the whole disk counts as failed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -250,6 +252,21 @@ class Disk:
         """This disk is not ours: nothing on it is read or written."""
         self.identity = None
         self.fail(reason)
+
+    def answer(self) -> str:
+        """Have the device do something durable, and say what it did, in a word; what that tells of the disk is
+        remembered. May take for ever: only for a thread that nobody waits for."""
+        if not self.writable:
+            self.files.space(self.path)
+            return "tells its room"
+        try:
+            try:
+                self.files.overwrite(self.path / ANSWER, ANSWER_BYTES, [0])
+            except FileNotFoundError:
+                self.files.replace_file(self.path / ANSWER, ANSWER_BYTES)
+        except OSError as error:
+            return f"says: {self.translate(error, 'asking whether the disk answers').cause}"
+        return "answers"
 
     def translate(self, error: OSError, what: str) -> QuorumFSError:
         """The error of this house for `error` met while writing; remembers what it says about the disk."""

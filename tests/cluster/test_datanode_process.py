@@ -189,8 +189,7 @@ def test_the_supervisor_hears_ready_then_signs_of_life_then_stopping(machine: Ma
         supervisor.settimeout(20)
         process = machine.start(program, NOTIFY_SOCKET=str(path), WATCHDOG_USEC="600000")
         assert supervisor.recv(1000).startswith(b"READY=1\nSTATUS=")
-        if program == "quorumfs-datanode":
-            assert [supervisor.recv(1000) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        assert [supervisor.recv(1000) for _ in range(3)] == [b"WATCHDOG=1"] * 3
         process.terminate()
         heard = supervisor.recv(1000)
         while heard == b"WATCHDOG=1":
