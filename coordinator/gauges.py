@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 
-from coordinator.duties.repack import Figures
+from coordinator.duties.repack import Figures as RepackFigures
 from coordinator.duties.repair import Repair
 from coordinator.metrics import CoordinatorMetrics, Sample
 from coordinator.services.gateway import Gateway
@@ -24,6 +27,38 @@ RAFT_GAUGES = (
     ("wal_bytes", "Bytes of the database's write-ahead log."),
     ("longest_checkpoint_seconds", "The longest that a checkpoint kept the database's writer."),
 )
+
+
+GC_GAUGES = (
+    ("candidates", "Chunks that nothing refers to, and that are not condemned yet."),
+    ("condemned", "Chunks that are condemned, and not deleted everywhere yet."),
+    ("held", "Chunks that nothing refers to, held until an operator releases them."),
+    ("paused", "1 when the garbage collection is paused."),
+)
+
+Figures = Mapping[str, float]
+
+
+class Recent:
+    """The last answer to a question for which a scrape does not wait. Every scrape has it asked again, so what is told
+    is as old as the scrape before. Any thread."""
+
+    def __init__(self, ask: Callable[[], Future[Figures]]) -> None:
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._asked: Future[Figures] | None = None
+        self._figures: Figures = {}
+
+    def figures(self) -> Figures:
+        with self._lock:
+            if self._asked is None or self._asked.done():
+                self._asked = self._ask()
+                self._asked.add_done_callback(self._take)
+            return self._figures
+
+    def _take(self, asked: Future[Figures]) -> None:
+        failed = asked.cancelled() or asked.exception() is not None
+        self._figures = {} if failed else asked.result()
 
 
 def add_gauges(figures: CoordinatorMetrics, gateway: Gateway, soft: SoftState) -> None:
@@ -49,7 +84,7 @@ def add_gauges(figures: CoordinatorMetrics, gateway: Gateway, soft: SoftState) -
     gauges.add("quorumfs_datanodes", "Datanodes, as the leader sees them.", nodes, ("state",))
 
 
-def add_live_gauges(figures: CoordinatorMetrics, rewriting: Callable[[], Figures | None]) -> None:
+def add_live_gauges(figures: CoordinatorMetrics, rewriting: Callable[[], RepackFigures | None]) -> None:
     """How much of the chunks is alive, as the leader's last look through all of them has found."""
 
     def figure(field: str) -> Callable[[], Sequence[Sample]]:
@@ -84,3 +119,14 @@ def add_repair_gauges(
     gauges.add("quorumfs_repair_pending", "Chunks that lack replicas and wait.", figure("pending"))
     gauges.add("quorumfs_repair_running", "Copies that are under way.", figure("running"))
     gauges.add("quorumfs_chunks_missing", "Chunks without a readable replica.", figure("missing"))
+
+
+def add_gc_gauges(figures: CoordinatorMetrics, recent: Recent) -> None:
+    """What waits for the garbage collection, as the leader knows it."""
+
+    def figure(name: str) -> Sequence[Sample]:
+        found = recent.figures()
+        return [((), float(found[name]))] if name in found else []
+
+    for name, text in GC_GAUGES:
+        figures.gauges.add(f"quorumfs_gc_{name}", text, partial(figure, name))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from common.metrics import SYNC_BUCKETS
 
 Sample = tuple[tuple[str, ...], float]
 Read = Callable[[], Sequence[Sample]]
@@ -57,6 +59,51 @@ class CoordinatorMetrics:
             ("state",),
             registry=registry,
         )
+        self._fsync = Histogram(
+            "quorumfs_raft_fsync_seconds",
+            "Syncs of the journal: each entry waits for one.",
+            buckets=SYNC_BUCKETS,
+            registry=registry,
+        )
+        proposals = Counter(
+            "quorumfs_raft_proposals_total",
+            "Batches given to this member to propose, by how they ended: done, refused, unknown.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._proposals = {one: proposals.labels(one) for one in ("done", "refused", "unknown")}
+        self._heartbeats = Counter(
+            "quorumfs_heartbeats_received_total",
+            "Datanodes' heartbeats, by what this coordinator answered: ok, register, or the error.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._cycles = Counter(
+            "quorumfs_gc_cycles_total",
+            "This leader's cycles of the garbage collection, by how they ended.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._cycle_seconds = Gauge(
+            "quorumfs_gc_last_cycle_seconds",
+            "How long this leader's last cycle of the garbage collection took.",
+            registry=registry,
+        )
+
+    def synced(self, seconds: float) -> None:
+        self._fsync.observe(seconds)
+
+    def proposed(self, outcome: str) -> None:
+        """`outcome`: done, refused, unknown."""
+        self._proposals[outcome].inc()
+
+    def heartbeat(self, outcome: str) -> None:
+        self._heartbeats.labels(outcome).inc()
+
+    def cycle(self, outcome: str, seconds: float) -> None:
+        """Of the garbage collection; no dry run."""
+        self._cycles.labels(outcome).inc()
+        self._cycle_seconds.set(seconds)
 
     def repaired(self, what: str, number: int) -> None:
         """`what`: done, failed, or bytes."""

@@ -57,7 +57,7 @@ from coordinator.duties.settings import Settings
 from coordinator.duties.tenure import Tenure
 from coordinator.duties.tick import Tick
 from coordinator.duties.trim import TrimDuty
-from coordinator.gauges import add_gauges, add_live_gauges, add_repair_gauges
+from coordinator.gauges import Recent, add_gauges, add_gc_gauges, add_live_gauges, add_repair_gauges
 from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
 from coordinator.metrics import CoordinatorMetrics, Sample
@@ -164,6 +164,7 @@ class CoordinatorNode:
         add_gauges(self._figures, self._gateway, self._soft)
         add_repair_gauges(self._figures, self._soft, lambda: self._repair)
         add_live_gauges(self._figures, self._rewriting)
+        add_gc_gauges(self._figures, Recent(lambda: self._server.submit(self._collection.figures())))
         self._figures.gauges.add(
             "quorumfs_replica_reports_waiting",
             "Replicas that were reported and are not compared with the metadata yet.",
@@ -300,6 +301,7 @@ class CoordinatorNode:
 
     def _run_replica(self, database: Database, consensus: Consensus, identity: Identity) -> None:
         self._database, self._consensus = database, consensus
+        consensus.observe(self._figures.synced, self._figures.proposed)
         desk = Desk(consensus, self._clock)
         self._tenure = Tenure(desk, self._soft, lambda leadership: self._duties(desk, identity, leadership))
         self._gateway.attach(consensus, self._server.loop)
@@ -347,6 +349,7 @@ class CoordinatorNode:
             epoch,
             config.gc.interval_seconds,
             self._figures.collected,
+            self._figures.cycle,
         )
         self._repack = Repack(
             desk,
@@ -481,7 +484,7 @@ class CoordinatorNode:
         gateway, soft, own, config = self._gateway, self._soft, self._own, self._config
         placer = Placer(soft, lambda ids: open_uploads(gateway, ids), self._chance, config.data.min_replicas)
         hashes = Hashes(gateway, own, self._trusted)
-        collection = CollectionDesk(
+        collection = self._collection = CollectionDesk(
             gateway,
             soft,
             self._holders,
@@ -510,7 +513,12 @@ class CoordinatorNode:
             alarms=self._face.alarms,
         )
         self._members = MembershipService(
-            gateway, soft, own, config.membership.heartbeat_seconds, self._tokens
+            gateway,
+            soft,
+            own,
+            config.membership.heartbeat_seconds,
+            self._tokens,
+            self._figures.heartbeat,
         )
         founding = ConsensusService(
             gateway, own.info.node_id, self._directory, lambda: self._identity, self.accept

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from common.metrics import SYNC_BUCKETS
 from datanode.store.chunks import ChunkStore
 from datanode.store.fence import EpochStore
 from datanode.transfer.admission import Gate
 from datanode.transfer.meter import Meter
+
+TIMED = (
+    ("sync", "Syncs of a chunk's file."),
+    ("write", "The end of a chunk: trailer, header, sync, and its name durable."),
+    ("read", "The beginning of a read: a chunk's header and checksums."),
+)
 
 
 class DatanodeMetrics(Collector):
@@ -25,12 +33,25 @@ class DatanodeMetrics(Collector):
         meter: Meter,
         writes: Gate,
         reads: Gate,
+        sent: Callable[[], Mapping[str, int]],
+        waits: Callable[[], Mapping[str, float]],
     ) -> None:
+        """`sent`: heartbeats by how they ended; `waits`: for how many seconds which disk has not answered."""
         self._store = store
         self._fence = fence
         self._meter = meter
         self._writes = writes
         self._reads = reads
+        self._sent = sent
+        self._waits = waits
+        took = {
+            what: Histogram(
+                f"quorumfs_disk_{what}_seconds", text, ("disk",), buckets=SYNC_BUCKETS, registry=registry
+            )
+            for what, text in TIMED
+        }
+        for disk in store.disks:
+            disk.took = partial(_observe, {what: one.labels(str(disk.path)) for what, one in took.items()})
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
@@ -47,6 +68,12 @@ class DatanodeMetrics(Collector):
             "Changes that no leader has acknowledged.",
             value=len(self._store.delta),
         )
+        beats = CounterMetricFamily(
+            "quorumfs_heartbeats_sent", "Heartbeats, by how they ended.", labels=["outcome"]
+        )
+        for outcome, number in self._sent().items():
+            beats.add_metric([outcome], number)
+        yield beats
 
     def _disks(self) -> Iterator[Metric]:
         chunks = GaugeMetricFamily("quorumfs_disk_chunks", "Sealed chunks.", labels=["disk"])
@@ -66,6 +93,14 @@ class DatanodeMetrics(Collector):
             early.add_metric(label, disk.purged_early_chunks)
             good.add_metric(label, float(disk.state == "ok"))
         yield from (chunks, used, free, aside, early, good)
+        waits = GaugeMetricFamily(
+            "quorumfs_disk_silent_seconds",
+            "For how long the disk has not answered the question that is under way.",
+            labels=["disk"],
+        )
+        for path, seconds in self._waits().items():
+            waits.add_metric([path], seconds)
+        yield waits
 
     def _transfers(self) -> Iterator[Metric]:
         counts = self._meter.counts()
@@ -85,3 +120,7 @@ class DatanodeMetrics(Collector):
             "quorumfs_chunks_passed", "Open chunks handed to clients on this host.", counts.passed
         )
         yield CounterMetricFamily("quorumfs_rows_lost", "Writes whose next node was lost.", counts.rows_lost)
+
+
+def _observe(took: Mapping[str, Histogram], what: str, seconds: float) -> None:
+    took[what].observe(seconds)

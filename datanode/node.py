@@ -166,7 +166,16 @@ class Datanode:
 
         # What it serves.
         metrics = Metrics(quorumfs.__version__, "datanode")
-        DatanodeMetrics(metrics.registry, self._store, self._fence, self._meter, self._writes, self._reads)
+        DatanodeMetrics(
+            metrics.registry,
+            self._store,
+            self._fence,
+            self._meter,
+            self._writes,
+            self._reads,
+            self._cluster.sent,
+            answers.waits,
+        )
         face = self._face = DatanodeFace(
             describe=self.describe,
             cluster=self._cluster,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from common import log
@@ -67,6 +68,7 @@ class Heartbeats:
         self._inventory = InventoryReport(agenda, transport, self.header, lambda: self._following.address)
         self._interval_seconds = agenda.heartbeat_seconds
         self._sequence = 0
+        self._ended: Counter[str] = Counter()
         self._registered_under: tuple[int, int] | None = None
         self.cluster_id = cluster_id
         self.trouble = ""
@@ -112,6 +114,10 @@ class Heartbeats:
             return False
         silence = self._clock.monotonic() - self._accepted_at
         return silence < max(SUSPECT_SECONDS, SILENT_INTERVALS * self._interval_seconds)
+
+    def sent(self) -> dict[str, int]:
+        """How many heartbeats were sent, by how they ended: see `Event`; 0 is told too."""
+        return {event.value: self._ended[event.value] for event in Event}
 
     def _must_register(self) -> bool:
         return self._registered_under is None
@@ -165,6 +171,7 @@ class Heartbeats:
         self._take_advice()
         address = self._following.address
         hint: Leader | None = None
+        beats = not self._must_register()
         try:
             if self._must_register():
                 self._register(address)
@@ -183,6 +190,7 @@ class Heartbeats:
         except OSError as error:  # the content's disks; the leader has nothing to do with it
             _log.warning("heartbeat.not_sent", cause=str(error))
             return CONTENT_RETRY_SECONDS
+        self._ended[event.value] += beats
         self._learn(event, hint, address)
         heard = self._silent - {address}
         self._silent = heard | {address} if event is Event.SILENT else heard

@@ -206,6 +206,10 @@ class ClusterNode:
         age = self.heartbeats.age_seconds
         return -1.0 if age is None else age
 
+    def sent(self) -> dict[str, int]:
+        """Heartbeats, by how they ended; none on coordinators."""
+        return {} if self.heartbeats is None else self.heartbeats.sent()
+
     def checks(self) -> list[a.Check]:
         """What this half contributes to a health report."""
         leader = self.tracker.leader

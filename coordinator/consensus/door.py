@@ -25,7 +25,7 @@ from coordinator.consensus.database import Database
 from coordinator.consensus.files import CorruptJournal, RealFiles, SickStorage
 from coordinator.consensus.guard import BrokenInvariantError
 from coordinator.consensus.identity import Identity
-from coordinator.consensus.interfaces import Done, Question
+from coordinator.consensus.interfaces import Answer, Done, Question
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import Leadership
 from coordinator.consensus.links import Peer, TcpLinks
@@ -37,6 +37,7 @@ from coordinator.consensus.settings import ConsensusSettings
 from coordinator.consensus.status import MemberState, RaftState, SnapshotFile
 from coordinator.metadata import migrations, queries
 from quorumfs.clock import Clock
+from quorumfs.errors import OutcomeUnknownError
 from quorumfs.mint import RandomBytes
 from quorumfs.v1 import membership_pb2 as m
 
@@ -79,6 +80,7 @@ class Consensus:
         self._fetch_snapshot = fetch_snapshot
         self._listeners: list[Callable[[Leadership | None], None]] = []
         self._listening = threading.Lock()
+        self._proposed: Callable[[str], None] | None = None
         self._stopping = threading.Event()
         self._apply_work = threading.Event()
         self._journal_work = threading.Event()
@@ -304,11 +306,29 @@ class Consensus:
 
     # Entries and questions
 
+    def observe(self, fsync: Callable[[float], None], proposed: Callable[[str], None]) -> None:
+        """Have these told of each sync of the journal, in seconds, and of each proposal's end: `done`, `refused`
+        (nothing happened), `unknown`. Before `start`; they must not block."""
+        self._journal.on_fsync(fsync)
+        self._proposed = proposed
+
+    def _counting(self, done: Done) -> Done:
+        proposed = self._proposed
+        if proposed is None:
+            return done
+
+        def counted(answer: Answer) -> None:
+            unknown = isinstance(answer, OutcomeUnknownError)
+            proposed("done" if isinstance(answer, bytes) else "unknown" if unknown else "refused")
+            done(answer)
+
+        return counted
+
     def propose(self, proposal: Proposal, done: Done) -> None:
         """Have an item committed and applied; `done` gets its result, or why there is none:
         NotLeaderError, BusyError, TimedOutError, NoSpaceError, TooLargeError (nothing happened),
         OutcomeUnknownError."""
-        self._core.propose(proposal, done)
+        self._core.propose(proposal, self._counting(done))
 
     def read(self, question: Question, done: Done) -> None:
         """Ask the leader's state, under its lease or behind a barrier: nothing acknowledged before this call is

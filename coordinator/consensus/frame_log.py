@@ -58,6 +58,7 @@ class FrameLog:
     ) -> None:
         self.segments = segments
         self.fsync = FsyncStats(0, 0.0, 0.0)
+        self.on_fsync: Callable[[float], None] = lambda seconds: None
         self.closed = False
         self._clock = clock
         self._journal_id = journal_id
@@ -146,6 +147,7 @@ class FrameLog:
         self.fsync = FsyncStats(
             known.count + 1, known.seconds_total + seconds, max(known.seconds_max, seconds)
         )
+        self.on_fsync(seconds)
 
     # Reading
 

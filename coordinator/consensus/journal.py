@@ -18,6 +18,7 @@ One thread owns the journal. Others may call `prepare`, `has_room`, and read the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -194,6 +195,10 @@ class Journal(PySyncObjNames):
     @property
     def fsync(self) -> FsyncStats:
         return self._log.fsync
+
+    def on_fsync(self, observe: Callable[[float], None]) -> None:
+        """Have `observe` told of every sync, in seconds; on the thread that syncs."""
+        self._log.on_fsync = observe
 
     def term_at(self, index: int) -> int | None:
         """The term of a retained entry; None for any other."""

@@ -43,10 +43,13 @@ class Collect:
         epoch: t.Epoch,
         interval_seconds: float,
         count: Callable[[str, int], None] = lambda what, number: None,
+        ended: Callable[[str, float], None] = lambda outcome, seconds: None,
     ) -> None:
+        """`count` is told what a cycle did, `ended` how it ended and after how many seconds."""
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._count = count
+        self._tell_end = ended
         self._memory = Memory()
         self._make: Callable[..., Cycle] = partial(
             Cycle, desk, soft, holders, clock, policy, epoch, self._memory
@@ -149,6 +152,7 @@ class Collect:
         if report.dry_run:
             return
         self._due = now + self._interval_seconds
+        self._tell_end(report.outcome, report.seconds)
         if report.outcome == "paused":
             return
         self.last = report

@@ -144,6 +144,20 @@ class CollectionDesk:
             status.live.CopyFrom(live(found))
         return status
 
+    async def figures(self) -> Mapping[str, float]:
+        """For the metrics: how many orphans there are, and whether the collection is paused. Of the leader; else
+        nothing."""
+        if not self._gateway.attached or self._gateway.leadership() is None:
+            return {}
+        now = await self._gateway.ask(garbage.cluster)
+        counts = await self._count()
+        return {
+            "candidates": counts.candidates,
+            "condemned": counts.condemned,
+            "held": counts.held,
+            "paused": now is not None and now.paused,
+        }
+
     async def _count(self) -> garbage.Counts:
         """As of now, or of a moment ago when counting takes long."""
         began = self._clock.monotonic()

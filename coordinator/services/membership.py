@@ -11,7 +11,7 @@ refused: then it is the node's turn to look for the leader.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import grpc
@@ -49,16 +49,24 @@ _log = log.get(__name__)
 
 
 class MembershipService(membership_pb2_grpc.MembershipServicer):
-    """All handlers run on the gRPC loop. `heartbeat_seconds` is what datanodes are told to keep to."""
+    """All handlers run on the gRPC loop. `heartbeat_seconds` is what datanodes are told to keep to; `count` is told
+    how each heartbeat was answered."""
 
     def __init__(
-        self, gateway: Gateway, soft: SoftState, own: m.NodeView, heartbeat_seconds: float, tokens: TokenDesk
+        self,
+        gateway: Gateway,
+        soft: SoftState,
+        own: m.NodeView,
+        heartbeat_seconds: float,
+        tokens: TokenDesk,
+        count: Callable[[str], None] = lambda outcome: None,
     ) -> None:
         self._gateway = gateway
         self._tokens = tokens
         self._soft = soft
         self._own = own
         self._interval_ms = int(heartbeat_seconds * 1000)
+        self._count = count
         self._streams: set[asyncio.Task[Any]] = set()
         self._common: tuple[tuple[object, ...], m.HeartbeatResponse] | None = None
 
@@ -197,8 +205,11 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
 
     async def _answer(self, beat: m.HeartbeatRequest) -> m.HeartbeatResponse:
         try:
-            return await self._heartbeat(beat)
+            answer = await self._heartbeat(beat)
+            self._count("ok" if answer.acknowledged_sequence else "register")
+            return answer
         except QuorumFSError as error:
+            self._count(error.code.name.lower())
             detail = to_detail(error)
             return m.HeartbeatResponse(code=detail.code, error=detail, leader=self._hint())
 

@@ -73,6 +73,10 @@ class Answers:
             if one.is_silent
         ]
 
+    def waits(self) -> dict[str, float]:
+        """For how many seconds the question to each disk has waited."""
+        return {str(one.disk.path): one.waits_seconds for one in self.duties}
+
     def check(self) -> Check:
         """Whether any disk answers, of those that are asked; one of a liveness."""
         asked = [one for one in self.duties if one.disk.usable and one.disk.health()[0] != "failed"]

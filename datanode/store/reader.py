@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -103,12 +104,14 @@ def open_chunk(disk: Disk, fd: int, chunk: ChunkId) -> ChunkReader:
 
     Raises IntegrityError for a file that is torn, damaged, or another chunk's; BusyError.
     """
+    began = time.monotonic()
     try:
         header = layout.decode_header(disk.files.read(fd, HEADER_BYTES, 0), chunk)
         size = disk.files.size(fd)
         if size != layout.file_size(header.length):
             raise _torn(chunk, f"{size} bytes, {layout.file_size(header.length)} expected")
         raw = disk.files.read(fd, layout.trailer_size(header.length), HEADER_BYTES + header.length)
+        disk.took("read", time.monotonic() - began)
         return ChunkReader(disk, fd, header, layout.decode_trailer(raw, header))
     except OSError as error:
         disk.files.close(fd)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ class ChunkWriter:
         Raises IntegrityError if length or checksum are not those of what came, PreconditionFailedError if
         the id is sealed here with other content, NoSpaceError or UnavailableError when the disk refuses.
         """
+        began = time.monotonic()
         try:
             self._check_whole(length, checksum)
             header = Header(self._chunk, self._upload, self._birth, length, checksum)
@@ -108,6 +110,7 @@ class ChunkWriter:
             self.abort()
             raise
         self._give_up_promise()
+        self.disk.took("write", time.monotonic() - began)
         return info
 
     def abort(self) -> None:
@@ -145,7 +148,9 @@ class ChunkWriter:
         files = self.disk.files
         files.write(self._fd, layout.encode_trailer(self._chunk, self._table), HEADER_BYTES + self.length)
         files.write(self._fd, layout.encode_header(header), 0)
+        began = time.monotonic()
         files.sync_data(self._fd)
+        self.disk.took("sync", time.monotonic() - began)
 
     def _write_back(self) -> None:
         ready = self.length - self._handed_back

@@ -34,6 +34,7 @@ class Farm:
         self.policy = policy or Policy()
         self.term = 0
         self.history = 1
+        self.ended: list[str] = []
         self.leader.lead(*NODES)
         setting = e.SetSetting(key="gc.grace_ms", value=str(int(GRACE_SECONDS * 1000)))
         self.leader.system(e.SystemCommand(set_setting=setting))
@@ -54,6 +55,7 @@ class Farm:
             self.policy,
             leader.soft.epoch(),
             INTERVAL_SECONDS,
+            ended=lambda outcome, seconds: self.ended.append(outcome),
         )
         self.nodes.beat(leader)
         return self.collect

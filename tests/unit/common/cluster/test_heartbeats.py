@@ -155,6 +155,13 @@ def test_a_node_registers_then_sends_heartbeats_at_the_interval(bench: Bench) ->
     assert (view.leader.node_id, view.source, view.observed_by) == ("c1", "heartbeat", "d1")
 
 
+def test_heartbeats_are_counted_by_how_they_ended_and_registrations_are_none(bench: Bench) -> None:
+    bench.turns(3)
+    bench.coordinators.dead.add(C1)
+    bench.turns(1)
+    assert bench.node.sent() == {"accepted": 2, "not_leader": 0, "silent": 1, "busy": 0, "refused": 0}
+
+
 def test_a_follower_that_is_asked_sends_the_node_to_the_leader_at_once(bench: Bench) -> None:
     bench.coordinators.leader = C3
     assert bench.turns(2) == [0.0, 0.0]

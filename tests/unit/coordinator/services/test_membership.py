@@ -25,8 +25,14 @@ class Served:
 
     def __init__(self, leader: Coordinator) -> None:
         self.leader = leader
+        self.answered: list[str] = []
         self.service = MembershipService(
-            leader.gateway, leader.soft, leader.own, 1.0, TokenDesk(leader.gateway, system_random)
+            leader.gateway,
+            leader.soft,
+            leader.own,
+            1.0,
+            TokenDesk(leader.gateway, system_random),
+            self.answered.append,
         )
 
     def register(self, info: m.NodeInfo, caller: str = "", **fields: Any) -> m.RegisterResponse:
@@ -293,3 +299,12 @@ def test_a_page_that_nobody_asked_for_is_refused(served: Served) -> None:
     call: Any = SimpleNamespace(node="d1")
     answer = served.leader.run(lambda: served.service.ReportInventory(page, call))
     assert answer.code == Code.INVALID_ARGUMENT
+
+
+def test_each_heartbeat_is_counted_by_its_answer(served: Served) -> None:
+    served.beat("d1")
+    served.register(node_info("d1"))
+    served.beat("d1")
+    served.leader.consensus.depose(None)
+    served.beat("d1")
+    assert served.answered == ["register", "ok", "not_leader"]
