@@ -60,8 +60,8 @@ def execute(
     selector: str,
     everyone: bool,
 ) -> None:
-    """Have nodes do ACTION: status, health, logs, log_level, labels, scrub, drain, undrain, maintenance,
-    end_maintenance, shutdown. Exit code 8 when only some did."""
+    """Have nodes do ACTION: status, health, logs, log_level, labels, scrub, gc, drain, undrain, maintenance, shutdown.
+    Exit code 8 when only some did."""
     _run(
         settings(),
         {
@@ -86,6 +86,7 @@ def execute(
     help="Of the nodes meant, so many may be away at once.",
 )
 @click.option("--force", is_flag=True, help="Ask each node itself, and nobody whether it is safe.")
+@click.option("--cancel", is_flag=True, help="Call off a shutdown that still drains.")
 @whom
 def shutdown(
     nodes: tuple[str, ...],
@@ -94,6 +95,7 @@ def shutdown(
     reason: str,
     max_unavailable: int,
     force: bool,
+    cancel: bool,
     selector: str,
     everyone: bool,
 ) -> None:
@@ -101,6 +103,12 @@ def shutdown(
 
     Refused (exit code 10) when a quorum or the last copy of a chunk would go, or more than --max-unavailable be away.
     """
+    if cancel:
+        if drain or fast or reason or force:
+            raise click.UsageError("--cancel goes with NODE..., -l or --all only")
+        given = settings()
+        _verdict(given, _each(given, choose_words(nodes, selector, everyone), "DELETE", "/shutdown", {}))
+        return
     params: dict[str, Any] = {"mode": "fast" if fast else "graceful"}
     if drain:
         params["drain_seconds"] = seconds_of(drain, "--drain")

@@ -327,8 +327,14 @@ def raft(answer: admin_pb2.RaftStatus) -> dict[str, Any]:
         "tick_age_seconds": round(answer.tick_age_seconds, 3),
         "journal_bytes": answer.journal_bytes,
         "boot_counter": answer.boot_counter,
+        "state_hash": state_hash(answer.state_hash) if answer.HasField("state_hash") else None,
         "members": [member(one) for one in answer.members],
     }
+
+
+def state_hash(one: admin_pb2.StateHash.One) -> dict[str, Any]:
+    """Without `hash` nobody has marked this index: `dfsctl raft hash` marks one."""
+    return {"index": one.index, "hash": one.hash.hex() or None, "rolling": one.rolling.hex() or None}
 
 
 def member(one: admin_pb2.RaftMember) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import urlencode
 
 from quorumfs.v1 import admin_pb2
@@ -36,11 +36,22 @@ class ToLeader:
 
 
 @dataclass(frozen=True, slots=True)
+class ToCollection:
+    """An order to the leader's garbage collection, once for all nodes: a cycle looks at all of them anyway."""
+
+    action: Literal["run", "pause", "resume"]
+    dry_run: bool = False
+
+
+Step = ToAgent | ToLeader | ToCollection
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """`fields`: the parameters it takes. `stops`: the nodes are away afterwards, so the leader is asked first."""
 
     fields: tuple[str, ...]
-    make: Callable[[Params], ToAgent | ToLeader]
+    make: Callable[[Params], Step]
     changes: bool = True
     stops: bool = False
 
@@ -99,6 +110,14 @@ def _scrub(params: Params) -> ToAgent:
     )
 
 
+def _gc(params: Params) -> ToCollection:
+    action = bodies.choice_field(params, "action", "run", DUTY_ACTIONS)
+    dry_run = bodies.truth_field(params, "dry_run")
+    if dry_run and action != "run":
+        bodies.refuse("dry_run", dry_run, "it only with the action run")
+    return ToCollection(cast(Literal["run", "pause", "resume"], action), dry_run)
+
+
 SHUTDOWN_MODES = ("graceful", "fast", "restart")
 DUTY_ACTIONS = ("run", "pause", "resume")
 
@@ -109,6 +128,7 @@ ACTIONS: Mapping[str, Action] = {
     "log_level": Action(("level", "ttl_seconds", "logger"), _log_level),
     "labels": Action(("labels",), _labels),
     "scrub": Action(("action",), _scrub),
+    "gc": Action(("action", "dry_run"), _gc),
     "drain": Action((), lambda _: ToLeader("drain")),
     "undrain": Action((), lambda _: ToLeader("undrain")),
     "maintenance": Action(

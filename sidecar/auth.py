@@ -90,14 +90,22 @@ class NotJsonError(InvalidArgumentError):
     """The body's type is not the one that a web page cannot send."""
 
 
-def require(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Marks a view as one that only `role` and above may call, and checks it before the view runs."""
+def require(
+    role: Role, unless: Callable[[Request], Role | None] = lambda asked: None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Marks a view as one that only `role` and above may call, and checks it before the view runs.
+
+    `unless` gives the role that does for this request, where it changes nothing; a web page may not send it for that.
+    """
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(view)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             guard: Guard = current_app.extensions["quorumfs.guard"]
-            g.principal = guard.authorize(request, role)
+            enough = unless(request)
+            if enough is not None:
+                _refuse_browser(request)
+            g.principal = guard.authorize(request, role if enough is None else enough)
             return view(*args, **kwargs)
 
         checked.required_role = role  # type: ignore[attr-defined]  # read by the test that enumerates the routes

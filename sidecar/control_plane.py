@@ -28,9 +28,9 @@ from quorumfs.errors import (
 from quorumfs.selectors import parse
 from quorumfs.v1 import admin_pb2, membership_pb2
 from sidecar import limits
-from sidecar.actions import Action, ToAgent, ToLeader, set_node
+from sidecar.actions import Action, Step, ToAgent, ToCollection, ToLeader, set_node
 from sidecar.fleet import Fleet
-from sidecar.methods import RESERVE_ABSENCE, SET_NODE
+from sidecar.methods import CONTROL_GC, RESERVE_ABSENCE, RUN_GC, SET_NODE
 from sidecar.targets import Agents
 
 STOPPED_SECONDS = 30.0  # by then a node that was stopped is known to be away
@@ -81,7 +81,7 @@ class ControlPlane:
     def run(
         self,
         action: Action,
-        step: ToAgent | ToLeader,
+        step: Step,
         nodes: Sequence[membership_pb2.NodeView],
         max_unavailable: int,
         caller: Caller,
@@ -99,6 +99,8 @@ class ControlPlane:
         try:
             if action.stops:
                 self.reserve([one.info.node_id for one in nodes], step, max_unavailable, caller)
+            if isinstance(step, ToCollection):
+                return self._collect(step, [one.info.node_id for one in nodes], caller)
             return self._fan_out(step, nodes, caller, deadline)
         finally:
             self._slots.release()
@@ -106,7 +108,7 @@ class ControlPlane:
     def reserve(
         self,
         node_ids: Sequence[str],
-        step: ToAgent | ToLeader,
+        step: Step,
         max_unavailable: int,
         caller: Caller,
         *,
@@ -183,6 +185,23 @@ class ControlPlane:
             return self._ask(step, node, caller)
         except QuorumFSError as error:
             return Outcome(node_id, False, None, None, error.to_json())
+
+    def _collect(self, step: ToCollection, node_ids: Sequence[str], caller: Caller) -> list[Outcome]:
+        """One order for all of them, and its end told of each."""
+        try:
+            if step.action == "run":
+                run = admin_pb2.RunGcRequest(dry_run=step.dry_run)
+                begun = self._fleet.order(RUN_GC, run, lambda found: found.error, caller.token)
+                result = {"ticket": begun.ticket, "outcome": begun.outcome, "dry_run": step.dry_run}
+            else:
+                control = admin_pb2.ControlGcRequest(
+                    pause=step.action == "pause", resume=step.action == "resume"
+                )
+                told = self._fleet.order(CONTROL_GC, control, lambda found: found.error, caller.token)
+                result = {"paused": told.paused}
+        except QuorumFSError as error:
+            return [Outcome(one, False, None, None, error.to_json()) for one in node_ids]
+        return [Outcome(one, True, 200, result, None) for one in node_ids]
 
     def _order(self, step: ToLeader, node_id: str, caller: Caller) -> Outcome:
         answer = self._fleet.order(SET_NODE, set_node(step, node_id), lambda found: found.error, caller.token)

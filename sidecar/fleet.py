@@ -79,6 +79,7 @@ class Fleet:
         self.cluster = Question(self._ask_cluster, clock)
         self.raft = Question(self._ask_raft, clock)
         self.gc = Question(self._ask_gc, clock)
+        self.gc_cycles = Question(lambda: self._ask_gc(cycles=True), clock)
         self.durability = Question(self._ask_durability, clock)
         self.repair = Question(self._ask_repair, clock)
         self.balance = Question(self._ask_balance, clock)
@@ -197,10 +198,10 @@ class Fleet:
     def _ask_raft(self) -> Told[admin_pb2.RaftStatus]:
         return self._ask(GET_RAFT, admin_pb2.GetRaftRequest(), lambda found: types_pb2.ErrorDetail())
 
-    def _ask_gc(self) -> Told[admin_pb2.GcStatus]:
+    def _ask_gc(self, *, cycles: bool = False) -> Told[admin_pb2.GcStatus]:
         return self._ask_leading(
             GET_GC,
-            admin_pb2.GetGcRequest(),
+            admin_pb2.GetGcRequest(cycles=cycles),
             lambda found: found.error,
             lambda found: (found.authoritative, found.leader),
         )

@@ -121,6 +121,7 @@ _RAFT = {
     "queue_ops": COUNT,
     "queue_bytes": COUNT,
     "boot_counter": COUNT,
+    "state_hash": maybe(obj(index=COUNT, hash=maybe(TEXT), rolling=maybe(TEXT))),
 }
 STATUS = obj(
     node_id=TEXT,
@@ -184,6 +185,14 @@ _GC_REPORT = {
     "would_condemn": many(HEX_ID),
 }
 GC_CYCLE = obj(**_GC_REPORT, ticket=COUNT, reason=TEXT)
+GC_CYCLES = obj(
+    cycles=many(obj(**_GC_REPORT, reason=TEXT, ended_age_seconds=SECONDS)),
+    observed_by=TEXT,
+    observed_at=TIME,
+    age_seconds=SECONDS,
+    current=TRUTH,
+    reason=TEXT,
+)
 _GC = {
     "state": TEXT,
     "phase": TEXT,

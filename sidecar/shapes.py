@@ -224,7 +224,13 @@ def raft(told: admin_pb2.RaftStatus) -> Json:
         "queue_ops": told.queue_ops,
         "queue_bytes": told.queue_bytes,
         "boot_counter": told.boot_counter,
+        "state_hash": state_hash(told.state_hash) if told.HasField("state_hash") else None,
     }
+
+
+def state_hash(one: admin_pb2.StateHash.One) -> Json:
+    """Without `hash` nobody has marked this index: `dfsctl raft hash` marks one."""
+    return {"index": one.index, "hash": one.hash.hex() or None, "rolling": one.rolling.hex() or None}
 
 
 def raft_member(member: admin_pb2.RaftMember) -> Json:

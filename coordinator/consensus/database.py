@@ -134,6 +134,10 @@ class Database:
     def hash_at(self, index: int) -> bytes | None:
         return self._hashes.at(index)
 
+    def last_hash(self) -> tuple[int, bytes] | None:
+        """The state hash that was made last, and its index. Any thread."""
+        return self._hashes.last()
+
     @property
     def wal_bytes(self) -> int:
         return self._wal.size_bytes

@@ -360,6 +360,12 @@ class Consensus:
         rows, rolling = self._database.hash_at(index), self._database.rolling_at(index)
         return None if rows is None or rolling is None else (rows, rolling)
 
+    def state_hash(self) -> tuple[int, bytes, bytes]:
+        """(index, hash of all rows, rolling hash) at the last index that a HashAt entry marked; before the first, the
+        last applied one and its rolling hash. What is forgotten is empty."""
+        index, rows = self._database.last_hash() or (self._database.applied_index, b"")
+        return index, rows, self._database.rolling_at(index) or b""
+
     # What it says of itself
 
     def status(self) -> RaftState:

@@ -61,6 +61,11 @@ class StateHashes:
         with self._lock:
             return self._found.get(index)
 
+    def last(self) -> tuple[int, bytes] | None:
+        """The hash that was made last, and its index."""
+        with self._lock:
+            return next(reversed(self._found.items()), None)
+
     def close(self) -> None:
         """End the thread; what is not finished is given up."""
         with self._lock:

@@ -6,8 +6,9 @@ A unit of work is one step of a cycle. A cycle that fails is told of and over; i
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 from common import log
@@ -62,6 +63,7 @@ class Collect:
         self._pause = 0.0
         self._due = clock.monotonic() + min(interval_seconds, FIRST_SECONDS)
         self.last: Report | None = None  # the last that was no dry run
+        self._ended: deque[tuple[float, Report]] = deque(maxlen=RUNS_KEPT)
 
     # Asking
 
@@ -86,6 +88,11 @@ class Collect:
             cause="its leadership is over, or it was long ago",
             next="dfsctl gc status",
         )
+
+    def ended(self) -> list[tuple[float, Report]]:
+        """The last cycles that are over, newest first, with the seconds since."""
+        now = self._clock.monotonic()
+        return [(now - at, report) for at, report in reversed(tuple(self._ended))]
 
     def phase(self) -> str:
         """Of the cycle that runs; empty: none does."""
@@ -149,6 +156,7 @@ class Collect:
         now = self._clock.monotonic()
         report.phase, report.seconds = "none", now - began
         self._running = None
+        self._ended.append((now, replace(report, would_condemn=[], accounting={})))
         if report.dry_run:
             return
         self._due = now + self._interval_seconds

@@ -49,6 +49,8 @@ class Cycles(Protocol):
 
     def report(self, ticket: int) -> Report | None: ...
 
+    def ended(self) -> list[tuple[float, Report]]: ...
+
     def phase(self) -> str: ...
 
     def seen(self, chunk: bytes) -> dict[str, int]: ...
@@ -142,6 +144,16 @@ class CollectionDesk:
         found = self._rewriting()
         if found is not None and found.rounds:
             status.live.CopyFrom(live(found))
+        return status
+
+    async def cycles(self) -> a.GcStatus:
+        """`status`, with the cycles that this leadership remembers."""
+        status = await self.status()
+        collect = self._collect()
+        for age_seconds, report in collect.ended() if collect is not None else ():
+            told = wire(report, 0)
+            told.age_seconds = age_seconds
+            status.cycles.append(told)
         return status
 
     async def figures(self) -> Mapping[str, float]:

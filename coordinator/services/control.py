@@ -117,7 +117,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
 
     async def GetGc(self, request: a.GetGcRequest, context: Any) -> a.GcStatus:  # noqa: N802
         try:
-            return await self._collection.status()
+            return await (self._collection.cycles() if request.cycles else self._collection.status())
         except QuorumFSError as error:
             return a.GcStatus(error=to_detail(error))
 

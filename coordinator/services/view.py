@@ -127,6 +127,7 @@ def raft_status(gateway: Gateway, own: m.NodeView) -> a.RaftStatus:
         word = "waiting" if gateway.founding else "starting"
         return a.RaftStatus(node_id=own.info.node_id, state=word, members=[a.RaftMember(member=me)])
     state = gateway.consensus.status()
+    index, rows, rolling = gateway.consensus.state_hash()
     return a.RaftStatus(
         node_id=own.info.node_id,
         state=state.state,
@@ -144,6 +145,7 @@ def raft_status(gateway: Gateway, own: m.NodeView) -> a.RaftStatus:
         queue_ops=state.queue_ops,
         queue_bytes=state.queue_bytes,
         boot_counter=state.boot_counter,
+        state_hash=a.StateHash.One(node_id=own.info.node_id, index=index, hash=rows, rolling=rolling),
         members=[
             a.RaftMember(
                 member=one.member,

@@ -842,6 +842,7 @@ class RaftStatus(_message.Message):
     QUEUE_OPS_FIELD_NUMBER: _builtins.int
     QUEUE_BYTES_FIELD_NUMBER: _builtins.int
     BOOT_COUNTER_FIELD_NUMBER: _builtins.int
+    STATE_HASH_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     state: _builtins.str
     """leader | follower | candidate | learner | waiting"""
@@ -862,6 +863,10 @@ class RaftStatus(_message.Message):
     def leader(self) -> _types_pb2.LeaderHint: ...
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___RaftMember]: ...
+    @_builtins.property
+    def state_hash(self) -> Global___StateHash.One:
+        """of this member, at the last index that was marked; else at the last applied, without `hash`"""
+
     def __init__(
         self,
         *,
@@ -882,10 +887,11 @@ class RaftStatus(_message.Message):
         queue_ops: _builtins.int = ...,
         queue_bytes: _builtins.int = ...,
         boot_counter: _builtins.int = ...,
+        state_hash: Global___StateHash.One | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader", "state_hash", b"state_hash"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "base_index", b"base_index", "boot_counter", b"boot_counter", "commit_index", b"commit_index", "format", b"format", "history", b"history", "journal_bytes", b"journal_bytes", "last_index", b"last_index", "leader", b"leader", "members", b"members", "node_id", b"node_id", "queue_bytes", b"queue_bytes", "queue_ops", b"queue_ops", "schema_revision", b"schema_revision", "state", b"state", "term", b"term", "tick_age_seconds", b"tick_age_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_index", b"applied_index", "base_index", b"base_index", "boot_counter", b"boot_counter", "commit_index", b"commit_index", "format", b"format", "history", b"history", "journal_bytes", b"journal_bytes", "last_index", b"last_index", "leader", b"leader", "members", b"members", "node_id", b"node_id", "queue_bytes", b"queue_bytes", "queue_ops", b"queue_ops", "schema_revision", b"schema_revision", "state", b"state", "state_hash", b"state_hash", "term", b"term", "tick_age_seconds", b"tick_age_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1297,12 +1303,16 @@ Global___ActionResponse: _TypeAlias = ActionResponse  # noqa: Y015
 class GetGcRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    CYCLES_FIELD_NUMBER: _builtins.int
+    cycles: _builtins.bool
     def __init__(
         self,
+        *,
+        cycles: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cycles", b"cycles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1327,6 +1337,7 @@ class GcStatus(_message.Message):
     ACCOUNTING_FIELD_NUMBER: _builtins.int
     AUTHORITATIVE_FIELD_NUMBER: _builtins.int
     LEADER_FIELD_NUMBER: _builtins.int
+    CYCLES_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     phase: _builtins.str
@@ -1352,6 +1363,10 @@ class GcStatus(_message.Message):
     @_builtins.property
     def leader(self) -> _types_pb2.LeaderHint: ...
     @_builtins.property
+    def cycles(self) -> _containers.RepeatedCompositeFieldContainer[Global___GcReport]:
+        """the last that ended, newest first, dry runs too; without their chunks"""
+
+    @_builtins.property
     def live(self) -> Global___LiveBytes:
         """as the last round of this leadership has found them; unset before"""
 
@@ -1373,11 +1388,12 @@ class GcStatus(_message.Message):
         accounting: _abc.Iterable[Global___DiskClasses] | None = ...,
         authoritative: _builtins.bool = ...,
         leader: _types_pb2.LeaderHint | None = ...,
+        cycles: _abc.Iterable[Global___GcReport] | None = ...,
         live: Global___LiveBytes | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "last_cycle", b"last_cycle", "leader", b"leader", "live", b"live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "authoritative", b"authoritative", "candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "error", b"error", "grace_seconds", b"grace_seconds", "held", b"held", "interval_seconds", b"interval_seconds", "last_cycle", b"last_cycle", "leader", b"leader", "live", b"live", "paused", b"paused", "phase", b"phase", "quarantined", b"quarantined", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "authoritative", b"authoritative", "candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "cycles", b"cycles", "error", b"error", "grace_seconds", b"grace_seconds", "held", b"held", "interval_seconds", b"interval_seconds", "last_cycle", b"last_cycle", "leader", b"leader", "live", b"live", "paused", b"paused", "phase", b"phase", "quarantined", b"quarantined", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1522,6 +1538,7 @@ class GcReport(_message.Message):
     STRAYS_FIELD_NUMBER: _builtins.int
     ADOPTED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
     cycle: _builtins.int
     outcome: _builtins.str
     marked: _builtins.int
@@ -1538,6 +1555,8 @@ class GcReport(_message.Message):
     adopted: _builtins.int
     reason: _builtins.str
     """why it ended early"""
+    age_seconds: _builtins.float
+    """since it ended"""
     @_builtins.property
     def void_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1566,10 +1585,11 @@ class GcReport(_message.Message):
         strays: _builtins.int = ...,
         adopted: _builtins.int = ...,
         reason: _builtins.str = ...,
+        age_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "deleted", b"deleted", "dry_run", b"dry_run", "error", b"error", "gathered", b"gathered", "mark_index", b"mark_index", "marked", b"marked", "outcome", b"outcome", "reason", b"reason", "seconds", b"seconds", "strays", b"strays", "ticket", b"ticket", "void_nodes", b"void_nodes", "would_condemn", b"would_condemn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "age_seconds", b"age_seconds", "candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "deleted", b"deleted", "dry_run", b"dry_run", "error", b"error", "gathered", b"gathered", "mark_index", b"mark_index", "marked", b"marked", "outcome", b"outcome", "reason", b"reason", "seconds", b"seconds", "strays", b"strays", "ticket", b"ticket", "void_nodes", b"void_nodes", "would_condemn", b"would_condemn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,10 +5,11 @@ Served by coordinators' agents; which coordinator leads is found out here.
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Request, Response, g, jsonify, request
 
 from quorumfs.errors import InvalidArgumentError
 from quorumfs.v1 import admin_pb2
@@ -47,13 +48,26 @@ NODE_ACTIONS = (
 )
 
 
+def viewer_for_a_question(asked: Request) -> Role | None:
+    """The role that is enough for an action that only asks; None for any other body, also for nonsense."""
+    try:
+        body = json.loads(asked.get_data(cache=True))
+    except (ValueError, RecursionError):
+        return None
+    name = body.get("action") if isinstance(body, dict) else None
+    action = ACTIONS.get(name) if isinstance(name, str) else None
+    return Role.VIEWER if action is not None and not action.changes else None
+
+
 @views.post("/v1/cluster/exec")
 @describes(
     Contract({200: schemas.EXEC, 207: schemas.EXEC, 502: schemas.EXEC}, errors=(404, 409), body=EXEC_BODY)
 )
-@require(Role.OPERATOR)
+@require(Role.OPERATOR, unless=viewer_for_a_question)
 def execute() -> Response:
-    """Body: `{"selector" | "nodes" | "all", "action", "params", "max_unavailable"}`. 207: only some did it."""
+    """Body: `{"selector" | "nodes" | "all", "action", "params", "max_unavailable"}`. 207: only some did it.
+
+    `status`, `health` and `logs` change nothing: for them the role viewer is enough."""
     bodies.query(())
     body = bodies.json_object(("selector", "nodes", "all", "action", "params", "max_unavailable"))
     name = bodies.choice_field(body, "action", None, tuple(ACTIONS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from quorumfs.errors import NoLeaderError
+from quorumfs.errors import NoLeaderError, QuorumFSError
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import admin_pb2
 from sidecar import bodies, limits, schemas, shapes
@@ -32,11 +32,13 @@ CYCLE_BODY = schemas.some(dry_run=schemas.TRUTH, ticket={**schemas.COUNT, "maxim
 def gc() -> Response:
     bodies.query(())
     told, error = agent().fleet.gc.answer()
-    if error is None and not told.value.authoritative:
-        error = NoLeaderError(
-            "only a leader knows what the collection does; a follower tells what it remembers"
-        )
-    return jsonify({**shapes.gc(told.value), **as_of(told, error)})
+    return jsonify({**shapes.gc(told.value), **as_of(told, error or _not_leading(told.value))})
+
+
+def _not_leading(told: admin_pb2.GcStatus) -> QuorumFSError | None:
+    if told.authoritative:
+        return None
+    return NoLeaderError("only a leader knows what the collection does; a follower tells what it remembers")
 
 
 @views.post("/v1/gc")
@@ -49,6 +51,24 @@ def control_gc() -> Response:
     asked = admin_pb2.ControlGcRequest(pause=paused, resume=not paused)
     answer = agent().fleet.order(CONTROL_GC, asked, lambda found: found.error, token_of(request))
     return jsonify(shapes.gc(answer))
+
+
+@views.get("/v1/gc/cycles")
+@describes(Contract({200: schemas.GC_CYCLES}))
+@require(Role.VIEWER)
+def gc_cycles() -> Response:
+    """The last cycles that the leader remembers of its leadership, newest first, dry runs too."""
+    bodies.query(())
+    told, error = agent().fleet.gc_cycles.answer()
+    cycles = [
+        {
+            **shapes.gc_report(one),
+            "reason": one.reason,
+            "ended_age_seconds": shapes.seconds(one.age_seconds),
+        }
+        for one in told.value.cycles
+    ]
+    return jsonify({"cycles": cycles, **as_of(told, error or _not_leading(told.value))})
 
 
 @views.post("/v1/gc/cycles")

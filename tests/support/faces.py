@@ -131,6 +131,7 @@ ROUTES: Mapping[tuple[str, str], Route] = {
     ("get", "/v1/raft"): Route("members"),
     ("get", "/v1/gc"): Route("kept"),
     ("post", "/v1/gc"): Route("led", body={"paused": False}),
+    ("get", "/v1/gc/cycles"): Route("kept"),
     ("post", "/v1/gc/cycles"): Route("led", body={"dry_run": True}, well=(200, 202)),
     ("get", "/v1/gc/candidates"): Route("led"),
     ("get", "/v1/gc/explain/{chunk}"): Route("led", "/v1/gc/explain/{chunk}"),

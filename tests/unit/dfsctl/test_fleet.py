@@ -222,3 +222,10 @@ def test_an_agent_that_is_only_late_is_taken_when_it_answers() -> None:
 
     failures: list[QuorumFSError] = []
     assert list(answering(["late", "gone"], require_alive, failures, alone_seconds=0.01)) == ["late"]
+
+
+def test_a_shutdown_is_called_off_at_the_nodes_themselves(dfsctl: Dfsctl, agents: FakeAgents) -> None:
+    agents.answer = Answer(200, {"state": "running"})
+    said = dfsctl("node", "shutdown", "--cancel", "d1", "-o", "json")
+    assert (said.code, agents.asked) == (0, [(["d1:2"], "DELETE", "/shutdown", {})])
+    assert dfsctl("node", "shutdown", "--cancel", "d1", "--fast").code == 2

@@ -56,6 +56,7 @@ def cluster() -> admin_pb2.ClusterStatus:
 def raft() -> admin_pb2.RaftStatus:
     told = admin_pb2.RaftStatus(node_id="c1", state="leader", term=7)
     told.members.add().member.node_id = "c1"
+    told.state_hash.index, told.state_hash.hash = 5, b"\1" * 32
     return told
 
 
@@ -104,6 +105,7 @@ def full(**answers: Any) -> FakeNode:
             "GetGc": admin_pb2.GcStatus(
                 state="idle",
                 last_cycle=gc_report(admin_pb2.RunGcRequest()),
+                cycles=[gc_report(admin_pb2.RunGcRequest())],
                 accounting=[admin_pb2.DiskClasses(node_id="d1", total_bytes=5)],
             ),
             "ControlGc": admin_pb2.GcStatus(paused=True),

@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 
 from quorumfs.clock import ManualClock
 from quorumfs.errors import (
+    BusyError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -298,3 +299,24 @@ def test_whom_a_request_means_is_said_in_one_way() -> None:
 def test_in_loopback_mode_no_other_machine_is_asked() -> None:
     with pytest.raises(PermissionDeniedError):
         HttpAgents(only_loopback=True).ask("169.254.169.254:80", "GET", "/", None, {}, 1)
+
+
+def test_a_cycle_of_the_collection_is_run_once_for_all_that_are_meant(steered: Steered) -> None:
+    steered.node.answers["RunGc"] = admin_pb2.GcReport(ticket=7, outcome="running", dry_run=True)
+    found = steered.exec("gc", 200, all=True, params={"dry_run": True})
+    assert [one.dry_run for one in steered.asked_of_node("RunGc")] == [True]
+    expected = {"ticket": 7, "outcome": "running", "dry_run": True}
+    assert [(one["node_id"], one["result"]) for one in found["results"]] == [
+        (node_id, expected) for node_id in ("c1", "d1", "d2")
+    ]
+    steered.node.answers["ControlGc"] = admin_pb2.GcStatus(paused=True)
+    steered.exec("gc", 200, selector="zone=a", params={"action": "pause"})
+    assert [one.pause for one in steered.asked_of_node("ControlGc")] == [True]
+    steered.exec("gc", 400, all=True, params={"action": "pause", "dry_run": True})
+
+
+def test_a_collection_that_does_not_begin_is_told_for_each(steered: Steered) -> None:
+    refusal = to_detail(BusyError("other cycles wait to be run"))
+    steered.node.answers["RunGc"] = admin_pb2.GcReport(error=refusal)
+    found = steered.exec("gc", 502, all=True)
+    assert {one["error"]["code"] for one in found["results"]} == {"busy"}

@@ -19,8 +19,10 @@ from quorumfs.clock import ManualClock
 from quorumfs.errors import NoLeaderError
 from quorumfs.v1 import types_pb2
 from sidecar import limits
+from sidecar.actions import ACTIONS
 from sidecar.app import create_app
 from sidecar.auth import Role
+from tests.unit.sidecar import fakes
 from tests.unit.sidecar.fakes import C1, C2, C3, OWN, FakeNode, agent, leaderless, well
 
 JSON = {"Content-Type": "application/json"}
@@ -119,6 +121,30 @@ def test_no_route_is_changed_without_a_sufficient_token(address: str) -> None:
                 assert answer.json is not None
                 assert answer.json["error"]["next"]
     assert {name for name, _ in node.asked} <= {"Admin.GetHealth", "Admin.GetStatus"}
+
+
+@pytest.mark.parametrize(
+    ("action", "enough"),
+    [(action, "viewer" if action in ("status", "health", "logs") else "operator") for action in ACTIONS],
+)
+def test_an_action_that_only_asks_wants_a_viewer_and_any_other_an_operator(action: str, enough: str) -> None:
+    node = well(GetStatus=fakes.status(node_id="c1"), GetClusterStatus=fakes.cluster_status())
+    tested = create_app(agent({C1: node}, "coordinator", tokens=held)).test_client()
+    # Two ways to say who is meant: whoever is let in is told that this is nonsense, and nothing is done.
+    body = {"action": action, "all": True, "selector": "a", "params": PARAMS.get(action, {})}
+
+    def status(token: str, **headers: str) -> int:
+        given = {"Authorization": f"Bearer {TOKENS[token]}"} if token else {}
+        return tested.post("/v1/cluster/exec", json=body, headers={**given, **headers}).status_code
+
+    below = GIVEN_ROLES[GIVEN_ROLES.index(enough) - 1]
+    assert status(enough) == 400
+    assert status(below) == 403
+    assert status("admin", Origin="http://evil.example") == 403
+    assert status("") == (401 if enough == "operator" else 400)  # as any question from this machine
+
+
+PARAMS: dict[str, dict[str, Any]] = {"labels": {"labels": {"a": "b"}}}
 
 
 def test_a_change_with_a_token_comes_from_anywhere_and_goes_on_with_it() -> None:

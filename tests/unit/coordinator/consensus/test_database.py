@@ -205,6 +205,7 @@ def test_no_answer_is_lost_when_the_disk_is_full_in_the_middle(directory: Path) 
     assert database.apply(entries) == [[b"2 put 2 x"], [b"3 mark"], [b"4 fill 1000 1000"], [b"5 put 5 x"]]
     assert database.apply(entries) == [None] * 4
     eventually(lambda: database.hash_at(3) is not None)
+    assert database.last_hash() == (3, database.hash_at(3))
     database.close()
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from coordinator.duties.collect import RUNS_KEPT
 from coordinator.metadata import invariants
 from coordinator.services.collection import CollectionDesk
 from quorumfs.errors import BusyError, InvalidArgumentError, NotFoundError, NotLeaderError
@@ -270,3 +271,27 @@ def test_a_leader_without_its_duties_yet_is_busy(farm: Farm, desk: CollectionDes
     desk._collect = lambda: None
     with pytest.raises(BusyError):
         farm.leader.run(lambda: desk.run(a.RunGcRequest()))
+
+
+def test_the_last_cycles_are_told_with_their_ages_newest_first_and_only_so_many(
+    farm: Farm, desk: CollectionDesk
+) -> None:
+    farm.store(b"/x")
+    farm.remove(b"/x")
+    farm.pass_time(2 * GRACE_SECONDS)
+    assert len(farm.cycle(dry_run=True).would_condemn) == 1
+    farm.leader.clock.advance(10.0)
+    farm.cycle()
+    assert not farm.leader.run(desk.status).cycles
+    told = farm.leader.run(desk.cycles).cycles
+    assert [(one.outcome, one.dry_run, one.condemned) for one in told] == [
+        ("done", False, 1),
+        ("done", True, 0),
+    ]
+    assert not told[1].would_condemn  # told to who asked for the run
+    assert 10.0 < told[1].age_seconds < 60.0
+    assert told[0].age_seconds < 10.0
+    for _ in range(RUNS_KEPT):
+        farm.cycle(dry_run=True)
+    assert len(farm.leader.run(desk.cycles).cycles) == RUNS_KEPT
+    assert farm.ended == ["done"]
