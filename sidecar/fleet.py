@@ -117,6 +117,46 @@ class Fleet:
             return Told(answer, now, self._clock.wall_ms() - answer.age_ms, address)
         raise _nobody(str(READ), failures)
 
+    def ask_leader_first(
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        stale: Request,
+        error_of: Callable[[Response], types_pb2.ErrorDetail],
+        age_ms_of: Callable[[Response], int],
+        token: str,
+    ) -> tuple[Told[Response], QuorumFSError | None]:
+        """What the leader tells; while nobody leads, what any coordinator does when it is asked `stale`, as old as it
+        says, with the reason. Raises what the question was refused with, NoLeaderError."""
+        try:
+            answer, who = self._order(method, request, error_of, token, changes=False)
+            return Told(answer, self._clock.monotonic(), self._clock.wall_ms(), who), None
+        except QuorumFSError as error:
+            if error.code not in (Code.NO_LEADER, Code.UNAVAILABLE):
+                raise
+            return self._ask_stale(method, stale, error_of, age_ms_of, token), error
+
+    def _ask_stale(
+        self,
+        method: Method[Request, Response],
+        stale: Request,
+        error_of: Callable[[Response], types_pb2.ErrorDetail],
+        age_ms_of: Callable[[Response], int],
+        token: str = "",
+    ) -> Told[Response]:
+        failures: list[QuorumFSError] = []
+        for address in self._coordinators():
+            try:
+                answer = call(self._transport, address, method, stale, limits.PEER_DEADLINE_SECONDS, token)
+                _raise_told(error_of(answer))
+            except QuorumFSError as error:
+                failures.append(error)
+                continue
+            age_ms = age_ms_of(answer)
+            at = self._clock.monotonic() - age_ms / 1000
+            return Told(answer, at, max(0, self._clock.wall_ms() - age_ms), address)
+        raise _nobody(str(method), failures)
+
     def order(
         self,
         method: Method[Request, Response],
@@ -128,6 +168,18 @@ class Fleet:
     ) -> Response:
         """What only the leader does, or tells; whoever leads is found. Raises the leader's refusal, NoLeaderError, and
         OutcomeUnknownError when a change was sent and no answer came."""
+        return self._order(method, request, error_of, token, changes=changes)[0]
+
+    def _order(
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        error_of: Callable[[Response], types_pb2.ErrorDetail],
+        token: str,
+        *,
+        changes: bool,
+    ) -> tuple[Response, str]:
+        """`order`, with the address of who answered."""
         deadline = self._clock.monotonic() + limits.ORDER_BUDGET_SECONDS
         failures: list[QuorumFSError] = []
         for address in self._coordinators():
@@ -137,7 +189,7 @@ class Fleet:
             try:
                 answer = call_alive(self._transport, address, method, request, remaining, token)
                 _raise_told(error_of(answer))
-                return answer
+                return answer, address
             except (SilentError, RefusedError) as error:
                 if changes and error.was_sent:
                     raise OutcomeUnknownError(
@@ -211,7 +263,13 @@ class Fleet:
         return self._ask(GET_DURABILITY, request, lambda found: found.error)
 
     def _ask_repair(self) -> Told[admin_pb2.RepairStatus]:
-        return self._ask(GET_REPAIR, admin_pb2.GetRepairRequest(), lambda found: found.error)
+        """By the leader; while nobody leads, what any coordinator's tables say: how much waits."""
+        error_of: Callable[[admin_pb2.RepairStatus], types_pb2.ErrorDetail] = lambda found: found.error  # noqa: E731
+        try:
+            return self._ask(GET_REPAIR, admin_pb2.GetRepairRequest(), error_of)
+        except QuorumFSError:
+            stale = admin_pb2.GetRepairRequest(stale=True)
+            return self._ask_stale(GET_REPAIR, stale, error_of, lambda found: found.age_ms)
 
     def _ask_balance(self) -> Told[admin_pb2.BalanceStatus]:
         return self._ask(GET_BALANCE, admin_pb2.GetBalanceRequest(), lambda found: found.error)

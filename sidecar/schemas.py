@@ -273,23 +273,24 @@ DURABILITY = obj(
     counted_age_seconds=SECONDS,
     **_AS_OF,
 )
-CHUNK_STORY = obj(
-    chunk=HEX_ID,
-    state=TEXT,
-    length=COUNT,
-    live_bytes=COUNT,
-    referenced_by=many(TEXT),
-    last_referenced_by=many(TEXT),
-    deleted_by=maybe(TEXT),
-    deleted_at_index=maybe(COUNT),
-    orphan_since=maybe(TIME),
-    condemned_at_index=maybe(COUNT),
-    seen_on=many(TEXT),
-    quarantined_on=many(TEXT),
-    sightings=many(obj(node_id=TEXT, state=TEXT, seen_at=maybe(TIME))),
-    held_by=maybe(TEXT),
-    earliest_sweep_at=maybe(TIME),
-)
+_CHUNK_STORY = {
+    "chunk": HEX_ID,
+    "state": TEXT,
+    "length": COUNT,
+    "live_bytes": COUNT,
+    "referenced_by": many(TEXT),
+    "last_referenced_by": many(TEXT),
+    "deleted_by": maybe(TEXT),
+    "deleted_at_index": maybe(COUNT),
+    "orphan_since": maybe(TIME),
+    "condemned_at_index": maybe(COUNT),
+    "seen_on": many(TEXT),
+    "quarantined_on": many(TEXT),
+    "sightings": many(obj(node_id=TEXT, state=TEXT, seen_at=maybe(TIME))),
+    "held_by": maybe(TEXT),
+    "earliest_sweep_at": maybe(TIME),
+}
+CHUNK_STORY = obj(**_CHUNK_STORY, authoritative=TRUTH, **_AS_OF)
 EXEC = obj(
     action=TEXT,
     matched=many(TEXT),
@@ -304,10 +305,10 @@ EXEC = obj(
     ),
 )
 NODE_ACTION = obj(node_id=TEXT, action=TEXT, detail=TEXT)
-CANDIDATES = obj(chunks=many(CHUNK_STORY), next=maybe(HEX_ID))
+CANDIDATES = obj(chunks=many(obj(**_CHUNK_STORY)), next=maybe(HEX_ID), authoritative=TRUTH, **_AS_OF)
 _REPAIR = {"pending": COUNT, "running": COUNT, "done": COUNT, "failed": COUNT, "bytes_per_second": NUMBER}
 REPAIR = obj(**_REPAIR)
-REPAIR_AS_OF = obj(**_REPAIR, **_AS_OF)
+REPAIR_AS_OF = obj(**_REPAIR, authoritative=TRUTH, **_AS_OF)
 _BALANCE = {
     "state": TEXT,
     "bytes_per_second": COUNT,

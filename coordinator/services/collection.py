@@ -178,12 +178,14 @@ class CollectionDesk:
             self._counted_until = began + COUNTED_SHARE * (self._clock.monotonic() - began)
         return self._counts
 
-    async def explain(self, chunk: bytes) -> a.ChunkStory:
-        self._gateway.require_leadership()
+    async def explain(self, chunk: bytes, *, stale: bool = False) -> a.ChunkStory:
+        """`stale`: a member that does not lead tells what its tables say, and asks nobody."""
+        leads, age_ms = self._gateway.may_tell(stale=stale)
         check_ids([chunk])
         story = await self._gateway.ask(lambda tx: garbage.story(tx, chunk))
         told = self._told(chunk, story)
-        seen = await self._find(chunk)
+        told.authoritative, told.age_ms = leads, age_ms
+        seen = await self._find(chunk) if leads else {}
         told.seen_on[:] = sorted({*story.nodes, *seen})
         told.sightings.extend(self._sightings(chunk, story, seen))
         told.quarantined_on[:] = sorted(node_id for node_id, found in seen.items() if found.quarantined)
@@ -237,7 +239,7 @@ class CollectionDesk:
         return "the shrink guard has stopped the collection: see the alarm" if stopped else ""
 
     async def candidates(self, request: a.ListCandidatesRequest) -> a.Candidates:
-        self._gateway.require_leadership()
+        leads, age_ms = self._gateway.may_tell(stale=request.stale and not request.quarantined)
         limit = min(request.limit or LIST_PAGE_DEFAULT, PAGE_MAX)
         if request.quarantined:
             return await self._quarantined(request.after, limit, request.node_id)
@@ -248,7 +250,12 @@ class CollectionDesk:
             )
         )
         told = [self._told(chunk, story) for chunk, story in zip(chunks, stories, strict=True)]
-        return a.Candidates(chunks=told, next=chunks[-1] if len(chunks) == limit else b"")
+        return a.Candidates(
+            chunks=told,
+            next=chunks[-1] if len(chunks) == limit else b"",
+            authoritative=leads,
+            age_ms=age_ms,
+        )
 
     async def _quarantined(self, after: bytes, limit: int, node_id: str) -> a.Candidates:
         """What nodes have in quarantine; those that do not answer are passed over."""
@@ -265,7 +272,8 @@ class CollectionDesk:
                 found.setdefault(chunk, []).append(one)
         chunks = sorted(found)[:limit]
         told = [a.ChunkStory(chunk=one, state="quarantined", quarantined_on=found[one]) for one in chunks]
-        return a.Candidates(chunks=told, next=chunks[-1] if len(chunks) == limit else b"")
+        following = chunks[-1] if len(chunks) == limit else b""
+        return a.Candidates(chunks=told, next=following, authoritative=True)
 
     # Orders
 

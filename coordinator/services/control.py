@@ -123,7 +123,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
 
     async def ExplainChunk(self, request: a.ExplainChunkRequest, context: Any) -> a.ChunkStory:  # noqa: N802
         try:
-            return await self._collection.explain(request.chunk)
+            return await self._collection.explain(request.chunk, stale=request.stale)
         except QuorumFSError as error:
             return a.ChunkStory(chunk=request.chunk, error=to_detail(error))
 
@@ -141,10 +141,18 @@ class ControlService(admin_pb2_grpc.ControlServicer):
 
     async def GetRepair(self, request: a.GetRepairRequest, context: Any) -> a.RepairStatus:  # noqa: N802
         try:
-            self._gateway.require_leadership()
+            leads, age_ms = self._gateway.may_tell(stale=request.stale)
+            if not leads:
+                counts = await self._census.counts(self._soft.gone())
+                return a.RepairStatus(pending=counts.under_replicated, age_ms=age_ms)
         except QuorumFSError as error:
             return a.RepairStatus(error=to_detail(error))
-        return self._repair_status()
+        return self._leaders_repair()
+
+    def _leaders_repair(self) -> a.RepairStatus:
+        status = self._repair_status()
+        status.authoritative = True
+        return status
 
     async def GetDecommission(self, request: a.GetDecommissionRequest, context: Any) -> a.Decommissions:  # noqa: N802
         try:
@@ -211,7 +219,7 @@ class ControlService(admin_pb2_grpc.ControlServicer):
             self._repair_now()
         except QuorumFSError as error:
             return a.RepairStatus(error=to_detail(error))
-        return self._repair_status()
+        return self._leaders_repair()
 
     async def ControlScrub(self, request: a.ControlScrubRequest, context: Any) -> a.ActionResponse:  # noqa: N802
         return await self._act(self._nodes.scrub(request))

@@ -126,6 +126,15 @@ class Gateway:
                 return Leader(member.node_id, member.grpc, member.http, consensus.term)
         return None
 
+    def may_tell(self, *, stale: bool) -> tuple[bool, int]:
+        """Whether this member tells it as the leader, and how old what it knows is otherwise, in milliseconds. Raises
+        NotLeaderError when only the leader's word will do."""
+        if self.leadership() is not None:
+            return True, 0
+        if not stale:
+            raise self.not_leader()
+        return False, int(min(self.consensus.state_age() * 1000, 2**62))
+
     def leaderless_seconds(self) -> float:
         """How long this member has known of no leader, at most: since one was heard, it led itself, or began."""
         consensus = self.consensus

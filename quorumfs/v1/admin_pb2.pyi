@@ -1619,18 +1619,23 @@ Global___ControlGcRequest: _TypeAlias = ControlGcRequest  # noqa: Y015
 
 @_typing.final
 class ExplainChunkRequest(_message.Message):
+    """stale: while nobody leads, any coordinator may tell what its tables say."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CHUNK_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
+    stale: _builtins.bool
     def __init__(
         self,
         *,
         chunk: _builtins.bytes = ...,
+        stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "stale", b"stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1656,6 +1661,8 @@ class ChunkStory(_message.Message):
     QUARANTINED_ON_FIELD_NUMBER: _builtins.int
     SIGHTINGS_FIELD_NUMBER: _builtins.int
     LIVE_BYTES_FIELD_NUMBER: _builtins.int
+    AUTHORITATIVE_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     state: _builtins.str
     deleted_by: _builtins.str
@@ -1668,6 +1675,10 @@ class ChunkStory(_message.Message):
     length: _builtins.int
     live_bytes: _builtins.int
     """that some extent names"""
+    authoritative: _builtins.bool
+    """told by the leader, who has asked the datanodes; of a list only the list says it"""
+    age_ms: _builtins.int
+    """of the state that told it, when it is not"""
     @_builtins.property
     def referenced_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1699,10 +1710,12 @@ class ChunkStory(_message.Message):
         quarantined_on: _abc.Iterable[_builtins.str] | None = ...,
         sightings: _abc.Iterable[Global___Sighting] | None = ...,
         live_bytes: _builtins.int = ...,
+        authoritative: _builtins.bool = ...,
+        age_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "condemned_index", b"condemned_index", "deleted_at_index", b"deleted_at_index", "deleted_by", b"deleted_by", "earliest_sweep_wall_ms", b"earliest_sweep_wall_ms", "error", b"error", "held_by", b"held_by", "last_referenced_by", b"last_referenced_by", "length", b"length", "live_bytes", b"live_bytes", "quarantined_on", b"quarantined_on", "referenced_by", b"referenced_by", "seen_on", b"seen_on", "sightings", b"sightings", "since_wall_ms", b"since_wall_ms", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "authoritative", b"authoritative", "chunk", b"chunk", "condemned_index", b"condemned_index", "deleted_at_index", b"deleted_at_index", "deleted_by", b"deleted_by", "earliest_sweep_wall_ms", b"earliest_sweep_wall_ms", "error", b"error", "held_by", b"held_by", "last_referenced_by", b"last_referenced_by", "length", b"length", "live_bytes", b"live_bytes", "quarantined_on", b"quarantined_on", "referenced_by", b"referenced_by", "seen_on", b"seen_on", "sightings", b"sightings", "since_wall_ms", b"since_wall_ms", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1746,11 +1759,13 @@ class ListCandidatesRequest(_message.Message):
     QUARANTINED_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
     after: _builtins.bytes
     limit: _builtins.int
     quarantined: _builtins.bool
     node_id: _builtins.str
     held: _builtins.bool
+    stale: _builtins.bool
     def __init__(
         self,
         *,
@@ -1759,10 +1774,11 @@ class ListCandidatesRequest(_message.Message):
         quarantined: _builtins.bool = ...,
         node_id: _builtins.str = ...,
         held: _builtins.bool = ...,
+        stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "held", b"held", "limit", b"limit", "node_id", b"node_id", "quarantined", b"quarantined"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "held", b"held", "limit", b"limit", "node_id", b"node_id", "quarantined", b"quarantined", "stale", b"stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1775,7 +1791,11 @@ class Candidates(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     NEXT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    AUTHORITATIVE_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
     next: _builtins.bytes
+    authoritative: _builtins.bool
+    age_ms: _builtins.int
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkStory]: ...
     @_builtins.property
@@ -1786,10 +1806,12 @@ class Candidates(_message.Message):
         chunks: _abc.Iterable[Global___ChunkStory] | None = ...,
         next: _builtins.bytes = ...,
         error: _types_pb2.ErrorDetail | None = ...,
+        authoritative: _builtins.bool = ...,
+        age_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "error", b"error", "next", b"next"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "authoritative", b"authoritative", "chunks", b"chunks", "error", b"error", "next", b"next"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1822,12 +1844,16 @@ Global___RestoreQuarantinedRequest: _TypeAlias = RestoreQuarantinedRequest  # no
 class GetRepairRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    STALE_FIELD_NUMBER: _builtins.int
+    stale: _builtins.bool
     def __init__(
         self,
+        *,
+        stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stale", b"stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1843,11 +1869,17 @@ class RepairStatus(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    AUTHORITATIVE_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
     pending: _builtins.int
     running: _builtins.int
     done: _builtins.int
     failed: _builtins.int
     bytes_per_second: _builtins.float
+    authoritative: _builtins.bool
+    """told by the leader; others know of `pending` only"""
+    age_ms: _builtins.int
+    """of the state that told it, when it is not"""
     @_builtins.property
     def error(self) -> _types_pb2.ErrorDetail: ...
     def __init__(
@@ -1859,10 +1891,12 @@ class RepairStatus(_message.Message):
         failed: _builtins.int = ...,
         bytes_per_second: _builtins.float = ...,
         error: _types_pb2.ErrorDetail | None = ...,
+        authoritative: _builtins.bool = ...,
+        age_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "done", b"done", "error", b"error", "failed", b"failed", "pending", b"pending", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "authoritative", b"authoritative", "bytes_per_second", b"bytes_per_second", "done", b"done", "error", b"error", "failed", b"failed", "pending", b"pending", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,7 +92,9 @@ def run_gc() -> Response:
 @describes(Contract({200: schemas.CANDIDATES}, query=CANDIDATES_QUERY))
 @require(Role.VIEWER)
 def candidates() -> Response:
-    """`?state=orphan|held|quarantined&after=&limit=`: a page of chunks by id; `next` is the `after` of the next."""
+    """`?state=orphan|held|quarantined&after=&limit=`: a page of chunks by id; `next` is the `after` of the next.
+
+    While nobody leads, as any coordinator's tables have it (not of `quarantined`: only nodes know that)."""
     query = bodies.query(("state", "after", "limit"))
     state = bodies.choice_field(query, "state", "orphan", CANDIDATE_STATES)
     after = query.get("after", "")
@@ -102,21 +104,50 @@ def candidates() -> Response:
         held=state == "held",
         quarantined=state == "quarantined",
     )
-    answer = agent().fleet.order(
-        LIST_CANDIDATES, asked, lambda found: found.error, token_of(request), changes=False
+    stale = admin_pb2.ListCandidatesRequest()
+    stale.CopyFrom(asked)
+    stale.stale = True
+    told, error = agent().fleet.ask_leader_first(
+        LIST_CANDIDATES,
+        asked,
+        stale,
+        lambda found: found.error,
+        lambda found: found.age_ms,
+        token_of(request),
     )
-    chunks = [shapes.chunk_story(one) for one in answer.chunks]
-    return jsonify({"chunks": chunks, "next": answer.next.hex() or None})
+    chunks = [shapes.chunk_story(one) for one in told.value.chunks]
+    following = told.value.next.hex() or None
+    return jsonify(
+        {
+            "chunks": chunks,
+            "next": following,
+            "authoritative": told.value.authoritative,
+            **as_of(told, error),
+        }
+    )
 
 
 @views.get("/v1/gc/explain/<chunk>")
 @describes(Contract({200: schemas.CHUNK_STORY}, errors=(404,)))
 @require(Role.VIEWER)
 def explain(chunk: str) -> Response:
-    """In what state a chunk is, what refers to it or did, who has it, what keeps it."""
+    """In what state a chunk is, what refers to it or did, who has it, what keeps it.
+
+    While nobody leads, as any coordinator's tables have it: no datanode is asked."""
     bodies.query(())
-    asked = admin_pb2.ExplainChunkRequest(chunk=bodies.hex_id(chunk, ID_BYTES))
-    answer = agent().fleet.order(
-        EXPLAIN_CHUNK, asked, lambda found: found.error, token_of(request), changes=False
+    named = bodies.hex_id(chunk, ID_BYTES)
+    told, error = agent().fleet.ask_leader_first(
+        EXPLAIN_CHUNK,
+        admin_pb2.ExplainChunkRequest(chunk=named),
+        admin_pb2.ExplainChunkRequest(chunk=named, stale=True),
+        lambda found: found.error,
+        lambda found: found.age_ms,
+        token_of(request),
     )
-    return jsonify(shapes.chunk_story(answer))
+    return jsonify(
+        {
+            **shapes.chunk_story(told.value),
+            "authoritative": told.value.authoritative,
+            **as_of(told, error),
+        }
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
+from quorumfs.errors import NoLeaderError
 from quorumfs.v1 import admin_pb2
 from sidecar import bodies, schemas, shapes
 from sidecar.agent import agent
@@ -19,10 +20,20 @@ views = Blueprint("repair", __name__)
 @describes(Contract({200: schemas.REPAIR_AS_OF}))
 @require(Role.VIEWER)
 def repair() -> Response:
-    """How many chunks wait for replicas, and what was copied since this leader began."""
+    """How many chunks wait for replicas, and what was copied since this leader began.
+
+    While nobody leads, how many any coordinator's tables say that wait."""
     bodies.query(())
     told, error = agent().fleet.repair.answer()
-    return jsonify({**shapes.repair(told.value), **as_of(told, error)})
+    if error is None and not told.value.authoritative:
+        error = NoLeaderError("only a leader knows what is copied; a follower knows what waits")
+    return jsonify(
+        {
+            **shapes.repair(told.value),
+            "authoritative": told.value.authoritative and error is None,
+            **as_of(told, error),
+        }
+    )
 
 
 @views.post("/v1/repair")

@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 
 from quorumfs.clock import ManualClock
 from quorumfs.errors import NoLeaderError, NotLeaderError
+from quorumfs.rpc.status import to_detail
 from quorumfs.v1 import admin_pb2, types_pb2
 from sidecar.app import create_app
 from tests.unit.sidecar import fakes
@@ -355,3 +356,46 @@ def test_a_log_of_a_node_that_is_down_is_an_error_and_gives_its_place_back() -> 
     for _ in range(100):
         assert tested.get("/logs/stream").status_code == 503
     assert served.logs.readers == 0
+
+
+CHUNK = "01" * 16
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "told"),
+    [
+        (
+            f"/v1/gc/explain/{CHUNK}",
+            "ExplainChunk",
+            admin_pb2.ChunkStory(chunk=b"\1" * 16, state="orphan", age_ms=9_000),
+        ),
+        (
+            "/v1/gc/candidates",
+            "ListCandidates",
+            admin_pb2.Candidates(chunks=[admin_pb2.ChunkStory(chunk=b"\1" * 16)], age_ms=9_000),
+        ),
+        ("/v1/repair", "GetRepair", admin_pb2.RepairStatus(pending=4, age_ms=9_000)),
+    ],
+)
+def test_without_a_leader_the_tables_of_any_coordinator_are_told_as_old_as_they_are(
+    path: str, method: str, told: Any
+) -> None:
+    def answer(request: Any) -> Any:
+        return told if request.stale else type(told)(error=to_detail(NotLeaderError("c2 does not lead")))
+
+    nodes = {OWN: leaderless(), C2: FakeNode({method: answer}), C1: FakeNode(state="down")}
+    found = client(nodes).get(path)
+    assert (found.status_code, found.is_json) == (200, True)
+    assert found.json is not None
+    assert (found.json["authoritative"], found.json["current"]) == (False, False)
+    assert (found.json["age_seconds"], found.json["observed_by"]) == (9.0, C2)
+    assert found.json["reason"]
+
+
+def test_a_chunk_that_the_leader_explains_is_told_as_its_word() -> None:
+    story = admin_pb2.ChunkStory(chunk=b"\1" * 16, state="orphan", authoritative=True)
+    asked = FakeNode({"ExplainChunk": story})
+    found = client({OWN: well(), C1: asked}).get(f"/v1/gc/explain/{CHUNK}").json
+    assert found is not None
+    assert (found["authoritative"], found["current"], found["observed_by"]) == (True, True, C1)
+    assert [request.stale for _, request in asked.asked if hasattr(request, "stale")] == [False]

@@ -267,6 +267,25 @@ def test_who_does_not_lead_tells_only_what_the_tables_say(farm: Farm, desk: Coll
             farm.leader.run(cast(Any, ask))
 
 
+def test_who_does_not_lead_tells_of_chunks_what_its_tables_say_when_that_will_do(
+    farm: Farm, desk: CollectionDesk
+) -> None:
+    chunk = farm.store(b"/x")
+    farm.remove(b"/x")
+    led = explain(farm, desk, chunk)
+    assert led.authoritative
+    farm.leader.consensus.depose(None)
+    told = farm.leader.run(lambda: desk.explain(chunk, stale=True))
+    assert (told.authoritative, told.state, told.deleted_by) == (False, "orphan", led.deleted_by)
+    assert {one.state for one in told.sightings} == {
+        "recorded"
+    }  # nobody was asked, and no inventory is its own
+    listed = farm.leader.run(lambda: desk.candidates(a.ListCandidatesRequest(stale=True)))
+    assert (listed.authoritative, [one.chunk for one in listed.chunks]) == (False, [chunk])
+    with pytest.raises(NotLeaderError):
+        farm.leader.run(lambda: desk.candidates(a.ListCandidatesRequest(stale=True, quarantined=True)))
+
+
 def test_a_leader_without_its_duties_yet_is_busy(farm: Farm, desk: CollectionDesk) -> None:
     desk._collect = lambda: None
     with pytest.raises(BusyError):

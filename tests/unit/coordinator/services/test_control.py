@@ -333,3 +333,24 @@ def test_a_setting_is_an_entry(leader: Coordinator, served: Served) -> None:
     item = leader.consensus.proposed[-1].item
     (command,) = e.SystemBatch.FromString(item.system).commands
     assert command.set_node.node_id == "d1"
+
+
+def test_a_member_that_does_not_lead_tells_what_waits_for_repair_only_when_that_will_do(
+    served: Served,
+) -> None:
+    leader = served.leader
+    leader.lead("d1", "d2", "d3")
+    leader.become(leader.store(b"/x", "d1", "d2", "d3"), "d3", t.REPLICA_STATE_CORRUPT)
+    led = leader.run(lambda: served.service.GetRepair(a.GetRepairRequest(), CALL))
+    assert led.authoritative
+    leader.consensus.depose("c2")
+    refused = leader.run(lambda: served.service.GetRepair(a.GetRepairRequest(), CALL))
+    assert Code(refused.error.code) is Code.NOT_LEADER
+    told = leader.run(lambda: served.service.GetRepair(a.GetRepairRequest(stale=True), CALL))
+    assert (told.authoritative, told.pending, told.HasField("error")) == (False, 1, False)
+
+
+def test_the_state_hash_is_told_with_the_rest_of_raft(served: Served) -> None:
+    told = served.leader.run(lambda: served.service.GetRaft(a.GetRaftRequest(), CALL))
+    assert (told.state_hash.node_id, told.state_hash.index) == ("c1", told.applied_index)
+    assert told.state_hash.rolling
