@@ -128,6 +128,17 @@ def from_command_line(program: str, role: str | None, argv: Sequence[str]) -> No
     return found.config
 
 
+def read_again(program: str, role: str | None, argv: Sequence[str]) -> Inspection:
+    """The same, of a process that runs: problems are values."""
+    arguments = _parser(program).parse_args(argv)
+    return _of_role(inspect(arguments.config, arguments.set), role)
+
+
+def plain_leaves(config: NodeConfig) -> dict[str, Any]:
+    """Every effective value by its key, as JSON has it, secrets redacted."""
+    return {key: REDACTED if _is_secret(key) else _plain(value) for key, value in _leaves(config)}
+
+
 def check_main(argv: Sequence[str], *, program: str = "quorumfs", role: str | None = None) -> int | None:
     """Carries out `--check-config` or `--config-origin` and returns the exit status (0, or 2 if refused).
 

@@ -41,6 +41,7 @@ class Lifecycle:
         self.stopping = threading.Event()
         self.reason = ""
         self.again = False  # begin anew after the end; a signal that ends the process takes it back
+        self.on_reload: Callable[[], object] = lambda: None  # what SIGHUP asks for
         self._begin_anew = begin_anew or exec_anew
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._watchdog_seconds = _watchdog_seconds(environ)
@@ -48,12 +49,13 @@ class Lifecycle:
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def install(self) -> None:
-        """Take SIGTERM and SIGINT (set `stopping`) and SIGUSR2 (all threads' stacks on stderr). Main thread.
+        """Take SIGTERM and SIGINT (set `stopping`), SIGHUP (`on_reload`, on a thread of its own) and SIGUSR2 (all
+        threads' stacks on stderr). Main thread.
 
         A second SIGINT ends the process at once.
         """
         threading.Thread(target=self._hear_signals, name="signals", daemon=True).start()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         faulthandler.register(signal.SIGUSR2, all_threads=True)
 
@@ -128,9 +130,19 @@ class Lifecycle:
 
     def _hear_signals(self) -> None:
         while True:
-            name = signal.Signals(self._signals.get()).name
+            number = self._signals.get()
+            if number == signal.SIGHUP:
+                self._reload()
+                continue
+            name = signal.Signals(number).name
             self.again = False
             self.stop(name)
+
+    def _reload(self) -> None:
+        try:
+            self.on_reload()
+        except Exception as error:  # noqa: BLE001  the thread's outermost frame: a stop must still be heard
+            _log.error("config.reload_failed", exc_info=error)
 
 
 def exec_anew() -> None:

@@ -15,6 +15,7 @@ from common import config as configuration
 from common import log
 from common.config import NodeConfig
 from common.lifecycle import ExitCode, Lifecycle
+from common.reload import Reload
 from quorumfs.errors import Exit, IntegrityError, QuorumFSError
 
 
@@ -38,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
             return recover.run(config, confirmed=offline.yes)
         if offline.restore_backup is not None:
             return _restore_backup(config, offline)
-        return lifecycle.ended(CoordinatorNode(config, lifecycle, buffer).run())
+        node = CoordinatorNode(config, lifecycle, buffer)
+        lifecycle.on_reload = Reload("quorumfs-coordinator", "coordinator", arguments, config, node.takers())
+        return lifecycle.ended(node.run())
     except SickStorage as error:
         log.get(__name__).error("node.sick_disk", reason=error.message, cause=error.cause, next=error.next)
         sys.stderr.write(f"quorumfs-coordinator: {error.message}: {error.cause}\n{error.next}\n")

@@ -26,6 +26,7 @@ from common.faults import cuts_of, opener_of
 from common.lifecycle import Lifecycle, fatal
 from common.log_buffer import LogBuffer
 from common.metrics import Metrics
+from common.reload import Takers
 from common.server import AsyncServer, Service
 from common.token_book import KeepTokens, TokenBook
 from common.workers import Worker, Workers
@@ -124,6 +125,7 @@ class CoordinatorNode:
         self._consensus: Consensus | None = None
         self._tenure: Tenure | None = None
         self._repair: Repair | None = None
+        self._repair_budget = Budget(config.repair.bytes_per_second, self._clock)
         self._reconcile: Reconcile | None = None
         self._collect: Collect | None = None
         self._repack: Repack | None = None
@@ -186,6 +188,12 @@ class CoordinatorNode:
         finally:
             self._stop()
         return 0
+
+    def takers(self) -> Takers:
+        """What of the configuration may change while this runs."""
+        return {
+            "repair.bytes_per_second": lambda new: self._repair_budget.change(new.repair.bytes_per_second)
+        }
 
     def _watch(self) -> None:
         """Until the end: tell the agent who leads, the health service how we are, systemd that we live."""
@@ -335,7 +343,7 @@ class CoordinatorNode:
             desk,
             soft,
             self._chance,
-            Budget(config.repair.bytes_per_second, self._clock),
+            self._repair_budget,
             config.repair.parallel,
             self._clock,
             self._figures.repaired,
@@ -449,7 +457,7 @@ class CoordinatorNode:
             running=figures.running,
             done=figures.done,
             failed=figures.failed,
-            bytes_per_second=self._config.repair.bytes_per_second,
+            bytes_per_second=self._repair_budget.per_second,
         )
 
     def _reports_waiting(self) -> Sequence[Sample]:

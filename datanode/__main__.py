@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from common import log
 from common.config import from_command_line
 from common.lifecycle import ExitCode, Lifecycle
+from common.reload import Reload
 from datanode.node import Datanode
 from datanode.store.fence import ForgottenError
 from datanode.store.opening import NoDiskError
@@ -17,12 +18,14 @@ from quorumfs.errors import QuorumFSError
 def main(argv: Sequence[str] | None = None) -> int:
     """The process's exit status: 0 ended in order, 1 could not start, 74 could not for its disks, 75 shall be
     started again; 2, for a refused configuration, is raised."""
-    config = from_command_line("quorumfs-datanode", "datanode", sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    config = from_command_line("quorumfs-datanode", "datanode", words)
     buffer = log.setup(config.log.level, config.log.format, node_id=config.node.id, role="datanode")
     lifecycle = Lifecycle()
     lifecycle.install()
     try:
         node = Datanode(config, lifecycle, buffer)
+        lifecycle.on_reload = Reload("quorumfs-datanode", "datanode", words, config, node.takers())
         try:
             node.start()
             node.run()

@@ -21,6 +21,7 @@ from common.faults import cuts_of, opener_of
 from common.lifecycle import Lifecycle
 from common.log_buffer import LogBuffer
 from common.metrics import Metrics
+from common.reload import Takers
 from common.server import ThreadedServer
 from common.token_book import KeepTokens, TokenBook, ask_in_turn
 from common.workers import Worker, Workers
@@ -102,7 +103,7 @@ class Datanode:
         # What it does by itself, and for the leader.
         scrubber = Scrubber(self._store)
         scrubber.load()
-        scrub = ScrubDuty(
+        scrub = self._scrub = ScrubDuty(
             scrubber,
             self._used_bytes,
             config.scrub.period_seconds,
@@ -122,7 +123,7 @@ class Datanode:
         content = Content(self._store, commands.outcomes, self._writes, self._reads, commands.copying)
         lanes: list[Worker] = [LaneDuty("orders", commands.orders, commands)]
         lanes += [LaneDuty(f"copies-{k}", commands.copies, commands) for k in range(config.repair.parallel)]
-        purge = PurgeDuty(
+        purge = self._purge = PurgeDuty(
             self._store,
             config.gc.quarantine_seconds,
             self._is_registered,
@@ -271,6 +272,18 @@ class Datanode:
             cluster_id=self._disks.cluster_id,
             disks=[f"{disk.path}: {disk.state} {disk.error}".strip() for disk in self._store.usage()],
         )
+
+    def takers(self) -> Takers:
+        """What of the configuration may change while this runs."""
+
+        def pace(new: NodeConfig) -> None:
+            self._scrub.configure(new.scrub.period_seconds, new.scrub.bytes_per_second)
+
+        return {
+            "scrub.period_seconds": pace,
+            "scrub.bytes_per_second": pace,
+            "gc.quarantine_seconds": lambda new: self._purge.configure(new.gc.quarantine_seconds),
+        }
 
     def run(self) -> None:
         """Return when the process shall end. Until then, tell the supervisor while heartbeats are sent and disks

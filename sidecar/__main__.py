@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from sidecar.server import serve
 
     try:
-        serve(config)
+        serve(config, words)
     except QuorumFSError as error:
         print(f"quorumfs-sidecar: {error}\nnext: {error.next}", file=sys.stderr)  # noqa: T201  for people
         return ExitCode.FAILURE

@@ -10,7 +10,8 @@ import errno
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flask import Flask
@@ -20,6 +21,7 @@ from gunicorn.arbiter import Arbiter
 from common import log
 from common.config import NodeConfig
 from common.lifecycle import Lifecycle
+from common.reload import Reload
 from common.workers import Workers
 from quorumfs.errors import UnavailableError
 from sidecar import limits
@@ -27,6 +29,23 @@ from sidecar.pulse import Pulse, ask_own_port
 from sidecar.settings import Settings, from_config, join
 
 BACKLOG = 256
+
+# What an agent goes by, of its node's file. Its next worker takes the first; the rest is the parent's, who listens.
+OF_A_WORKER = frozenset(
+    {
+        "cluster.coordinators",
+        "cluster.secret_file",
+        "grpc.advertise",
+        "grpc.host",
+        "grpc.port",
+        "http.advertise",
+        "http.threads",
+        "node.data_dir",
+        "node.labels",
+        "security.mode",
+    }
+)
+OF_AN_AGENT = OF_A_WORKER | {"http.host", "http.port", "log.format", "log.level", "node.id", "node.role"}
 
 _log = log.get("sidecar")
 
@@ -58,8 +77,9 @@ def _cannot_listen(address: str, error: OSError) -> UnavailableError:
     )
 
 
-def serve(config: NodeConfig) -> None:
-    """Serves until SIGTERM. Ends the process by SystemExit; raises UnavailableError if it cannot listen."""
+def serve(config: NodeConfig, words: Sequence[str]) -> None:
+    """Serves until SIGTERM; at SIGHUP it reads the file again, which `words` of the command line name. Ends the process
+    by SystemExit; raises UnavailableError if it cannot listen."""
     settings = from_config(config)
     lifecycle = Lifecycle()
     os.environ.pop("NOTIFY_SOCKET", None)  # gunicorn would say READY before anything can answer
@@ -70,12 +90,17 @@ def serve(config: NodeConfig) -> None:
             listening=join(settings.http_host, settings.http_port),
             next="anybody who reaches this port reads this node; changes are taken from this machine only",
         )
-    SidecarApplication(config, settings, listener, lifecycle).run()
+    SidecarApplication(config, settings, listener, lifecycle, words).run()
 
 
 class SidecarApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def __init__(
-        self, config: NodeConfig, settings: Settings, listener: socket.socket, lifecycle: Lifecycle
+        self,
+        config: NodeConfig,
+        settings: Settings,
+        listener: socket.socket,
+        lifecycle: Lifecycle,
+        words: Sequence[str],
     ) -> None:
         self._config = config
         self._settings = settings
@@ -84,6 +109,9 @@ class SidecarApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has
         self._end: Callable[[], None] = lambda: None
         self._close: Callable[[], None] = lambda: None
         self._pulse = Workers()
+        self._reload = Reload(
+            "quorumfs-sidecar", None, words, config, dict.fromkeys(OF_A_WORKER, _anew), OF_AN_AGENT
+        )
         super().__init__()
 
     def load_config(self) -> None:
@@ -118,6 +146,21 @@ class SidecarApplication(BaseApplication):  # type: ignore[misc]  # gunicorn has
     def run(self) -> None:
         SidecarArbiter(self, self._lifecycle).run()
 
+    def read_again(self) -> bool:
+        """In the parent: what the next worker shall go by. False when it was refused, or means another node."""
+        found = self._reload()
+        if found is None or (found.node.id, found.node.role) != (
+            self._settings.node_id,
+            self._settings.role,
+        ):
+            return False
+        before = self._settings
+        self._config = found
+        self._settings = replace(from_config(found), http_host=before.http_host, http_port=before.http_port)
+        for name, value in sized(self._settings).items():
+            self.cfg.set(name, value)
+        return True
+
     def end_streams(self) -> None:
         self._end()
 
@@ -149,7 +192,10 @@ class SidecarArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         super().halt(reason, exit_status)
 
     def handle_hup(self) -> None:
-        _log.info("sidecar.signal_ignored", signal="SIGHUP", next="restart the agent to read its file again")
+        """Read the file again; a new worker goes by it, and the old one ends when it has answered what it took."""
+        if self.app.read_again():
+            self.spawn_worker()
+            self.manage_workers()
 
     def handle_usr2(self) -> None:
         _log.debug("sidecar.signal_ignored", signal="SIGUSR2")
@@ -164,8 +210,7 @@ def gunicorn_settings(settings: Settings, listener: int) -> dict[str, Any]:
         "proc_name": f"quorumfs-sidecar {settings.node_id}",
         "workers": 1,
         "worker_class": "sidecar.worker.SidecarWorker",
-        "threads": settings.threads,
-        "worker_connections": settings.threads * limits.CONNECTIONS_PER_THREAD,
+        **sized(settings),
         "timeout": limits.WORKER_TIMEOUT_SECONDS,
         "graceful_timeout": limits.GRACEFUL_SECONDS,
         "keepalive": limits.KEEPALIVE_SECONDS,
@@ -178,6 +223,18 @@ def gunicorn_settings(settings: Settings, listener: int) -> dict[str, Any]:
         "logger_class": "sidecar.server.GunicornLog",
         # It would open a socket in the user's home, with which anybody of that user could steer the server.
         "control_socket_disable": True,
+    }
+
+
+def _anew(config: NodeConfig) -> None:
+    """The next worker is made with it."""
+
+
+def sized(settings: Settings) -> dict[str, Any]:
+    """Those of gunicorn's settings that a reload may change."""
+    return {
+        "threads": settings.threads,
+        "worker_connections": settings.threads * limits.CONNECTIONS_PER_THREAD,
     }
 
 

@@ -79,6 +79,14 @@ class Budget:
         self._left = per_second
         self._at = clock.monotonic()
 
+    @property
+    def per_second(self) -> float:
+        return self._per_second
+
+    def change(self, per_second: float) -> None:
+        """From now on so much. Any thread."""
+        self._per_second = per_second
+
     def may_spend(self) -> bool:
         now = self._clock.monotonic()
         self._left = min(self._per_second, self._left + (now - self._at) * self._per_second)

@@ -76,6 +76,11 @@ class ScrubDuty:
         self._read_bytes = 0
         self.wake()
 
+    def configure(self, period_seconds: float, bytes_per_second_max: int) -> None:
+        """The configured pace from now on; an order's goes before it. Any thread."""
+        self._period_seconds, self._most = period_seconds, bytes_per_second_max
+        self.wake()
+
     def figures(self) -> ScrubFigures:
         """Where the walk is. Any thread."""
         position = self._scrubber.position
@@ -226,6 +231,10 @@ class PurgeDuty:
         self._looked_at = clock.monotonic()
         self._since: dict[tuple[ChunkId, int], float] = {}
         self._more = False
+
+    def configure(self, quarantine_seconds: float) -> None:
+        """So long from now on, also for what lies there already. Any thread."""
+        self._quarantine_seconds = quarantine_seconds
 
     def work(self) -> str:
         self._let_time_pass()

@@ -269,3 +269,32 @@ def test_a_node_whose_disks_do_not_say_who_it_is_is_not_started_again(machine: M
         path.write_bytes(path.read_bytes().replace(b"node_uuid", b"node_uuix"))
     assert machine.start("quorumfs-datanode").wait(20) == 74
     assert "no disk says who this node is" in (machine.directory / "quorumfs-datanode.log").read_text()
+
+
+def test_a_hangup_has_node_and_agent_read_their_file_again_and_ends_neither(machine: Machine) -> None:
+    node = machine.start("quorumfs-datanode")
+    agent = machine.start("quorumfs-sidecar")
+    until(lambda: machine.node_state() == "ok")
+
+    def told(program: str, event: str) -> list[Any]:
+        lines = (machine.directory / f"{program}.log").read_text().splitlines()
+        found = [json.loads(line) for line in lines if line.startswith("{")]
+        return [one for one in found if one["event"] == event]
+
+    text = machine.file.read_text()
+    machine.file.write_text(re.sub(r"(?m)^\[log\]$", '[log]\nlevel = "debug"', text))
+    for process, program in ((node, "quorumfs-datanode"), (agent, "quorumfs-sidecar")):
+        process.send_signal(signal.SIGHUP)
+        (found,) = until(lambda program=program: told(program, "config.reloaded"))  # type: ignore[misc]
+        assert (found["changed"], found["needs_restart"]) == ({"log.level": ["info", "debug"]}, [])
+    until(lambda: len(told("quorumfs-sidecar", "sidecar.ready")) == 2)
+    until(lambda: machine.node_state() == "ok")
+    assert json.loads(machine.get("/logs/level")[1])["level"] == "debug"
+    machine.file.write_text(text + "nonsense")
+    for process, program in ((node, "quorumfs-datanode"), (agent, "quorumfs-sidecar")):
+        process.send_signal(signal.SIGHUP)
+        assert until(lambda program=program: told(program, "config.refused"))  # type: ignore[misc]
+    assert machine.node_state() == "ok"
+    for process in (agent, node):
+        process.terminate()
+        assert process.wait(15) == 0

@@ -100,3 +100,4 @@ def test_a_unit_runs_an_installed_program_as_nobody_of_importance(name: str) -> 
     assert found["User"] == ["quorumfs"]
     assert found["NoNewPrivileges"] == ["yes"]
     assert found["Type"] == ["notify"]
+    assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]

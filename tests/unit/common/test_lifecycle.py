@@ -110,3 +110,23 @@ def test_a_signal_that_comes_while_the_main_thread_holds_a_lock_ends_the_process
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.returncode) == ("SIGTERM\n", 0)
+
+
+def test_a_hangup_has_the_configuration_read_again_and_ends_nothing() -> None:
+    done = run(
+        "import os, signal, threading\n"
+        "from common.lifecycle import Lifecycle\n"
+        "life = Lifecycle({}); life.install()\n"
+        "heard = threading.Semaphore(0)\n"
+        "def reload():\n"
+        "    heard.release()\n"
+        "    raise OSError('the file is gone')\n"
+        "for wanted in (lambda: None, reload, reload):\n"
+        "    life.on_reload = wanted\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    assert wanted is not reload or heard.acquire(timeout=10)\n"
+        "print(life.stopping.is_set())\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print(life.wait(10), life.reason)\n"
+    )
+    assert done.stdout.split() == ["False", "True", "SIGTERM"]
