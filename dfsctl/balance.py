@@ -9,6 +9,7 @@ import click
 from dfsctl import views
 from dfsctl.output import pairs, show, table
 from dfsctl.shell import command, settings
+from dfsctl.watching import show_or_watch, watch_option
 from quorumfs.v1 import admin_pb2
 
 throttle_option = click.option(
@@ -62,12 +63,16 @@ def resume(throttle: int | None) -> None:
 
 
 @command("status")
-def status() -> None:
+@watch_option
+def status(watch: float | None) -> None:
     """Whether it runs, what it did, and how full each node is."""
     given = settings()
     with given.coordinator() as coordinator:
-        data = views.balance(coordinator.control("Control.GetBalance", admin_pb2.GetBalanceRequest()))
-    show(given, data, lambda: _lines(data))
+
+        def ask() -> dict[str, Any]:
+            return views.balance(coordinator.control("Control.GetBalance", admin_pb2.GetBalanceRequest()))
+
+        show_or_watch(given, watch, ask, _lines)
 
 
 def _control(action: str, throttle: int | None, threshold: int | None = None) -> None:

@@ -13,6 +13,7 @@ from dfsctl import views
 from dfsctl.errors import in_words
 from dfsctl.output import cell, pairs, show, size, table, time_of_ms
 from dfsctl.shell import Settings, command, settings
+from dfsctl.watching import show_or_watch, watch_option
 from quorumfs.errors import InvalidArgumentError, QuorumFSError, UnavailableError
 from quorumfs.v1 import admin_pb2, membership_pb2
 
@@ -46,10 +47,20 @@ def leader() -> None:
 
 
 @command()
-def status() -> None:
+@watch_option
+def status(watch: float | None) -> None:
     """The whole cluster at a glance. Without a leader: what a coordinator remembers, and exit code 5."""
     given = settings()
     with given.coordinator() as coordinator:
+        if watch is not None:
+            request = admin_pb2.GetClusterStatusRequest()
+            show_or_watch(
+                given,
+                watch,
+                lambda: views.status(coordinator.control("Control.GetClusterStatus", request)),
+                _status_lines,
+            )
+            return
         try:
             answer = coordinator.control("Control.GetClusterStatus", admin_pb2.GetClusterStatusRequest())
         except UnavailableError as error:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dfsctl import views
 from dfsctl.output import pairs, show
 from dfsctl.shell import command, settings
+from dfsctl.watching import show_or_watch, watch_option
 from quorumfs.v1 import admin_pb2
 
 
 @command("status")
-def repair_status() -> None:
+@watch_option
+def repair_status(watch: float | None) -> None:
     """How many replicas are being made, and how many wait."""
     given = settings()
     with given.coordinator() as coordinator:
-        data = views.repair(coordinator.control("Control.GetRepair", admin_pb2.GetRepairRequest()))
-    show(given, data, lambda: pairs(data.items()))
+
+        def ask() -> dict[str, Any]:
+            return views.repair(coordinator.control("Control.GetRepair", admin_pb2.GetRepairRequest()))
+
+        show_or_watch(given, watch, ask, lambda data: pairs(data.items()))
 
 
 @command("now")

@@ -10,6 +10,7 @@ import click
 from dfsctl import views
 from dfsctl.output import pairs, show, table
 from dfsctl.shell import Settings, command, settings
+from dfsctl.watching import show_or_watch, watch_option
 from quorumfs.errors import InvalidArgumentError, TimedOutError
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import admin_pb2
@@ -25,19 +26,23 @@ limit_option = click.option(
 
 
 @command("status")
-def status() -> None:
+@watch_option
+def status(watch: float | None) -> None:
     """Where the collection stands, and what its last cycle did."""
     given = settings()
-    with given.coordinator() as coordinator:
-        data = views.gc(coordinator.control("Control.GetGc", admin_pb2.GetGcRequest()))
 
-    def lines() -> list[str]:
+    def lines(data: dict[str, Any]) -> list[str]:
         accounting = [one.values() for one in data["accounting"]]
         head = [name.removesuffix("_bytes").upper() for name in views.disk_classes(admin_pb2.DiskClasses())]
         rest = pairs((name, value) for name, value in data.items() if name != "accounting")
         return [*rest, *(table(head, map(list, accounting)) if accounting else [])]
 
-    show(given, data, lines)
+    with given.coordinator() as coordinator:
+
+        def ask() -> dict[str, Any]:
+            return views.gc(coordinator.control("Control.GetGc", admin_pb2.GetGcRequest()))
+
+        show_or_watch(given, watch, ask, lines)
 
 
 @command("run")

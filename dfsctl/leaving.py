@@ -12,6 +12,7 @@ import click
 from dfsctl import views
 from dfsctl.output import pairs, show, size, talk
 from dfsctl.shell import Settings, command, settings
+from dfsctl.watching import show_or_watch, watch_option
 from quorumfs.errors import NotFoundError, TimedOutError
 from quorumfs.v1 import admin_pb2
 
@@ -40,7 +41,8 @@ class Duration(click.ParamType[float]):
 )
 @click.option("--cancel", is_flag=True, help="Use NODE again like any other.")
 @click.option("--wait", is_flag=True, help="Until nothing is left on it.")
-def decommission(node_id: str, status: bool, cancel: bool, wait: bool) -> None:
+@watch_option
+def decommission(node_id: str, status: bool, cancel: bool, wait: bool, watch: float | None) -> None:
     """Have everything that NODE holds copied to others; give it nothing new.
 
     When nothing is left it is decommissioned: stop it, then `node forget` strikes it from the cluster.
@@ -48,6 +50,8 @@ def decommission(node_id: str, status: bool, cancel: bool, wait: bool) -> None:
     given = settings()
     if cancel and (status or wait):
         raise click.UsageError("--cancel stands alone")
+    if watch is not None and (not status or wait):
+        raise click.UsageError("--watch goes with --status")
     if not node_id and not status:
         raise click.UsageError("name a node")
     if not status:
@@ -61,9 +65,12 @@ def decommission(node_id: str, status: bool, cancel: bool, wait: bool) -> None:
             data = {"node_id": node_id, "action": request.action, "detail": answer.detail}
             show(given, data, lambda: [answer.detail or f"{node_id}: {request.action}"])
             return
-    found = _wait(given, node_id) if wait else _status(given, node_id)
-    shown = found[0] if node_id else found
-    show(given, shown, lambda: _lines(found))
+
+    def ask() -> dict[str, Any] | list[dict[str, Any]]:
+        found = _wait(given, node_id) if wait else _status(given, node_id)
+        return found[0] if node_id else found
+
+    show_or_watch(given, watch, ask, lambda data: _lines(data if isinstance(data, list) else [data]))
 
 
 def _status(given: Settings, node_id: str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from dfsctl.agents import Agents
 from dfsctl.output import show, size, table
 from dfsctl.parallel import of_each
 from dfsctl.shell import command, settings
+from dfsctl.watching import CLEAR
 from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import membership_pb2, types_pb2
 
@@ -23,7 +24,6 @@ LOOK_SECONDS = 2.0  # an agent answers by then, whatever hangs
 ALIVE_SECONDS = 0.7  # one that hangs itself costs both looks so long
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)", re.MULTILINE)
 _CODE = re.compile(r'code="OK"')
-CLEAR = "\x1b[H\x1b[2J"
 
 
 @dataclass(frozen=True, slots=True)
