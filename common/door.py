@@ -58,17 +58,17 @@ class Door:
         if role is None or role is Role.ANON or self._book is None:
             return None
         address = address_of(context.peer())
+        is_here = is_local(address) or (self._host != "" and address == self._host)
         proof = _sent(context, TOKEN_METADATA)
         if isinstance(proof, bytes) and proof:
             return self._node(proof, address)
         token = _bearer(context)
-        if not is_change(role) and not token and is_local(address):
+        if not is_change(role) and not token and is_here:
             return Principal("local", role, address)
-        if self._book.is_nobodys and is_local(address):
+        if self._book.is_nobodys and is_here:
             return Principal("local", role, address)
-        found = self._book.judge(token, address, is_founding=path == FOUNDING_RPC and is_local(address))
+        found = self._book.judge(token, address, is_founding=path == FOUNDING_RPC and is_here)
         if found is None:
-            is_here = is_local(address) or address == self._host
             if is_change(role) and not is_here:
                 raise _not_from_elsewhere(path, address)
             return Principal("local" if is_here else "anybody", role, address)

@@ -188,6 +188,12 @@ def test_questions_are_open_here_and_want_a_token_from_elsewhere(bench: Bench, p
     assert bench.call(path, TOKENS["viewer"], peer=ELSEWHERE) is Code.OK
 
 
+def test_the_address_on_which_a_node_listens_is_this_machine_too(bench: Bench) -> None:
+    here, path = f"ipv4:{OWN_ADDRESS}:999", "/quorumfs.v1.Admin/GetMetrics"
+    assert bench.call(path, peer=here) is Code.OK
+    assert bench.call(CHANGES[0], peer=here) is Code.UNAUTHENTICATED
+
+
 def test_nodes_prove_the_clusters_secret_instead(bench: Bench) -> None:
     proof = bench.nodes.issue("d1")
     assert bench.call(CHANGES[0], proof=proof, peer=ELSEWHERE) is Code.OK
