@@ -122,7 +122,7 @@ ROUTES: Mapping[tuple[str, str], Route] = {
     ("get", "/v1/cluster/nodes"): Route("members", "/v1/cluster/nodes?selector=zone"),
     ("get", "/v1/cluster/durability"): Route("kept"),
     ("post", "/v1/cluster/exec"): Route(
-        "coordinator", body={"action": "health", "all": True}, well=(200, 207, 502)
+        "coordinator", body={"action": "log_level", "all": True}, well=(200, 207, 502)
     ),
     ("post", "/v1/cluster/restart"): Route("coordinator", body={"nodes": ["nobody"]}, well=(404,)),
     ("get", "/v1/cluster/restart"): Route("agent", well=(404,)),
