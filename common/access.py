@@ -5,7 +5,8 @@
 2. Roles are ordered: each may do what those before it may.
 3. `RPC_ROLES` names every call of the services that operators use. A call of theirs that is not in the table wants
    ADMIN: a new one is closed until somebody has thought about it (and a test asks for that).
-4. Questions (METRICS, VIEWER) are open to callers on this machine; from elsewhere they want a token too.
+4. Questions (METRICS, VIEWER) are open to callers on this machine, and to nodes, which prove the cluster's secret; from
+   elsewhere they want a token too. Whether a node is well, and who leads, is told to everybody.
 """
 
 from __future__ import annotations
@@ -45,27 +46,27 @@ GIVEN_ROLES = tuple(role.name.lower() for role in Role if role is not Role.ANON)
 _ADMIN, _CONTROL = "/quorumfs.v1.Admin/", "/quorumfs.v1.Control/"
 GUARDED_SERVICES = (_ADMIN, _CONTROL)
 RPC_ROLES: Mapping[str, Role] = {
-    _ADMIN + "GetStatus": Role.ANON,
+    _ADMIN + "GetStatus": Role.VIEWER,
     _ADMIN + "GetHealth": Role.ANON,
     _ADMIN + "GetLeader": Role.ANON,
-    _ADMIN + "GetLogLevel": Role.ANON,
-    _ADMIN + "GetLabels": Role.ANON,
-    _ADMIN + "ListDuties": Role.ANON,
+    _ADMIN + "GetLogLevel": Role.VIEWER,
+    _ADMIN + "GetLabels": Role.VIEWER,
+    _ADMIN + "ListDuties": Role.VIEWER,
     _ADMIN + "GetMetrics": Role.METRICS,
     _ADMIN + "StreamLogs": Role.VIEWER,
     _ADMIN + "SetLogLevel": Role.OPERATOR,
     _ADMIN + "Shutdown": Role.OPERATOR,
     _ADMIN + "SetLabels": Role.OPERATOR,
     _ADMIN + "ControlDuty": Role.OPERATOR,
-    _CONTROL + "GetClusterStatus": Role.ANON,
-    _CONTROL + "GetRaft": Role.ANON,
-    _CONTROL + "GetDecommission": Role.ANON,
+    _CONTROL + "GetClusterStatus": Role.VIEWER,
+    _CONTROL + "GetRaft": Role.VIEWER,
+    _CONTROL + "GetDecommission": Role.VIEWER,
     _CONTROL + "CreateBackup": Role.ADMIN,
-    _CONTROL + "GetBalance": Role.ANON,
+    _CONTROL + "GetBalance": Role.VIEWER,
     _CONTROL + "ControlBalance": Role.OPERATOR,
-    _CONTROL + "GetDurability": Role.ANON,
-    _CONTROL + "GetGc": Role.ANON,
-    _CONTROL + "GetRepair": Role.ANON,
+    _CONTROL + "GetDurability": Role.VIEWER,
+    _CONTROL + "GetGc": Role.VIEWER,
+    _CONTROL + "GetRepair": Role.VIEWER,
     _CONTROL + "GetStateHash": Role.VIEWER,
     _CONTROL + "ExplainChunk": Role.VIEWER,
     _CONTROL + "ListCandidates": Role.VIEWER,

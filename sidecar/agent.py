@@ -21,7 +21,7 @@ from sidecar.node_link import NodeLink
 from sidecar.restarting import Restarts
 from sidecar.settings import Settings
 from sidecar.targets import Agents
-from sidecar.transport import Transport, call
+from sidecar.transport import ProvenIfPossible, Transport, call
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def build(
 ) -> Agent:
     """An agent that has not been started: every question is asked when somebody wants to know.
 
-    `trusted` proves the cluster's secret: with it coordinators are asked for the tokens, and nothing else.
+    `trusted` proves the cluster's secret: with it coordinators are asked for the tokens, and how the cluster is.
     `agents`: the way to other nodes' agents.
     """
     link = NodeLink(settings.node_id, settings.grpc, transport, clock)
@@ -73,7 +73,7 @@ def build(
         clock,
         settings.tokens_file,
     )
-    fleet = Fleet(settings, link, tracker, transport, clock)
+    fleet = Fleet(settings, link, tracker, transport, ProvenIfPossible(trusted, transport), clock)
     control = ControlPlane(fleet, agents, clock)
     logs = LogHub(link, transport, clock, settings.log_streams_max)
     return Agent(

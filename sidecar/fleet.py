@@ -68,13 +68,23 @@ class Question(Generic[Response]):
 
 
 class Fleet:
+    """`transport` carries the callers' tokens; `own` this agent's own questions, whose answers it shares among those
+    whom it has let in: with the proof that it belongs to the cluster."""
+
     def __init__(
-        self, settings: Settings, link: NodeLink, tracker: LeaderTracker, transport: Transport, clock: Clock
+        self,
+        settings: Settings,
+        link: NodeLink,
+        tracker: LeaderTracker,
+        transport: Transport,
+        own: Transport,
+        clock: Clock,
     ) -> None:
         self._settings = settings
         self._link = link
         self._tracker = tracker
         self._transport = transport
+        self._own = own
         self._clock = clock
         self.cluster = Question(self._ask_cluster, clock)
         self.raft = Question(self._ask_raft, clock)
@@ -146,8 +156,9 @@ class Fleet:
     ) -> Told[Response]:
         failures: list[QuorumFSError] = []
         for address in self._coordinators():
+            transport = self._transport if token else self._own
             try:
-                answer = call(self._transport, address, method, stale, limits.PEER_DEADLINE_SECONDS, token)
+                answer = call(transport, address, method, stale, limits.PEER_DEADLINE_SECONDS, token)
                 _raise_told(error_of(answer))
             except QuorumFSError as error:
                 failures.append(error)
@@ -240,7 +251,7 @@ class Fleet:
             return told
         seconds = min(remaining, limits.PEER_DEADLINE_SECONDS)
         try:
-            answer = call(self._transport, leader.grpc, method, request, seconds)
+            answer = call(self._own, leader.grpc, method, request, seconds)
         except QuorumFSError:
             return told
         if error_of(answer).code or not leading(answer)[0]:
@@ -303,7 +314,7 @@ class Fleet:
         def peer(address: str) -> Callable[[float], tuple[str, Response]]:
             def ask(remaining: float) -> tuple[str, Response]:
                 seconds = min(remaining, limits.PEER_DEADLINE_SECONDS)
-                return address, call(self._transport, address, method, request, seconds)
+                return address, call(self._own, address, method, request, seconds)
 
             return ask
 

@@ -21,7 +21,13 @@ from google.protobuf.message import Message
 
 from common import log
 from common.access import BEARER_METADATA
-from quorumfs.errors import QuorumFSError, TimedOutError, UnavailableError
+from quorumfs.errors import (
+    InvalidArgumentError,
+    PermissionDeniedError,
+    QuorumFSError,
+    TimedOutError,
+    UnavailableError,
+)
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.rpc.status import ERROR_TRAILER, from_rpc, status_of, was_never_sent
 from quorumfs.v1 import admin_pb2
@@ -149,6 +155,40 @@ class GrpcTransport:
 
     def close(self) -> None:
         self._channels.close()
+
+
+class ProvenIfPossible:
+    """`proven`, and `plain` while this node has no secret to prove: no cluster has taken it yet. Carries no token: who
+    asks for somebody goes by what that one may."""
+
+    def __init__(self, proven: Transport, plain: Transport) -> None:
+        self._proven = proven
+        self._plain = plain
+
+    def start(
+        self,
+        address: str,
+        method: Method[Request, Response],
+        request: Request,
+        deadline_seconds: float,
+        token: str = "",
+    ) -> Pending[Response]:
+        try:
+            return self._proven.start(address, method, request, deadline_seconds)
+        except (UnavailableError, PermissionDeniedError, InvalidArgumentError):
+            return self._plain.start(address, method, request, deadline_seconds)
+
+    def tail(
+        self,
+        address: str,
+        method: Method[Request, Response],
+        request: Request,
+        deadline_seconds: float | None,
+    ) -> Tail[Response]:
+        return self._plain.tail(address, method, request, deadline_seconds)
+
+    def close(self) -> None:
+        """Whoever made the two closes them."""
 
 
 def translated(address: str, what: str, error: grpc.RpcError) -> QuorumFSError:

@@ -88,6 +88,24 @@ class FakeTransport:
         pass
 
 
+class Proven(FakeTransport):
+    """What a node that proves the secret is told: the tokens, and by the same nodes what anybody is."""
+
+    def __init__(self, knowing: FakeTransport, all_nodes: FakeTransport) -> None:
+        super().__init__(all_nodes.nodes)
+        self._knowing = knowing
+        self.asked: list[str] = []
+
+    def start(
+        self, address: str, method: Method[Any, Any], request: Any, deadline_seconds: float, token: str = ""
+    ) -> FakePending:
+        assert not token, "who proves the secret is the cluster, and asks for nobody else"
+        self.asked.append(str(method))
+        if method.name == "GetTokens":
+            return self._knowing.start(address, method, request, deadline_seconds)
+        return super().start(address, method, request, deadline_seconds)
+
+
 @dataclass
 class FakeAgents:
     """Other nodes' agents by address: an answer, an error to raise, or a function of (method, path, body)."""
@@ -193,11 +211,11 @@ def agent(
     def told(_: Any) -> membership_pb2.TokenTable:
         return membership_pb2.TokenTable(tokens=tokens())
 
-    knowing = {address: FakeNode({"GetTokens": told}) for address in (C1, C2, C3)}
+    knowing = FakeTransport({address: FakeNode({"GetTokens": told}) for address in (C1, C2, C3)})
     return build(
         settings(role, **changed),
         FakeTransport(nodes),
-        FakeTransport(knowing),
+        Proven(knowing, FakeTransport(nodes)),
         agents or FakeAgents(),
         clock or ManualClock(),
     )

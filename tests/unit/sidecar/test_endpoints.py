@@ -399,3 +399,10 @@ def test_a_chunk_that_the_leader_explains_is_told_as_its_word() -> None:
     assert found is not None
     assert (found["authoritative"], found["current"], found["observed_by"]) == (True, True, C1)
     assert [request.stale for _, request in asked.asked if hasattr(request, "stale")] == [False]
+
+
+def test_what_is_shared_among_callers_is_asked_with_the_proof_of_the_secret() -> None:
+    served = agent({OWN: well(), C1: FakeNode({"GetClusterStatus": fakes.cluster_status()})})
+    assert create_app(served).test_client().get("/v1/cluster").status_code == 200
+    proven: Any = served.trusted
+    assert "Control.GetClusterStatus" in proven.asked
