@@ -219,8 +219,9 @@ def _check_route(
     wrong += _against_contract(every, method, pattern, answer)
     wrong += _lies(world, pattern, answer, leader)
     if method != "get":
-        refused = ask(node, path, method.upper(), body)
-        again = lambda: ask(node, path, method.upper(), body).seconds  # noqa: E731
+        change = route.change or body
+        refused = ask(node, path, method.upper(), change)
+        again = lambda: ask(node, path, method.upper(), change).seconds  # noqa: E731
         found.took(f"{name} without a token", refused.seconds, ANSWER_SECONDS, again)
         if refused.status != 401:
             wrong.append(f"without a token: HTTP {refused.status}")

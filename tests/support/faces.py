@@ -66,11 +66,13 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`well`: the statuses of a good answer. `{chunk}` and `{node}` in the path are filled in."""
+    """`well`: the statuses of a good answer. `{chunk}` and `{node}` in the path are filled in. `change`: the body of a
+    change, where `body` only asks."""
 
     kind: Kind
     path: str = ""
     body: Mapping[str, Any] | None = None
+    change: Mapping[str, Any] | None = None
     well: tuple[int, ...] = (200,)
 
     def statuses(self, world: World) -> tuple[int, ...]:
@@ -122,7 +124,10 @@ ROUTES: Mapping[tuple[str, str], Route] = {
     ("get", "/v1/cluster/nodes"): Route("members", "/v1/cluster/nodes?selector=zone"),
     ("get", "/v1/cluster/durability"): Route("kept"),
     ("post", "/v1/cluster/exec"): Route(
-        "coordinator", body={"action": "log_level", "all": True}, well=(200, 207, 502)
+        "coordinator",
+        body={"action": "health", "all": True},
+        change={"action": "log_level", "all": True},
+        well=(200, 207, 502),
     ),
     ("post", "/v1/cluster/restart"): Route("coordinator", body={"nodes": ["nobody"]}, well=(404,)),
     ("get", "/v1/cluster/restart"): Route("agent", well=(404,)),
