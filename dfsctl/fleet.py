@@ -60,7 +60,8 @@ def execute(
     selector: str,
     everyone: bool,
 ) -> None:
-    """Have nodes do ACTION: status, health, logs, log_level, labels, scrub, gc, drain, undrain, maintenance, shutdown.
+    """Have nodes do ACTION: status, health, logs, log_level, labels, scrub, gc, drain, undrain, maintenance,
+    end_maintenance, shutdown.
     Exit code 8 when only some did."""
     _run(
         settings(),
