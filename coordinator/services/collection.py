@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from coordinator.decisions.collection import Classes, Found, Restored
-from coordinator.metadata import garbage, queries
+from coordinator.metadata import garbage
 from coordinator.metadata.garbage import Story
 from coordinator.services.gateway import Gateway
 from coordinator.services.view import hint_of
@@ -321,8 +321,7 @@ class CollectionDesk:
                     cause="no table knows it, and no node that answers has it in quarantine",
                     next="dfsctl gc quarantine ls",
                 )
-        await self._system(e.SystemCommand(restore=e.RestoreChunks(chunks=chunks)))
-        void_below = await self._gateway.ask(queries.applied_index)
+        void_below = await self._system(e.SystemCommand(restore=e.RestoreChunks(chunks=chunks)))
         nodes, epoch, holders = self._there(), self._soft.epoch(), self._holders()
         asked = [asyncio.to_thread(holders.restore, one, epoch, chunks, void_below) for one in nodes]
         back = 0

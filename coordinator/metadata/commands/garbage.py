@@ -4,7 +4,8 @@
    older one. A chunk that anything refers to, whose upload is open, that is held, or whose grace is not over, is passed
    over.
 2. A chunk that lies on disks and in no table is given its rows first, and its grace then.
-3. As in `chunks`: what does not fit any more is passed over; the number of what was done is the answer.
+3. As in `chunks`: what does not fit any more is passed over; the number of what was done is the answer, except of a
+   restore: nodes want the index of its entry.
 """
 
 from __future__ import annotations
@@ -115,19 +116,18 @@ def forget_chunks(context: Context, command: e.ForgetChunks) -> int:
 
 
 def restore(context: Context, command: e.RestoreChunks) -> int:
-    """Take condemnations back and hold the orphans: GC leaves them alone until they are released."""
-    done = 0
+    """Take condemnations back and hold the orphans: GC leaves them alone until they are released. The entry's index:
+    condemnations up to it are void, and none after it."""
     for chunk in command.chunks:
-        changed = context.execute(
+        context.execute(
             "UPDATE orphan SET condemned_index = 0, condemned_ms = 0, hold = ? WHERE chunk = ? AND hold <> ?",
             (contents.RESTORED, chunk, contents.RESTORED),
-        ).rowcount
+        )
         context.execute(
             "UPDATE chunk SET state = CASE WHEN length > 0 THEN ? ELSE ? END WHERE id = ? AND state = ?",
             (contents.SEALED, contents.ALLOCATED, chunk, contents.CONDEMNED),
         )
-        done += changed
-    return done
+    return context.index
 
 
 def release(context: Context, command: e.ReleaseChunks) -> int:

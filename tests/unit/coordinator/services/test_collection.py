@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 
@@ -14,6 +15,7 @@ from coordinator.metadata import invariants
 from coordinator.services.collection import CollectionDesk
 from quorumfs.errors import BusyError, InvalidArgumentError, NotFoundError, NotLeaderError
 from quorumfs.v1 import admin_pb2 as a
+from quorumfs.v1 import entries_pb2 as e
 from tests.support.farm import GRACE_SECONDS, NODES, Farm
 
 STRAY = b"s" * 16
@@ -169,6 +171,29 @@ def test_a_delete_that_is_on_its_way_does_not_undo_a_restore(farm: Farm, desk: C
     farm.pass_time(10 * GRACE_SECONDS)
     assert farm.cycle().deleted == 0
     assert farm.on(chunk) == list(NODES)
+
+
+def test_a_restore_voids_nothing_that_comes_after_its_entry(farm: Farm, desk: CollectionDesk) -> None:
+    """Else nodes would refuse for ever what was released and condemned before they heard of the restore."""
+    chunk = farm.store(b"/x")
+    farm.remove(b"/x")
+    system, condemned = desk._system, []
+
+    async def overtaken(command: e.SystemCommand) -> int:
+        done = await system(command)
+        if command.HasField("restore"):
+            farm.leader.system(e.SystemCommand(release=e.ReleaseChunks(chunks=[chunk])))
+            farm.pass_time(GRACE_SECONDS)
+            (found,) = farm.leader.system(e.SystemCommand(condemn=e.CondemnChunks(chunks=[chunk])))
+            condemned.append(found.number)
+        return done
+
+    with patch.object(desk, "_system", overtaken):
+        farm.leader.run(lambda: desk.restore([chunk]))
+    assert condemned == [1]
+    assert farm.on(chunk) == list(NODES)
+    assert farm.cycle().deleted == 1
+    assert farm.on(chunk) == []
 
 
 def test_a_node_that_does_not_answer_is_named_and_the_chunk_is_held_all_the_same(
