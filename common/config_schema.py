@@ -192,7 +192,9 @@ class GcSection(Section):
         description="Pause between collection cycles, and between looks for chunks of which little is alive.",
     )
     quarantine_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = Field(
-        default=24 * 3600.0, description="How long a datanode keeps deleted chunks in quarantine."
+        default=limits.GC_QUARANTINE_MS / 1000,
+        description="How long a datanode keeps deleted chunks in quarantine."
+        " Coordinators tell for twice that what they were.",
     )
     shrink_guard_percent: Annotated[float, Field(gt=0, le=100)] = Field(
         default=10.0,

@@ -574,6 +574,7 @@ def replicated_settings(config: NodeConfig) -> dict[str, int]:
         "upload.ttl_ms": int(config.upload.ttl_seconds * 1000),
         "trash.retention_ms": int(config.trash.retention_seconds * 1000),
         "gc.grace_ms": int(config.gc.grace_seconds * 1000),
+        "gc.quarantine_ms": int(config.gc.quarantine_seconds * 1000),
     }
 
 

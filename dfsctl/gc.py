@@ -149,15 +149,22 @@ def release(chunks: tuple[str, ...], everything: bool) -> None:
 @click.option("--node", "node_id", metavar="NODE", default="", help="Of this node only.")
 @limit_option
 def quarantine_ls(node_id: str, limit: int) -> None:
-    """What datanodes have in quarantine, and where."""
+    """What datanodes have in quarantine, where, and what it was."""
     given = settings()
     found = _listed(given, limit, quarantined=True, node_id=node_id)
-    data = [{"chunk": one.chunk.hex(), "nodes": list(one.quarantined_on)} for one in found]
-    show(
-        given,
-        data,
-        lambda: table(("CHUNK", "NODES"), ((one["chunk"], ", ".join(one["nodes"])) for one in data)),
+    data = [views.quarantined(one) for one in found]
+    rows = (
+        (
+            one["chunk"],
+            one["path"],
+            one["deleted_by"],
+            one["deleted_at_index"],
+            one["since"],
+            ", ".join(one["nodes"]),
+        )
+        for one in data
     )
+    show(given, data, lambda: table(("CHUNK", "PATH", "DELETED BY", "AT INDEX", "SINCE", "NODES"), rows))
 
 
 @command("restore")

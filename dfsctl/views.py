@@ -198,6 +198,18 @@ def chunk_story(story: admin_pb2.ChunkStory) -> dict[str, Any]:
     }
 
 
+def quarantined(story: admin_pb2.ChunkStory) -> dict[str, Any]:
+    """Each line of `gc quarantine ls`. `path`: the last that referred to it, or one that still does."""
+    return {
+        "chunk": story.chunk.hex(),
+        "path": next(iter([*story.last_referenced_by, *story.referenced_by]), None),
+        "deleted_by": story.deleted_by or None,
+        "deleted_at_index": story.deleted_at_index or None,
+        "since": time_of_ms(story.since_wall_ms),
+        "nodes": list(story.quarantined_on),
+    }
+
+
 def repair(answer: admin_pb2.RepairStatus) -> dict[str, Any]:
     return {
         "pending": answer.pending,

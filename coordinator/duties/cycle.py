@@ -119,6 +119,7 @@ class Cycle:
         yield from self._condemn()
         if not self.report.dry_run:
             yield from self._sweep()
+            yield from self._forget()
             self._tell_of_held()
             yield from self._account()
         self.report.outcome = "done"
@@ -354,6 +355,12 @@ class Cycle:
             if held:
                 self._hold(sorted(held))
             after = page[-1].chunk
+            yield self._pause()
+
+    def _forget(self) -> Iterator[float]:
+        """What is remembered of chunks that have left the quarantine: some at each entry."""
+        while self._desk.look(garbage.has_outlived):
+            self._propose(e.SystemCommand(forget_chunks=e.ForgetChunks()))
             yield self._pause()
 
     def _delete(self, node_id: str, condemned: Sequence[tuple[bytes, int]]) -> Deleted:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from coordinator.metadata import lookup, settings, sparse, tree
+from coordinator.metadata.commands.garbage import REMEMBERED_QUARANTINES
 from coordinator.metadata.contents import CONDEMNED, FREE, IN_METADATA, OF_ANOTHER_LOG, RELEASED
 from quorumfs.v1 import types_pb2 as t
 
@@ -34,6 +35,10 @@ _PLACED = (
     " FROM replica JOIN chunk ON chunk.id = replica.chunk"
     " WHERE node = (SELECT key FROM node WHERE node_id = ?) AND replica.state = ? AND replica.chunk > ?"
     " ORDER BY replica.chunk LIMIT ?) GROUP BY kind, place"
+)
+_QUARANTINED = (
+    "SELECT length, since_index, since_ms, deleted_by, path, condemned_index,"
+    " forgotten_wall_ms - (forgotten_ms - since_ms) FROM quarantined WHERE chunk = ?"
 )
 _ORPHAN = "SELECT since_index, since_ms, deleted_by, path, condemned_index, hold FROM orphan WHERE chunk = ?"
 
@@ -86,7 +91,9 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All that the metadata can tell of a chunk. `state`: unknown, inline, uploading, referenced, orphan, condemned."""
+    """All that the metadata can tell of a chunk. `state`: unknown, inline, uploading, referenced, orphan, condemned.
+    One that is unknown may have been an orphan, and then lies in quarantine perhaps. `since_wall_ms`: of `since_ms`,
+    where that was written down."""
 
     state: str
     now_ms: int
@@ -103,6 +110,7 @@ class Story:
     hold: int = 0
     live_bytes: int = 0
     paused: bool = False
+    since_wall_ms: int = 0
 
 
 def cluster(tx: sqlite3.Connection) -> Cluster | None:
@@ -207,7 +215,7 @@ def story(tx: sqlite3.Connection, chunk: bytes) -> Story:
     now_ms, grace_ms = (now.now_ms, now.grace_ms) if now is not None else (0, 0)
     row = tx.execute("SELECT state, home, upload, length FROM chunk WHERE id = ?", (chunk,)).fetchone()
     if row is None:
-        return Story("unknown", now_ms, grace_ms)
+        return _quarantined(tx, chunk, Story("unknown", now_ms, grace_ms))
     state, home, upload, length = row
     orphan = tx.execute(_ORPHAN, (chunk,)).fetchone()
     word = "referenced"
@@ -242,6 +250,34 @@ def story(tx: sqlite3.Connection, chunk: bytes) -> Story:
         condemned_index=condemned_index,
         hold=hold,
     )
+
+
+def _quarantined(tx: sqlite3.Connection, chunk: bytes, unknown: Story) -> Story:
+    """With what is remembered of a chunk that was deleted."""
+    row = tx.execute(_QUARANTINED, (chunk,)).fetchone()
+    if row is None:
+        return unknown
+    length, since_index, since_ms, deleted_by, path, condemned_index, since_wall_ms = row
+    return replace(
+        unknown,
+        length=length,
+        since_index=since_index,
+        since_ms=since_ms,
+        deleted_by=deleted_by,
+        last_path=path,
+        condemned_index=condemned_index,
+        since_wall_ms=max(0, since_wall_ms),
+    )
+
+
+def has_outlived(tx: sqlite3.Connection) -> bool:
+    """Whether anything is remembered of chunks that have left the quarantine."""
+    now = cluster(tx)
+    if now is None:
+        return False
+    before = now.now_ms - REMEMBERED_QUARANTINES * settings.load(tx)["gc.quarantine_ms"]
+    row = tx.execute("SELECT 1 FROM quarantined WHERE forgotten_ms <= ? LIMIT 1", (before,)).fetchone()
+    return row is not None
 
 
 def _references(tx: sqlite3.Connection, chunk: bytes) -> tuple[bytes, ...]:

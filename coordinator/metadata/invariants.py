@@ -122,6 +122,10 @@ _RULES: tuple[tuple[str, str], ...] = (
         f" WHERE (state = {CONDEMNED}) <> coalesce(condemned_index > 0, 0)",
     ),
     (
+        "a chunk that is there and remembered as one that was",
+        "SELECT hex(chunk) FROM quarantined WHERE chunk IN (SELECT id FROM chunk)",
+    ),
+    (
         "a chunk of an upload that is not open",
         "SELECT hex(id) FROM chunk WHERE upload IS NOT NULL AND upload NOT IN (SELECT id FROM upload)",
     ),

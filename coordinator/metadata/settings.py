@@ -32,6 +32,7 @@ KNOWN: Mapping[str, Known] = {
     "upload.ttl_ms": Known(limits.UPLOAD_TTL_MS, 1, YEAR_MS),
     "trash.retention_ms": Known(limits.TRASH_RETENTION_MS, 0, 10 * YEAR_MS),
     "gc.grace_ms": Known(limits.GC_GRACE_MS, 0, YEAR_MS),
+    "gc.quarantine_ms": Known(limits.GC_QUARANTINE_MS, 0, YEAR_MS),
     "gc.paused": Known(0, 0, 1),
     "gc.cycle": Known(0, 0, 2**62),  # the number of the last one that was begun
     "balance.state": Known(0, 0, 2),  # off, running, paused

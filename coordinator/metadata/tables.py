@@ -10,7 +10,7 @@ Rules
    (NULL) belongs to the open upload of the same number in `upload.version`. Versions are immutable once pointed at.
 5. A chunk is valid while an extent names it or its upload is open. When its last extent goes, `orphan` says since
    when and by whom, and it wants no replicas any more (`want` 0); the row and its replicas stay until GC has them
-   deleted everywhere.
+   deleted everywhere. Then `quarantined` remembers for a while what the orphan was.
 6. `chunk.live` counts its LIVE replicas; `apply` keeps it, so that what lacks replicas is found by an index.
 """
 
@@ -221,6 +221,23 @@ orphan = Table(
     Column("condemned_ms", BigInteger, nullable=False),
     Column("cycle", BigInteger, nullable=False),
     Column("hold", Integer, nullable=False),  # above contents.FREE: no candidate
+    sqlite_with_rowid=False,
+)
+
+# What lies in quarantine by order, and no other table knows any more: only to be told, nothing is decided by it
+quarantined = Table(
+    "quarantined",
+    metadata,
+    Column("chunk", LargeBinary, primary_key=True),
+    Column("length", BigInteger, nullable=False),
+    Column("since_index", BigInteger, nullable=False),  # as of the orphan; likewise the next four
+    Column("since_ms", BigInteger, nullable=False),
+    Column("deleted_by", Text, nullable=False),
+    Column("path", LargeBinary, nullable=False),
+    Column("condemned_index", BigInteger, nullable=False),
+    Column("forgotten_ms", BigInteger, nullable=False),  # when nobody had it any more, but in quarantine
+    Column("forgotten_wall_ms", BigInteger, nullable=False),
+    Index("quarantined_by_age", "forgotten_ms", "chunk"),
     sqlite_with_rowid=False,
 )
 

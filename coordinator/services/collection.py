@@ -225,7 +225,7 @@ class CollectionDesk:
         )
         if story.since_index:
             told.deleted_at_index = story.since_index
-            told.since_wall_ms = max(0, wall_ms - (story.now_ms - story.since_ms))
+            told.since_wall_ms = story.since_wall_ms or max(0, wall_ms - (story.now_ms - story.since_ms))
             told.last_referenced_by[:] = [show(story.last_path)] if story.last_path else []
         if story.state == "orphan" and story.hold <= 0:
             told.earliest_sweep_wall_ms = wall_ms + max(0, story.since_ms + story.grace_ms - story.now_ms)
@@ -258,7 +258,7 @@ class CollectionDesk:
         )
 
     async def _quarantined(self, after: bytes, limit: int, node_id: str) -> a.Candidates:
-        """What nodes have in quarantine; those that do not answer are passed over."""
+        """What nodes have in quarantine, and what is known of it; those that do not answer are passed over."""
         nodes = [one for one in self._there() if node_id in ("", one)]
         holders = self._holders()
         asked = [asyncio.to_thread(holders.quarantined, one, after, limit) for one in nodes]
@@ -271,7 +271,12 @@ class CollectionDesk:
             for chunk in answer:
                 found.setdefault(chunk, []).append(one)
         chunks = sorted(found)[:limit]
-        told = [a.ChunkStory(chunk=one, state="quarantined", quarantined_on=found[one]) for one in chunks]
+        stories = await self._gateway.ask(lambda tx: [garbage.story(tx, chunk) for chunk in chunks])
+        told = []
+        for chunk, story in zip(chunks, stories, strict=True):
+            one = self._told(chunk, story)
+            one.state, one.quarantined_on[:] = "quarantined", found[chunk]
+            told.append(one)
         following = chunks[-1] if len(chunks) == limit else b""
         return a.Candidates(chunks=told, next=following, authoritative=True)
 

@@ -167,6 +167,21 @@ def _tables() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "quarantined",
+        sa.Column("chunk", sa.LargeBinary(), nullable=False),
+        sa.Column("length", sa.BigInteger(), nullable=False),
+        sa.Column("since_index", sa.BigInteger(), nullable=False),
+        sa.Column("since_ms", sa.BigInteger(), nullable=False),
+        sa.Column("deleted_by", sa.Text(), nullable=False),
+        sa.Column("path", sa.LargeBinary(), nullable=False),
+        sa.Column("condemned_index", sa.BigInteger(), nullable=False),
+        sa.Column("forgotten_ms", sa.BigInteger(), nullable=False),
+        sa.Column("forgotten_wall_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("chunk"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("quarantined_by_age", "quarantined", ["forgotten_ms", "chunk"], unique=False)
+    op.create_table(
         "raft_state",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("applied_index", sa.BigInteger(), nullable=False),

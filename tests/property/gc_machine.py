@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from coordinator.duties import cycle
-from coordinator.metadata import invariants
+from coordinator.metadata import garbage, invariants
 from coordinator.services.collection import CollectionDesk
 from quorumfs.errors import BusyError, Code, NotFoundError
+from quorumfs.limits import GC_QUARANTINE_MS
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from tests.support.datanodes import born
@@ -338,12 +339,24 @@ class Collection(RuleBasedStateMachine):
             left = where & set(self.farm.on(chunk))
             assert not left or self.farm.state(chunk) != "unknown", f"{chunk!r} lies on {left}"
 
+    @invariant()
+    def what_lies_in_quarantine_has_its_story(self) -> None:
+        """Until its time is over; a backup does not know what happened after it."""
+        if not hasattr(self, "farm") or self.farm.history > 1 or self.now_ms >= GC_QUARANTINE_MS:
+            return
+        for node in self.farm.nodes.nodes.values():
+            for chunk in node.quarantine:
+                assert garbage.story(self.farm.leader.db, chunk).since_index > 0, (
+                    f"{chunk!r}: nobody knows it"
+                )
+
     def check(self) -> None:
         """All invariants, for plays."""
         self.what_is_needed_is_where_it_was()
         self.nothing_goes_before_its_grace_is_over()
         self.the_metadata_is_whole()
         self.what_a_node_has_not_confirmed_is_not_forgotten()
+        self.what_lies_in_quarantine_has_its_story()
 
     def everything_is_collected(self) -> None:
         """All cycles that it takes, with nobody away."""

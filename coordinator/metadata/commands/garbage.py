@@ -6,6 +6,8 @@
 2. A chunk that lies on disks and in no table is given its rows first, and its grace then.
 3. As in `chunks`: what does not fit any more is passed over; the number of what was done is the answer, except of a
    restore: nodes want the index of its entry.
+4. What nobody has any more lies in quarantine for its time. So long, and as long again for nodes that started anew
+   meanwhile, `quarantined` remembers what it was; who takes it in again takes that in too.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from quorumfs.v1 import types_pb2 as t
 
 NUMBER_MAX = 2**62
 OPERATOR = "operator"
+REMEMBERED_QUARANTINES = 2
+"""A datanode that starts anew counts the time in quarantine from its beginning."""
+FORGOTTEN_PER_COMMAND = 1000
 
 _NEW_CHUNK = (
     "INSERT INTO chunk (id, state, home, upload, length, checksum, want, live,"
@@ -27,7 +32,20 @@ _NEW_CHUNK = (
 )
 _NEW_ORPHAN = (
     "INSERT INTO orphan (chunk, since_index, since_ms, deleted_by, path,"
-    " condemned_index, condemned_ms, cycle, hold) VALUES (?, ?, ?, '', x'', 0, 0, 0, ?)"
+    " condemned_index, condemned_ms, cycle, hold) VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?)"
+)
+_NOBODY_HAS = (
+    "SELECT length, since_index, since_ms, deleted_by, path, condemned_index"
+    " FROM chunk JOIN orphan ON orphan.chunk = chunk.id WHERE chunk.id = ? AND state = ?"
+    " AND NOT EXISTS (SELECT 1 FROM replica WHERE replica.chunk = chunk.id)"
+)
+_REMEMBER = (
+    "INSERT OR REPLACE INTO quarantined (chunk, length, since_index, since_ms, deleted_by, path,"
+    " condemned_index, forgotten_ms, forgotten_wall_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_FORGET = (
+    "DELETE FROM quarantined WHERE chunk IN"
+    " (SELECT chunk FROM quarantined WHERE forgotten_ms <= ? ORDER BY forgotten_ms, chunk LIMIT ?)"
 )
 _CANDIDATE = (
     "SELECT since_ms FROM orphan JOIN chunk ON chunk.id = orphan.chunk"
@@ -69,8 +87,20 @@ def _take_in(context: Context, one: e.AdoptChunks.One) -> None:
     numbers = [min(number, NUMBER_MAX) for number in (birth.history, birth.index, birth.cluster_ms)]
     hold = contents.FREE if _is_of_this_log(context, birth) else contents.OF_ANOTHER_LOG
     context.execute(_NEW_CHUNK, (one.chunk, state, contents.ON_DATANODES, length, one.checksum, *numbers))
-    context.execute(_NEW_ORPHAN, (one.chunk, context.index, context.now_ms, hold))
+    since_index, deleted_by, path = _remembered(context, one.chunk)
+    context.execute(_NEW_ORPHAN, (one.chunk, since_index, context.now_ms, deleted_by, path, hold))
     context.totals.chunks += 1
+
+
+def _remembered(context: Context, chunk: bytes) -> tuple[int, str, bytes]:
+    """(index, who, path) of what made it an orphan before; of a chunk that was never known: this entry, and nobody."""
+    row = context.execute(
+        "SELECT since_index, deleted_by, path FROM quarantined WHERE chunk = ?", (chunk,)
+    ).fetchone()
+    if row is None:
+        return context.index, "", b""
+    context.execute("DELETE FROM quarantined WHERE chunk = ?", (chunk,))
+    return int(row[0]), str(row[1]), bytes(row[2])
 
 
 def _is_of_this_log(context: Context, birth: t.ChunkBirth) -> bool:
@@ -100,18 +130,21 @@ def condemn(context: Context, command: e.CondemnChunks) -> int:
 
 
 def forget_chunks(context: Context, command: e.ForgetChunks) -> int:
-    """Forget condemned chunks of which no replica is left."""
+    """Forget condemned chunks of which no replica is left, except what they were; and that too of those that have had
+    their time, some at once."""
+    retention_ms = REMEMBERED_QUARANTINES * context.setting("gc.quarantine_ms")
+    context.execute(_FORGET, (context.now_ms - retention_ms, FORGOTTEN_PER_COMMAND))
     done = 0
     for chunk in command.chunks:
-        changed = context.execute(
-            "DELETE FROM chunk WHERE id = ? AND state = ?"
-            " AND NOT EXISTS (SELECT 1 FROM replica WHERE replica.chunk = chunk.id)",
-            (chunk, contents.CONDEMNED),
-        ).rowcount
-        if changed:
-            context.execute("DELETE FROM orphan WHERE chunk = ?", (chunk,))
-        context.totals.chunks -= changed
-        done += changed
+        row = context.execute(_NOBODY_HAS, (chunk, contents.CONDEMNED)).fetchone()
+        if row is None:
+            continue
+        context.execute("DELETE FROM chunk WHERE id = ?", (chunk,))
+        context.execute("DELETE FROM orphan WHERE chunk = ?", (chunk,))
+        if retention_ms:
+            context.execute(_REMEMBER, (chunk, *row, context.now_ms, context.wall_ms))
+        context.totals.chunks -= 1
+        done += 1
     return done
 
 

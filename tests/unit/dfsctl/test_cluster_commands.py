@@ -485,7 +485,19 @@ def test_pausing_candidates_release_and_quarantine(dfsctl: Dfsctl, coordinator: 
     story = admin_pb2.ChunkStory(chunk=bytes(16), state="orphan", quarantined_on=["d1"])
     coordinator.answers["Control.ListCandidates"] = admin_pb2.Candidates(chunks=[story])
     assert [one["chunk"] for one in dfsctl("gc", "candidates", "-o", "json").json] == ["00" * 16]
-    assert dfsctl("gc", "quarantine", "ls", "-o", "json").json == [{"chunk": "00" * 16, "nodes": ["d1"]}]
+    unknown = {"chunk": "00" * 16, "path": None, "deleted_by": None, "deleted_at_index": None, "since": None}
+    assert dfsctl("gc", "quarantine", "ls", "-o", "json").json == [{**unknown, "nodes": ["d1"]}]
+    story.MergeFrom(
+        admin_pb2.ChunkStory(
+            last_referenced_by=["/x"], deleted_by="me", deleted_at_index=9, since_wall_ms=1_700_000_000_000
+        )
+    )
+    coordinator.answers["Control.ListCandidates"] = admin_pb2.Candidates(chunks=[story])
+    (said,) = dfsctl("gc", "quarantine", "ls", "-o", "json").json
+    assert (said["path"], said["deleted_by"], said["deleted_at_index"]) == ("/x", "me", 9)
+    assert said["since"] == "2023-11-14T22:13:20.000Z"
+    shown = dfsctl("gc", "quarantine", "ls").text
+    assert all(word in shown for word in ("PATH", "/x", "me", "9", "2023-11-14T22:13:20.000Z", "d1"))
     coordinator.answers["Control.RestoreQuarantined"] = admin_pb2.ActionResponse(detail="done")
     assert dfsctl("gc", "quarantine", "restore", "00" * 16).text.strip() == "done"
     assert dfsctl("gc", "release", "--all", "-o", "json").json["chunks"] == 1

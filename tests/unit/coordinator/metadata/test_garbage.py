@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from coordinator.metadata import garbage, invariants, queries
+from coordinator.metadata.commands import garbage as commands
 from coordinator.metadata.contents import OF_ANOTHER_LOG, RESTORED
+from coordinator.metadata.hashing import state_hash
 from quorumfs.errors import Code
 from quorumfs.limits import GC_GRACE_MS
 from quorumfs.v1 import entries_pb2 as e
@@ -274,6 +276,86 @@ def test_the_story_of_a_chunk_from_its_upload_to_its_end(cluster: Cluster) -> No
         update(cluster, chunk, node, GONE)
     forget(cluster, chunk)
     assert told().state == "unknown"
+
+
+def set_quarantine(cluster: Cluster, quarantine_ms: int) -> None:
+    command = e.SetSetting(key="gc.quarantine_ms", value=str(quarantine_ms))
+    assert cluster.system(e.SystemCommand(set_setting=command)).code == Code.OK
+
+
+def deleted(cluster: Cluster, path: bytes) -> bytes:
+    """A chunk that lies in quarantine, and that nobody has any more."""
+    chunk = orphan(cluster, path, "d1", "d2")
+    condemn(cluster, chunk)
+    for node in ("d1", "d2"):
+        update(cluster, chunk, node, GONE)
+    assert forget(cluster, chunk) == 1
+    return chunk
+
+
+def test_what_a_chunk_in_quarantine_was_is_remembered_for_its_time(cluster: Cluster) -> None:
+    set_quarantine(cluster, 1000)
+    db, before = cluster.replica.db, state_hash(cluster.replica.db)
+    chunk = orphan(cluster, b"/x", "d1", "d2")
+    as_orphan = garbage.story(db, chunk)
+    cluster.now_ms += 70
+    condemn(cluster, chunk)
+    for node in ("d1", "d2"):
+        update(cluster, chunk, node, GONE)
+    forget(cluster, chunk)
+    told = garbage.story(db, chunk)
+    assert told.state == "unknown"
+    assert (told.last_path, told.deleted_by, told.length) == (b"/x", "tester", 5)
+    assert (told.since_index, told.since_ms) == (as_orphan.since_index, as_orphan.since_ms)
+    assert told.condemned_index > told.since_index
+    assert rows(cluster, "SELECT forgotten_wall_ms - forgotten_ms FROM quarantined") == [
+        (told.since_wall_ms - told.since_ms,)
+    ]
+    assert state_hash(db) != before
+    cluster.now_ms += 1999  # a node that starts anew counts from its beginning
+    forget(cluster)
+    assert not garbage.has_outlived(db)
+    assert garbage.story(db, chunk) != garbage.Story("unknown", told.now_ms, told.grace_ms)
+    cluster.now_ms += 1
+    cluster.system(e.SystemCommand(tick=e.Tick()))
+    assert garbage.has_outlived(db)
+    forget(cluster)
+    assert garbage.story(db, chunk).since_index == 0
+    assert rows(cluster, "SELECT * FROM quarantined") == []
+
+
+def test_so_many_memories_go_with_one_entry_the_oldest_first(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_quarantine(cluster, 1000)
+    monkeypatch.setattr(commands, "FORGOTTEN_PER_COMMAND", 2)
+    chunks = []
+    for k in range(3):
+        chunks.append(deleted(cluster, b"/%d" % k))
+        cluster.now_ms += 10
+    cluster.now_ms += 2000
+    forget(cluster)
+    assert rows(cluster, "SELECT chunk FROM quarantined") == [(chunks[2],)]
+    forget(cluster)
+    assert rows(cluster, "SELECT chunk FROM quarantined") == []
+
+
+def test_without_a_quarantine_nothing_is_remembered(cluster: Cluster) -> None:
+    set_quarantine(cluster, 0)
+    deleted(cluster, b"/x")
+    assert rows(cluster, "SELECT * FROM quarantined") == []
+
+
+def test_a_chunk_that_comes_back_is_explained_by_what_deleted_it(cluster: Cluster) -> None:
+    chunk = deleted(cluster, b"/x")
+    db = cluster.replica.db
+    was = garbage.story(db, chunk)
+    assert adopt(cluster, chunk, "d1") == 1
+    told = garbage.story(db, chunk)
+    assert (told.state, told.last_path, told.deleted_by) == ("orphan", b"/x", "tester")
+    assert (told.since_index, told.since_ms) == (was.since_index, cluster.now_ms)  # its grace begins anew
+    assert rows(cluster, "SELECT * FROM quarantined") == []
+    assert garbage.counts(db).unexplained == 0
 
 
 def test_replicas_are_told_by_what_holds_their_chunk(cluster: Cluster) -> None:

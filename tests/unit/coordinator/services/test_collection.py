@@ -14,6 +14,7 @@ from coordinator.duties.collect import RUNS_KEPT
 from coordinator.metadata import invariants
 from coordinator.services.collection import CollectionDesk
 from quorumfs.errors import BusyError, InvalidArgumentError, NotFoundError, NotLeaderError
+from quorumfs.limits import GC_QUARANTINE_MS
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import entries_pb2 as e
 from tests.support.farm import GRACE_SECONDS, NODES, Farm
@@ -215,6 +216,37 @@ def test_it_is_said_what_a_node_could_not_bring_back(farm: Farm, desk: Collectio
     detail = farm.leader.run(lambda: desk.restore([chunk]))
     assert "2 replicas" in detail
     assert "d2: 1 were not brought back: its disk is read-only" in detail
+
+
+def test_what_lies_in_quarantine_has_its_story_until_it_is_purged_or_brought_back(
+    farm: Farm, desk: CollectionDesk
+) -> None:
+    wall_ms = farm.leader.clock.wall_ms()
+    chunk = deleted(farm)
+
+    def told() -> list[a.ChunkStory]:
+        listed = farm.leader.run(lambda: desk.candidates(a.ListCandidatesRequest(quarantined=True))).chunks
+        return [explain(farm, desk, chunk), *listed]
+
+    for one in told():
+        assert (one.chunk, one.state, one.quarantined_on) == (chunk, "quarantined", list(NODES))
+        assert (one.last_referenced_by, one.length) == (["/gone"], 5)
+        assert 0 < one.deleted_at_index < one.condemned_index
+        assert abs(one.since_wall_ms - wall_ms) < 1000
+    farm.leader.run(lambda: desk.restore([chunk]))
+    (back,) = told()
+    assert (back.state, back.last_referenced_by, back.quarantined_on) == ("orphan", ["/gone"], [])
+    farm.leader.run(lambda: desk.release([chunk]))
+    farm.pass_time(GRACE_SECONDS)
+    assert farm.cycle().deleted == 1
+    for node in farm.nodes.nodes.values():
+        node.quarantine.clear()
+    (gone,) = told()
+    assert (gone.state, gone.last_referenced_by) == ("unknown", ["/gone"])
+    farm.pass_time(2 * GC_QUARANTINE_MS / 1000)
+    farm.cycle()
+    (gone,) = told()
+    assert (gone.state, gone.last_referenced_by, gone.deleted_at_index) == ("unknown", [], 0)
 
 
 def test_what_is_nowhere_cannot_be_restored(farm: Farm, desk: CollectionDesk) -> None:
