@@ -274,9 +274,9 @@ class CollectionDesk:
         stories = await self._gateway.ask(lambda tx: [garbage.story(tx, chunk) for chunk in chunks])
         told = []
         for chunk, story in zip(chunks, stories, strict=True):
-            one = self._told(chunk, story)
-            one.state, one.quarantined_on[:] = "quarantined", found[chunk]
-            told.append(one)
+            line = self._told(chunk, story)
+            line.state, line.quarantined_on[:] = "quarantined", found[chunk]
+            told.append(line)
         following = chunks[-1] if len(chunks) == limit else b""
         return a.Candidates(chunks=told, next=following, authoritative=True)
 

@@ -207,8 +207,9 @@ class PurgeDuty:
     Time counts only while a leader acknowledges this node (`counts`), and in steps no longer than twice the
     pause: no clock that jumps, no machine that slept, and no cluster without a leader, in which nobody could
     restore anything, shortens it. A restart of the process begins it anew, and so does a new `history` of the
-    log: it may have gone back behind a deletion, and want the chunk again. Wrong bytes stay: they may be the last that
-    is left of a chunk.
+    log: it may have gone back behind a deletion, and want the chunk again. Wrong bytes stay, unless their chunk is
+    condemned: they may be the last that is left of it. After the same time they make way first when a disk has no room:
+    nobody here knows whether there is a good replica, but repair has had its time, and somebody could look.
     """
 
     name = "purge"
@@ -230,6 +231,7 @@ class PurgeDuty:
         self._age_seconds = 0.0
         self._looked_at = clock.monotonic()
         self._since: dict[tuple[ChunkId, int], float] = {}
+        self._corrupt_since: dict[ChunkId, float] = {}
         self._more = False
 
     def configure(self, quarantine_seconds: float) -> None:
@@ -240,18 +242,26 @@ class PurgeDuty:
         self._let_time_pass()
         history = self._history()
         if history != self._counted_in:
-            self._counted_in, self._since = history, {}
+            self._counted_in, self._since, self._corrupt_since = history, {}, {}
         found = self._store.condemned()
         self._since = {one: self._since.get(one, self._age_seconds) for one in found}
         due = [
             one for one, since in self._since.items() if self._age_seconds - since >= self._quarantine_seconds
         ]
+        self._age_corrupt()
         self._make_room()
         self._more = len(due) > PURGES_PER_UNIT
         purged = [one for one in due[:PURGES_PER_UNIT] if self._store.purge(*one)]
         if purged:
             _log.info("quarantine.purged", chunks=len(purged), left=len(found) - len(purged))
         return f"{len(purged)} purged, {len(found) - len(purged)} in quarantine"
+
+    def _age_corrupt(self) -> None:
+        now = self._age_seconds
+        self._corrupt_since = {one: self._corrupt_since.get(one, now) for one in self._store.corrupt()}
+        self._store.worthless = frozenset(
+            one for one, since in self._corrupt_since.items() if now - since >= self._quarantine_seconds
+        )
 
     def _make_room(self) -> None:
         """So that the next chunk finds room, and disks do not count as full for what nobody needs."""

@@ -6,7 +6,8 @@
    with the same content is success (the first answer was lost), with other content an error.
 3. Reads open the file by the index's word and believe nothing before its checksum holds. A file that cannot
    be believed becomes a *suspect*; the verifying duty reads it whole and puts it aside if it is bad.
-4. Deleting is a rename into quarantine, refused for a chunk born after its condemnation, or under a hold.
+4. Deleting is a rename into quarantine, refused for a chunk born after its condemnation, or under a hold. Wrong bytes
+   that were put aside are condemned with their chunk: they get another name, and never come back.
 5. The index lock guards memory only; files are touched outside it, except by the renames of point 4, which
    are short and must not cross a reader's look-up of the same chunk.
 6. At start names are listed, temporaries removed, directories synced once: a rename that a killed process had
@@ -63,6 +64,8 @@ class ChunkStore:
         self._publishing: set[ChunkId] = set()
         self._suspects: dict[ChunkId, None] = {}
         self._serial = itertools.count(1)
+        self.worthless: frozenset[ChunkId] = frozenset()
+        """Whose wrong bytes have been here for a look long enough: they go first when a disk has no room."""
         self.early = EarlyPurges(self.disks, self)
 
     # Starting
@@ -97,19 +100,18 @@ class ChunkStore:
             disk.sync_directory(disk.quarantine)
 
     def _load_quarantine(self, number: int, disk: Disk) -> None:
-        found: list[tuple[int, int, ChunkId]] = []
-        for name in disk.files.names(disk.quarantine):
-            stem, _, rest = name.partition(".")
-            index, _, history = rest.partition(".")  # versions before wrote no history
-            chunk = _parse(stem)
-            if chunk is not None and index.isdecimal() and (history or "0").isdecimal():
-                found.append((int(history or 0), int(index), chunk))
-        for history_number, condemn_index, chunk in sorted(found):  # what was condemned first is the oldest
-            self._index.set_aside(chunk, Quarantined(number, condemn_index, history=history_number))
-        for name in disk.files.names(disk.corrupt):
-            chunk = _parse(name)
-            if chunk is not None and self._index.aside(chunk) is None:
-                self._index.set_aside(chunk, Quarantined(number, None))
+        found: list[tuple[int, int, ChunkId, bool]] = []
+        for corrupt, directory in ((False, disk.quarantine), (True, disk.corrupt)):
+            for name in disk.files.names(directory):
+                chunk, index, history = _parse_aside(name)
+                if chunk is None:
+                    continue
+                if index is not None:
+                    found.append((history, index, chunk, corrupt))
+                elif corrupt:
+                    self._index.set_aside(chunk, Quarantined(number, None, corrupt=True))
+        for history, index, chunk, corrupt in sorted(found):  # what was condemned first is the oldest
+            self._index.set_aside(chunk, Quarantined(number, index, 0, history, corrupt))
 
     # Writing
 
@@ -120,8 +122,9 @@ class ChunkStore:
         Raises NoSpaceError, UnavailableError (no disk can be written), BusyError, PreconditionFailedError
         (the id has been condemned here: ids are never used again).
         """
-        aside = self._index.aside(chunk)
-        if aside is not None and aside.condemn_index is not None:
+        with self._lock:
+            aside = self._index.aside(chunk)
+        if aside is not None and not aside.corrupt:
             raise PreconditionFailedError(
                 f"chunk {chunk.hex()} was deleted here",
                 cause=f"it was condemned at index {aside.condemn_index}",
@@ -311,24 +314,29 @@ class ChunkStore:
             except OSError as error:
                 disk.translate_read(error, chunk)  # it stays where it is, but is not served or counted
             self._index.remove(chunk)
-            self._index.set_aside(chunk, Quarantined(number, None))
+            self._index.set_aside(chunk, Quarantined(number, None, corrupt=True))
         self.delta.add(Change(chunk, ReplicaChange.CORRUPT, disk.disk_id))
 
     # Deleting
 
     def quarantine(self, chunk: ChunkId, condemned: Condemnation) -> bool:
-        """Put a condemned chunk aside, durably. False if it is not here (or already aside).
+        """Put a condemned chunk aside, durably, with what is here of its wrong bytes. False if nothing is here that was
+        not condemned before.
 
         The caller has obeyed the epoch of the order. Raises SafetyGuardError for a chunk that must not go,
         UnavailableError when the disk refuses.
         """
+        gone = self._quarantine_sealed(chunk, condemned)
+        return self._condemn_corrupt(chunk, condemned) or gone
+
+    def _quarantine_sealed(self, chunk: ChunkId, condemned: Condemnation) -> bool:
         birth = self._birth_of(chunk)
         with self._lock:
             number = self._index.disk_of(chunk)
             if number is None:
                 return False
             disk = self.disks[number]
-            rules.check_quarantine(chunk, birth, condemned, self._holds[number].of(chunk))
+            rules.check_quarantine(chunk, birth, condemned, self._hold_of(chunk))
             old, new = disk.chunk_path(chunk), disk.quarantine_path(chunk, condemned.index, condemned.history)
             try:
                 size = disk.files.size_of(old)
@@ -349,6 +357,43 @@ class ChunkStore:
             raise disk.translate(error, f"quarantining chunk {chunk.hex()}") from error
         self.delta.add(Change(chunk, ReplicaChange.MISSING, disk.disk_id))
         return True
+
+    def _condemn_corrupt(self, chunk: ChunkId, condemned: Condemnation) -> bool:
+        """From now on their time in quarantine runs; nothing of them can be brought back. A disk that refuses keeps
+        them: wrong bytes do not hold up the deletion."""
+        with self._lock:
+            found = [one for one in self._index.all_aside(chunk) if one.condemn_index is None]
+        births = [self._birth_in(self.disks[one.disk], self._aside_path(chunk, one), chunk) for one in found]
+        done = False
+        for aside, birth in zip(found, births, strict=True):
+            disk = self.disks[aside.disk]
+            now = replace(aside, condemn_index=condemned.index, history=condemned.history)
+            with self._lock:
+                if not any(one.is_file_of(aside) for one in self._index.all_aside(chunk)):
+                    continue  # purged meanwhile
+                rules.check_quarantine(chunk, birth, condemned, self._hold_of(chunk))
+                try:
+                    disk.files.rename(self._aside_path(chunk, aside), self._aside_path(chunk, now))
+                except OSError as error:
+                    if not isinstance(error, FileNotFoundError):  # that: somebody removed it
+                        disk.translate(error, f"condemning wrong bytes of chunk {chunk.hex()}")
+                    continue
+                self._index.take_back(chunk, aside)
+                self._index.set_aside(chunk, now)
+                done = True
+            try:
+                disk.sync_directory(disk.corrupt)
+            except OSError as error:
+                disk.translate(error, f"condemning wrong bytes of chunk {chunk.hex()}")
+        return done
+
+    def _birth_in(self, disk: Disk, path: Path, chunk: ChunkId) -> Birth | None:
+        """As `_birth_of`, of a file that was put aside."""
+        try:
+            with reader.open_chunk(disk, disk.files.open(path), chunk) as opened:
+                return opened.header.birth
+        except (OSError, QuorumFSError):
+            return None
 
     def restore(self, chunk: ChunkId, hold: Hold) -> bool:
         """Void condemnations at or below the hold's index and bring the chunk back, durably; False: not here.
@@ -380,6 +425,7 @@ class ChunkStore:
         if (
             aside is not None
             and aside.condemn_index is not None
+            and not aside.corrupt
             and (0 < aside.history < hold.history or aside.condemn_index <= hold.void_below_index)
         ):
             self.restore(chunk, hold)
@@ -389,39 +435,48 @@ class ChunkStore:
         with self._lock:
             return self._index.condemned()
 
-    def spare_on(self, number: int) -> list[tuple[ChunkId, int]]:
-        """The same of one disk, oldest first, without what an earlier history condemned: the present one may have gone
-        back behind that, and want it again."""
+    def corrupt(self) -> list[ChunkId]:
+        """Chunks of which wrong bytes lie here that nobody has condemned."""
         with self._lock:
-            return self._index.condemned(number, self._history())
+            return self._index.corrupt()
 
-    def purge(self, chunk: ChunkId, condemn_index: int) -> bool:
-        """Remove a condemned chunk for good; False if it is not in quarantine under that index (any more).
+    def spare_on(self, number: int) -> list[tuple[ChunkId, int | None]]:
+        """What may go before its time on one disk, as (chunk, condemn index): wrong bytes that were there long enough
+        for a look, then what lies in quarantine by order, oldest first, without what an earlier history condemned: the
+        present one may have gone back behind that, and want it again."""
+        with self._lock:
+            worthless = [chunk for chunk in self._index.corrupt(number) if chunk in self.worthless]
+            return [*((chunk, None) for chunk in worthless), *self._index.condemned(number, self._history())]
+
+    def purge(self, chunk: ChunkId, condemn_index: int | None) -> bool:
+        """Remove what lies in quarantine under that index for good (None: wrong bytes without one); False if nothing
+        does (any more).
 
         Not synced: what comes back after a crash lies in quarantine still. Raises UnavailableError.
         """
+        purged = False
         with self._restoring:
             with self._lock:
-                aside = self._index.aside(chunk)
-                if aside is None or aside.condemn_index != condemn_index:
-                    return False
-            disk = self.disks[aside.disk]
-            try:
-                disk.files.remove(self._aside_path(chunk, aside))
-            except FileNotFoundError:
-                pass  # somebody removed it
-            except OSError as error:
-                raise disk.translate(error, f"purging chunk {chunk.hex()}") from error
-            with self._lock:
-                self._index.take_back(chunk)
-        return True
+                files = [one for one in self._index.all_aside(chunk) if one.condemn_index == condemn_index]
+            for aside in files:
+                disk = self.disks[aside.disk]
+                try:
+                    disk.files.remove(self._aside_path(chunk, aside))
+                except FileNotFoundError:
+                    pass  # somebody removed it
+                except OSError as error:
+                    raise disk.translate(error, f"purging chunk {chunk.hex()}") from error
+                with self._lock:
+                    self._index.take_back(chunk, aside)
+                purged = True
+        return purged
 
     def _lies_on(self, chunk: ChunkId) -> int | None:
         """The number of the disk with the chunk, sealed or condemned. Wrong bytes do not come back: None."""
         with self._lock:
             number = self._index.disk_of(chunk)
             aside = self._index.aside(chunk)
-            if number is None and aside is not None and aside.condemn_index is not None:
+            if number is None and aside is not None and not aside.corrupt:
                 return aside.disk
             return number
 
@@ -429,21 +484,25 @@ class ChunkStore:
         """Give a condemned chunk its name again, durably; False if it is not condemned here (any more)."""
         with self._lock:
             aside = None if chunk in self._index else self._index.aside(chunk)
-            if aside is None or aside.condemn_index is None:
+            if aside is None or aside.corrupt:
                 return False
             disk = self.disks[aside.disk]
             old, new = self._aside_path(chunk, aside), disk.chunk_path(chunk)
             try:
                 disk.files.rename(old, new)
             except FileNotFoundError:
-                self._index.take_back(chunk)  # somebody removed it
+                self._index.take_back(chunk, aside)  # somebody removed it
                 return False
         disk.sync_directory(new.parent)
         disk.sync_directory(old.parent)
         with self._lock:
-            self._index.take_back(chunk)
+            self._index.take_back(chunk, aside)
             self._index.add(chunk, aside.disk, aside.size)
         return True
+
+    def _hold_of(self, chunk: ChunkId) -> Hold | None:
+        """The latest: it is of the chunk, wherever else that lies now."""
+        return max((hold for holds in self._holds if (hold := holds.of(chunk)) is not None), default=None)
 
     def _birth_of(self, chunk: ChunkId) -> Birth | None:
         """None when its header cannot be read: then nothing it says can be believed or needs keeping."""
@@ -496,7 +555,7 @@ class ChunkStore:
             except OSError:
                 continue  # what was put aside is nobody's evidence
             with self._lock:
-                if self._index.aside(chunk) == aside:
+                if aside in self._index.all_aside(chunk):
                     self._index.set_aside(chunk, replace(aside, size=size))
         for chunk, number in unknown:
             disk = self.disks[number]
@@ -519,8 +578,8 @@ class ChunkStore:
 
     def _aside_path(self, chunk: ChunkId, aside: Quarantined) -> Path:
         disk = self.disks[aside.disk]
-        if aside.condemn_index is None:
-            return disk.corrupt_path(chunk)
+        if aside.condemn_index is None or aside.corrupt:
+            return disk.corrupt_path(chunk, aside.condemn_index, aside.history)
         return disk.quarantine_path(chunk, aside.condemn_index, aside.history)
 
     def _announce(self, header: Header, disk: Disk) -> None:
@@ -556,6 +615,18 @@ class ChunkStore:
             next="ask for the file's layout again and read another replica",
             ids={"chunk": chunk.hex()},
         )
+
+
+def _parse_aside(name: str) -> tuple[ChunkId | None, int | None, int]:
+    """(chunk, condemn index, history) of a name in quarantine; versions before wrote no history (0). None: no chunk, or
+    no index."""
+    stem, dot, rest = name.partition(".")
+    index, _, history = rest.partition(".")
+    if not dot:
+        return _parse(stem), None, 0
+    if not index.isdecimal() or not (history or "0").isdecimal():
+        return None, None, 0
+    return _parse(stem), int(index), int(history or 0)
 
 
 def _parse(name: str) -> ChunkId | None:

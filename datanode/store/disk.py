@@ -11,6 +11,7 @@
     <path>/chunks/ab/....tmp              a chunk that is being written; removed at start
     <path>/quarantine/<hex>.<index>.<history>  a chunk deleted by the condemnation of that index of that history
     <path>/quarantine/corrupt/<hex>       a replica whose bytes are wrong, kept for a look
+    <path>/quarantine/corrupt/<hex>.<index>.<history>  the same, when its chunk was deleted since
 
 A disk is `ok`, `full`, `read_only` or `failed`. One that failed takes no new chunk until the node is started
 again; what can still be read from it is served. A failed fsync is never tried again: what it was to make
@@ -189,8 +190,11 @@ class Disk:
         number = f".{history}" if history else ""
         return self.quarantine / f"{chunk.hex()}.{condemn_index}{number}"
 
-    def corrupt_path(self, chunk: ChunkId) -> Path:
-        return self.corrupt / chunk.hex()
+    def corrupt_path(self, chunk: ChunkId, condemn_index: int | None = None, history: int = 0) -> Path:
+        """`condemn_index` None: its chunk is not known to be deleted."""
+        return self.corrupt / (
+            chunk.hex() if condemn_index is None else f"{chunk.hex()}.{condemn_index}.{history}"
+        )
 
     # Room
 

@@ -3,7 +3,8 @@
 1. 256 dictionaries, by the first byte of the id, like the directories: a page of a listing sorts one of them.
 2. A value is one int: `size << 8 | disk number`. The size is that of the file, 0 until it has been measured;
    a sealed file is never empty. About 150 bytes of memory per chunk.
-3. Quarantined replicas are kept apart: (disk number, condemn index, size, history); index None means corrupt.
+3. Files put aside are kept apart, all that there are of a chunk: condemned by an index of a history, or corrupt, or
+   both. The first of them is the one to bring back, if any can be.
 
 Not thread-safe: the store calls under its lock.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quorumfs.ids import ChunkId
 
@@ -21,18 +22,24 @@ DISKS_MAX = 255
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A replica put aside. `condemn_index` is None for one with wrong bytes; `history`: of that index, 0: unknown."""
+    """A file put aside. `condemn_index` is None for one with wrong bytes that nobody has condemned; `history`: of that
+    index, 0: unknown. `corrupt`: it has wrong bytes, and never comes back."""
 
     disk: int
     condemn_index: int | None
     size: int = 0
     history: int = 0
+    corrupt: bool = False
+
+    def is_file_of(self, other: Quarantined) -> bool:
+        """Whether both are the same file, whatever is known of its size."""
+        return replace(self, size=0) == replace(other, size=0)
 
 
 class Index:
     def __init__(self) -> None:
         self._shards: list[dict[ChunkId, int]] = [{} for _ in range(256)]
-        self._quarantined: dict[ChunkId, Quarantined] = {}
+        self._quarantined: dict[ChunkId, tuple[Quarantined, ...]] = {}
         self._quarantined_bytes = [0] * DISKS_MAX
         self._condemned = [0] * DISKS_MAX
         self._used = [0] * DISKS_MAX
@@ -76,7 +83,8 @@ class Index:
         """The same of those that were put aside."""
         return [
             (chunk, found)
-            for chunk, found in self._quarantined.items()
+            for chunk, files in self._quarantined.items()
+            for found in files
             if chunk[0] == shard and not found.size
         ]
 
@@ -87,32 +95,53 @@ class Index:
         return self._counts[disk]
 
     def set_aside(self, chunk: ChunkId, found: Quarantined) -> None:
-        """A quarantined replica; replaces what was known of it."""
-        self.take_back(chunk)
-        self._quarantined[chunk] = found
+        """One more file; the same again: its size is learned."""
+        self.take_back(chunk, found)
+        files = (*self._quarantined.get(chunk, ()), found)
+        self._quarantined[chunk] = files if len(files) == 1 else tuple(sorted(files, key=_last))
         self._quarantined_bytes[found.disk] += found.size
         self._condemned[found.disk] += found.condemn_index is not None
 
-    def take_back(self, chunk: ChunkId) -> Quarantined | None:
-        """Forget a quarantined replica; what was known of it."""
-        found = self._quarantined.pop(chunk, None)
-        if found is not None:
-            self._quarantined_bytes[found.disk] -= found.size
-            self._condemned[found.disk] -= found.condemn_index is not None
-        return found
+    def take_back(self, chunk: ChunkId, found: Quarantined) -> None:
+        """Forget a file that was put aside."""
+        left = []
+        for one in self._quarantined.get(chunk, ()):
+            if one.is_file_of(found):
+                self._quarantined_bytes[one.disk] -= one.size
+                self._condemned[one.disk] -= one.condemn_index is not None
+            else:
+                left.append(one)
+        if left:
+            self._quarantined[chunk] = tuple(left)
+        else:
+            self._quarantined.pop(chunk, None)
 
     def aside(self, chunk: ChunkId) -> Quarantined | None:
-        return self._quarantined.get(chunk)
+        """The file to bring back; one with wrong bytes when there is no other."""
+        files = self._quarantined.get(chunk)
+        return files[0] if files else None
+
+    def all_aside(self, chunk: ChunkId) -> tuple[Quarantined, ...]:
+        return self._quarantined.get(chunk, ())
 
     def condemned(self, disk: int | None = None, history: int | None = None) -> list[tuple[ChunkId, int]]:
         """(chunk, condemn index) of what was put aside by order, on one disk or all, in one history or all; in that
         order."""
         return [
             (chunk, found.condemn_index)
-            for chunk, found in self._quarantined.items()
+            for chunk, files in self._quarantined.items()
+            for found in files
             if found.condemn_index is not None
             and disk in (None, found.disk)
             and history in (None, found.history)
+        ]
+
+    def corrupt(self, disk: int | None = None) -> list[ChunkId]:
+        """Chunks of which wrong bytes that nobody has condemned were put aside, on one disk or all."""
+        return [
+            chunk
+            for chunk, files in self._quarantined.items()
+            if any(one.condemn_index is None and disk in (None, one.disk) for one in files)
         ]
 
     def quarantined_bytes(self, disk: int) -> int:
@@ -143,3 +172,8 @@ class Index:
         disk = value & 0xFF
         self._counts[disk] -= 1
         self._used[disk] -= value >> 8
+
+
+def _last(found: Quarantined) -> tuple[bool, int, int]:
+    """Of what can come back, what was condemned last comes first."""
+    return found.corrupt, -found.history, -(found.condemn_index or 0)

@@ -22,11 +22,12 @@ _log = log.get(__name__)
 class Quarantine(Protocol):
     """The store, as far as its quarantine goes."""
 
-    def spare_on(self, number: int) -> Iterable[tuple[ChunkId, int]]:
-        """(chunk, condemn index) of what the present history has put in quarantine on a disk, oldest first."""
+    def spare_on(self, number: int) -> Iterable[tuple[ChunkId, int | None]]:
+        """(chunk, condemn index) of what may go on a disk: wrong bytes first (None), then what the present history has
+        put in quarantine, oldest first."""
         ...
 
-    def purge(self, chunk: ChunkId, condemn_index: int) -> bool: ...
+    def purge(self, chunk: ChunkId, condemn_index: int | None) -> bool: ...
 
 
 class EarlyPurges:

@@ -23,6 +23,7 @@ from datanode.store.layout import file_size
 from datanode.store.rules import Condemnation
 from datanode.store.scrub import Scrubber
 from quorumfs.clock import ManualClock
+from quorumfs.errors import SafetyGuardError
 from quorumfs.ids import ChunkId
 from quorumfs.limits import MIB
 from quorumfs.v1.types_pb2 import Epoch
@@ -141,6 +142,88 @@ def test_wrong_bytes_are_kept_for_a_look(tmp_path: Path) -> None:
         store.mark_corrupt(A)
         let_pass(purging(store, clock), clock, 10_000)
         assert (tmp_path / "quarantine" / "corrupt" / A.hex()).exists()
+
+
+def corrupt_files(path: Path) -> list[str]:
+    return sorted(one.name for one in (path / "quarantine" / "corrupt").iterdir())
+
+
+def test_wrong_bytes_of_a_deleted_chunk_go_when_their_time_in_quarantine_is_over(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        store.mark_corrupt(A)
+        duty = purging(store, clock)
+        let_pass(duty, clock, 10_000)
+        with pytest.raises(SafetyGuardError, match="born"):
+            store.quarantine(A, Condemnation(5, 1))
+        assert store.quarantine(A, Condemnation(50, 1))
+        assert not store.quarantine(A, Condemnation(50, 1))
+        let_pass(duty, clock, 3000)
+        assert corrupt_files(tmp_path) == [f"{A.hex()}.50.1"]
+    with opened(tmp_path) as (store, _):
+        assert store.condemned() == [(A, 50)]
+        assert not store.restore(A, Hold(1, 60))
+        store.unquarantine(A, Hold(1, 60))
+        assert A not in store
+        let_pass(purging(store, clock), clock, 4000)
+        assert corrupt_files(tmp_path) == []
+        assert store.holds_nothing()
+
+
+def test_a_chunk_is_deleted_with_wrong_bytes_of_it_that_lay_beside_it(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        store.mark_corrupt(A)
+        put(store, A, DATA)
+        assert store.quarantine(A, Condemnation(50, 1))
+        assert sorted(store.condemned()) == [(A, 50), (A, 50)]
+        assert store.restore(A, Hold(1, 60))
+        assert store.verify(A).ok
+        assert corrupt_files(tmp_path) == [f"{A.hex()}.50.1"]
+        assert store.quarantine(A, Condemnation(70, 1))
+    with opened(tmp_path) as (store, _):
+        let_pass(purging(store, clock), clock, 4000)
+        assert [one for one in (tmp_path / "quarantine").rglob("*") if one.is_file()] == []
+
+
+def test_wrong_bytes_on_a_disk_that_refuses_do_not_hold_up_a_deletion(tmp_path: Path) -> None:
+    files = FlakyFiles()
+    with opened(tmp_path, files=files) as (store, _):
+        put(store, A, DATA)
+        store.mark_corrupt(A)
+        files.fail["rename"] = 30
+        assert not store.quarantine(A, Condemnation(50, 1))
+        assert store.corrupt() == [A]
+
+
+def test_wrong_bytes_of_a_deleted_replica_do_not_keep_a_good_one_away(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, A, DATA)
+        store.mark_corrupt(A)
+        store.quarantine(A, Condemnation(50, 1))
+        put(store, A, DATA)
+        assert store.verify(A).ok
+
+
+@pytest.mark.parametrize("waited", [False, True])
+def test_wrong_bytes_that_were_there_long_enough_make_way_first(tmp_path: Path, waited: bool) -> None:
+    clock = ManualClock()
+    with opened(tmp_path, files=Full()) as (store, _):
+        put(store, A, DATA)
+        put(store, B, DATA)
+        store.mark_corrupt(A)
+        duty = purging(store, clock)
+        if waited:
+            let_pass(duty, clock, 4200)
+        put(store, ChunkId(b"c" * 16), DATA)
+        store.quarantine(B, Condemnation(50, 1))
+        assert corrupt_files(tmp_path) == [A.hex()]
+        duty.work()
+        assert corrupt_files(tmp_path) == ([] if waited else [A.hex()])
+        assert store.condemned() == ([(B, 50)] if waited else [])
+        assert store.usage()[0].purged_early_chunks == 1
 
 
 def test_what_was_condemned_before_a_restart_is_counted_in_bytes_and_purged_too(tmp_path: Path) -> None:

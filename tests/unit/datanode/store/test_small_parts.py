@@ -107,10 +107,24 @@ def test_the_index_counts_what_it_holds() -> None:
     index.measured(A, 0, 300)
     assert (A in index, len(index), index.used_bytes(0)) == (False, 1, 0)
     index.set_aside(A, Quarantined(0, 5, 300))
-    index.set_aside(A, Quarantined(0, 6, 300))
-    assert index.quarantined_bytes(0) == 300
-    index.take_back(A)
-    assert index.quarantined_bytes(0) == 0
+    index.set_aside(A, Quarantined(0, 5, 400))
+    assert (index.quarantined_bytes(0), index.condemned_count(0)) == (400, 1)
+    index.take_back(A, Quarantined(0, 5))
+    assert (index.quarantined_bytes(0), index.condemned_count(0), index.aside(A)) == (0, 0, None)
+
+
+def test_the_index_knows_every_file_that_was_put_aside_and_which_can_come_back() -> None:
+    index = Index()
+    rotten = Quarantined(0, None, 100, corrupt=True)
+    older, newer = Quarantined(0, 5, 200, 1), Quarantined(1, 6, 200, 1)
+    for one in (rotten, older, newer):
+        index.set_aside(A, one)
+    assert index.all_aside(A) == (newer, older, rotten)
+    assert [index.quarantined_bytes(disk) for disk in (0, 1)] == [300, 200]
+    assert (index.condemned(), index.condemned(0), index.corrupt()) == ([(A, 6), (A, 5)], [(A, 5)], [A])
+    for one in (newer, older):
+        index.take_back(A, one)
+    assert index.aside(A) == rotten
 
 
 def test_waiting_threads_share_one_directory_sync(tmp_path: Path) -> None:
