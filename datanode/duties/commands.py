@@ -264,6 +264,9 @@ class Hands:
         verdict = self.store.verify(chunk)
         if not verdict.ok:
             self.store.mark_corrupt(chunk, verdict.inode)
+            if chunk in self.store:  # on another disk
+                verdict = self.store.verify(chunk)
+        if not verdict.ok:
             raise IntegrityError(f"chunk {chunk.hex()} is damaged", cause=verdict.detail)
         return t.ReplicaAck(node_id=self.node_id, disk_id=self.store.where(chunk)[0], durable=True)
 

@@ -8,6 +8,7 @@
    be believed becomes a *suspect*; the verifying duty reads it whole and puts it aside if it is bad.
 4. Deleting is a rename into quarantine, refused for a chunk born after its condemnation, or under a hold. Wrong bytes
    that were put aside are condemned with their chunk: they get another name, and never come back.
+   A chunk that lies on several disks is deleted on all of them; where one copy is lost, another takes its place.
 5. The index lock guards memory only; files are touched outside it, except by the renames of point 4, which
    are short and must not cross a reader's look-up of the same chunk.
 6. At start names are listed, temporaries removed, directories synced once: a rename that a killed process had
@@ -92,8 +93,8 @@ class ChunkStore:
                         disk.files.remove(directory / name)
                     continue
                 chunk = _parse(name) if name.startswith(prefix) else None
-                if chunk is not None and chunk not in self._index:
-                    self._index.add(chunk, number)
+                if chunk is not None:
+                    (self._index.add_other if chunk in self._index else self._index.add)(chunk, number)
             if disk.writable:
                 disk.sync_directory(directory)
         if disk.writable:
@@ -187,7 +188,7 @@ class ChunkStore:
             info = self.info(header.chunk)
         except IntegrityError:
             self.mark_corrupt(header.chunk)
-            return None
+            return self._sealed_before(header)
         if (info.header.length, info.header.checksum) != (header.length, header.checksum):
             raise PreconditionFailedError(
                 f"chunk {header.chunk.hex()} is sealed here with other content",
@@ -256,8 +257,11 @@ class ChunkStore:
     def on_failed_disk(self, chunk: ChunkId) -> bool:
         """Whether what is here of it lies on a disk that failed: it can be read perhaps, but is no copy to count on."""
         with self._lock:
-            number = self._index.disk_of(chunk)
-        return number is not None and self.disks[number].health()[0] == "failed"
+            numbers = self._index.disks_of(chunk)
+            well = next((one for one in numbers if self.disks[one].health()[0] != "failed"), None)
+            if well is not None:
+                self._index.prefer(chunk, well)
+        return bool(numbers) and well is None
 
     def ids(self, after: bytes, limit: int, quarantined: bool = False) -> list[ChunkId]:
         """Up to `limit` ids that come after `after` (empty: from the first), in order. From memory."""
@@ -298,7 +302,8 @@ class ChunkStore:
             return chunk
 
     def mark_corrupt(self, chunk: ChunkId, inode: int = 0) -> None:
-        """Put a replica with wrong bytes aside; the leader hears of it. Nothing happens if it is not here.
+        """Put a replica with wrong bytes aside; the leader hears of it, or of another copy here that takes its place.
+        Nothing happens if it is not here.
 
         `inode`: the file that was found damaged. Another one has come in its place meanwhile: it stays.
         """
@@ -315,7 +320,20 @@ class ChunkStore:
                 disk.translate_read(error, chunk)  # it stays where it is, but is not served or counted
             self._index.remove(chunk)
             self._index.set_aside(chunk, Quarantined(number, None, corrupt=True))
-        self.delta.add(Change(chunk, ReplicaChange.CORRUPT, disk.disk_id))
+        self._lost(chunk, ReplicaChange.CORRUPT, disk)
+
+    def _lost(self, chunk: ChunkId, change: ReplicaChange, disk: Disk) -> None:
+        """A copy is no more; what is told of the chunk. One on another disk is verified soon."""
+        with self._lock:
+            number = self._index.disk_of(chunk)
+        if number is None:
+            self.delta.add(Change(chunk, change, disk.disk_id))
+            return
+        self.suspect(chunk)
+        try:
+            self._announce(self.info(chunk).header, self.disks[number])
+        except QuorumFSError:
+            pass  # what verifying finds is told
 
     # Deleting
 
@@ -326,7 +344,9 @@ class ChunkStore:
         The caller has obeyed the epoch of the order. Raises SafetyGuardError for a chunk that must not go,
         UnavailableError when the disk refuses.
         """
-        gone = self._quarantine_sealed(chunk, condemned)
+        gone = False
+        while self._quarantine_sealed(chunk, condemned):
+            gone = True  # from one disk; it may lie on another
         return self._condemn_corrupt(chunk, condemned) or gone
 
     def _quarantine_sealed(self, chunk: ChunkId, condemned: Condemnation) -> bool:
@@ -343,9 +363,9 @@ class ChunkStore:
                 disk.files.rename(old, new)
             except FileNotFoundError as error:
                 self._vanished(chunk)
-                if chunk in self._index:  # the file is there; it is the directory that is not
+                if self._index.disk_of(chunk) == number:  # the file is there; it is the directory that is not
                     raise disk.translate(error, f"quarantining chunk {chunk.hex()}") from error
-                return False
+                return self._quarantine_sealed(chunk, condemned)
             except OSError as error:
                 raise disk.translate(error, f"quarantining chunk {chunk.hex()}") from error
             self._index.remove(chunk)
@@ -355,7 +375,8 @@ class ChunkStore:
             disk.sync_directory(old.parent)
         except OSError as error:
             raise disk.translate(error, f"quarantining chunk {chunk.hex()}") from error
-        self.delta.add(Change(chunk, ReplicaChange.MISSING, disk.disk_id))
+        if chunk not in self._index:
+            self.delta.add(Change(chunk, ReplicaChange.MISSING, disk.disk_id))
         return True
 
     def _condemn_corrupt(self, chunk: ChunkId, condemned: Condemnation) -> bool:
@@ -601,7 +622,7 @@ class ChunkStore:
             if number is None or self.disks[number].chunk_path(chunk).exists():
                 return
             self._index.remove(chunk)
-        self.delta.add(Change(chunk, ReplicaChange.MISSING, self.disks[number].disk_id))
+        self._lost(chunk, ReplicaChange.MISSING, self.disks[number])
 
     def _suspected(self, chunk: ChunkId, error: QuorumFSError) -> QuorumFSError:
         if isinstance(error, IntegrityError):

@@ -3,7 +3,9 @@
 1. 256 dictionaries, by the first byte of the id, like the directories: a page of a listing sorts one of them.
 2. A value is one int: `size << 8 | disk number`. The size is that of the file, 0 until it has been measured;
    a sealed file is never empty. About 150 bytes of memory per chunk.
-3. Files put aside are kept apart, all that there are of a chunk: condemned by an index of a history, or corrupt, or
+3. A chunk may lie on several disks: one failed, the chunk was copied anew, and after a restart both are there. One
+   counts; the others are known beside it, and the next of them takes its place when it goes.
+4. Files put aside are kept apart, all that there are of a chunk: condemned by an index of a history, or corrupt, or
    both. The first of them is the one to bring back, if any can be.
 
 Not thread-safe: the store calls under its lock.
@@ -39,6 +41,7 @@ class Quarantined:
 class Index:
     def __init__(self) -> None:
         self._shards: list[dict[ChunkId, int]] = [{} for _ in range(256)]
+        self._others: dict[ChunkId, dict[int, int]] = {}  # disk number -> size
         self._quarantined: dict[ChunkId, tuple[Quarantined, ...]] = {}
         self._quarantined_bytes = [0] * DISKS_MAX
         self._condemned = [0] * DISKS_MAX
@@ -46,7 +49,7 @@ class Index:
         self._counts = [0] * DISKS_MAX
 
     def __len__(self) -> int:
-        return sum(self._counts)
+        return sum(map(len, self._shards))
 
     def __contains__(self, chunk: ChunkId) -> bool:
         return chunk in self._shards[chunk[0]]
@@ -55,29 +58,62 @@ class Index:
         value = self._shards[chunk[0]].get(chunk)
         return None if value is None else value & 0xFF
 
+    def disks_of(self, chunk: ChunkId) -> list[int]:
+        """All with a copy, first the one that counts."""
+        number = self.disk_of(chunk)
+        return [] if number is None else [number, *self._others.get(chunk, ())]
+
     def add(self, chunk: ChunkId, disk: int, size: int = 0) -> None:
-        """A sealed chunk. Known again on the same disk: only its size is learned."""
+        """A sealed chunk; this disk counts from now on. Known again on the same: only its size is learned."""
         shard = self._shards[chunk[0]]
         old = shard.get(chunk)
-        if old is not None:
+        if old is not None and old & 0xFF != disk:
+            self._others.setdefault(chunk, {})[old & 0xFF] = old >> 8
+        elif old is not None:
             self._drop(old)
+        self._drop_other(chunk, disk)
         shard[chunk] = size << 8 | disk
         self._counts[disk] += 1
         self._used[disk] += size
 
+    def add_other(self, chunk: ChunkId, disk: int) -> None:
+        """Another copy of a chunk that is known."""
+        if disk not in self.disks_of(chunk):
+            self._others.setdefault(chunk, {})[disk] = 0
+            self._counts[disk] += 1
+
+    def prefer(self, chunk: ChunkId, disk: int) -> None:
+        """That one of its disks counts."""
+        size = self._others.get(chunk, {}).get(disk)
+        if size is not None:
+            self.add(chunk, disk, size)
+
     def remove(self, chunk: ChunkId) -> None:
-        value = self._shards[chunk[0]].pop(chunk, None)
+        """The copy that counts is gone; another takes its place, if there is one."""
+        shard = self._shards[chunk[0]]
+        value = shard.pop(chunk, None)
         if value is not None:
             self._drop(value)
+        if chunk in self._others:
+            disk, size = next(iter(self._others[chunk].items()))
+            self._drop_other(chunk, disk)
+            self.add(chunk, disk, size)
 
     def measured(self, chunk: ChunkId, disk: int, size: int) -> None:
         """The file's size is now known; nothing happens if the chunk has gone or moved meanwhile."""
         if self._shards[chunk[0]].get(chunk) == disk:
             self.add(chunk, disk, size)
+        elif self._others.get(chunk, {}).get(disk) == 0:
+            self._others[chunk][disk] = size
+            self._used[disk] += size
 
     def unmeasured(self, shard: int) -> list[tuple[ChunkId, int]]:
-        """(chunk, disk) of those in a shard (0..255) whose size is not known."""
-        return [(chunk, value) for chunk, value in self._shards[shard].items() if value < 256]
+        """(chunk, disk) of the copies in a shard (0..255) whose size is not known."""
+        found = [(chunk, value) for chunk, value in self._shards[shard].items() if value < 256]
+        for chunk, others in self._others.items():
+            if chunk[0] == shard:
+                found += [(chunk, disk) for disk, size in others.items() if not size]
+        return found
 
     def unmeasured_aside(self, shard: int) -> list[tuple[ChunkId, Quarantined]]:
         """The same of those that were put aside."""
@@ -167,6 +203,13 @@ class Index:
     def __iter__(self) -> Iterator[ChunkId]:
         for shard in self._shards:
             yield from shard
+
+    def _drop_other(self, chunk: ChunkId, disk: int) -> None:
+        others = self._others.get(chunk, {})
+        if disk in others:
+            self._drop(others.pop(disk) << 8 | disk)
+            if not others:
+                del self._others[chunk]
 
     def _drop(self, value: int) -> None:
         disk = value & 0xFF

@@ -403,6 +403,87 @@ def test_a_process_short_of_descriptors_does_not_blame_the_disk(tmp_path: Path) 
         assert store.usage()[0].state == "ok"
 
 
+def on_two_disks(tmp_path: Path) -> tuple[Path, Path]:
+    """The disk failed, the chunk was copied anew to the other one of the node, and then the first was well again."""
+    with opened(tmp_path / "a", tmp_path / "b") as (store, disks):
+        first = Path(put(store, CHUNK, DATA).file)
+        disks.disks[0].fail("three chunks could not be read")
+        second = Path(put(store, CHUNK, DATA).file)
+        assert len(store) == 1
+    assert [first.parts[-4], second.parts[-4]] == ["a", "b"]
+    return first, second
+
+
+def test_a_chunk_on_two_disks_is_counted_on_both_and_deleted_from_both(tmp_path: Path) -> None:
+    first, second = on_two_disks(tmp_path)
+    with opened(tmp_path / "a", tmp_path / "b") as (store, _):
+        for shard in range(256):
+            store.measure(shard)
+        assert [disk.used_bytes for disk in store.usage()] == [file_size(len(DATA))] * 2
+        assert (store.ids(b"", 9), len(store)) == ([CHUNK], 1)
+        assert store.quarantine(CHUNK, Condemnation(50, 1))
+        assert not first.exists()
+        assert not second.exists()
+        assert [change.state for change in store.delta.pending(9)[0]] == [ReplicaChange.MISSING]
+        assert [disk.used_bytes for disk in store.usage()] == [0, 0]
+        assert store.purge(CHUNK, 50)
+        assert store.holds_nothing()
+        assert list(tmp_path.rglob(f"{CHUNK.hex()}*")) == []
+
+
+def test_a_chunk_that_was_copied_away_from_a_failed_disk_is_deleted_there_too(tmp_path: Path) -> None:
+    with opened(tmp_path / "a", tmp_path / "b") as (store, disks):
+        first = Path(put(store, CHUNK, DATA).file)
+        disks.disks[0].fail("three chunks could not be read")
+        put(store, CHUNK, DATA)
+        assert store.quarantine(CHUNK, Condemnation(50, 1))
+        assert not first.exists()
+
+
+@pytest.mark.parametrize("how", ["rots", "vanishes"])
+def test_another_copy_takes_the_place_of_one_that_is_lost(tmp_path: Path, how: str) -> None:
+    first, second = on_two_disks(tmp_path)
+    with opened(tmp_path / "a", tmp_path / "b") as (store, _):
+        if how == "rots":
+            flip(first, 5000)
+            store.mark_corrupt(CHUNK, store.verify(CHUNK).inode)
+        else:
+            first.unlink()
+            with pytest.raises(ChunkNotFoundError):
+                store.open_reader(CHUNK)
+        (told,) = store.delta.pending(9)[0]
+        assert (told.state, told.disk_id) == (ReplicaChange.SEALED, store.disks[1].disk_id)
+        assert content(store, CHUNK) == DATA
+        assert store.where(CHUNK)[1] == str(second)
+        assert store.take_suspect() == CHUNK
+        second.unlink()
+        with pytest.raises(ChunkNotFoundError):
+            store.open_reader(CHUNK)
+        assert CHUNK not in store
+
+
+def test_a_copy_on_a_disk_that_is_well_counts_rather_than_one_on_a_failed_disk(tmp_path: Path) -> None:
+    _, second = on_two_disks(tmp_path)
+    with opened(tmp_path / "a", tmp_path / "b") as (store, disks):
+        assert not store.on_failed_disk(CHUNK)
+        disks.disks[0].fail("three chunks could not be read")
+        assert not store.on_failed_disk(CHUNK)
+        assert put(store, CHUNK, DATA).file == str(second)
+        disks.disks[1].fail("as well")
+        assert store.on_failed_disk(CHUNK)
+
+
+def test_a_chunk_restored_from_two_disks_comes_back_once_and_the_rest_goes_in_time(tmp_path: Path) -> None:
+    on_two_disks(tmp_path)
+    with opened(tmp_path / "a", tmp_path / "b") as (store, _):
+        store.quarantine(CHUNK, Condemnation(50, 1))
+        assert store.restore(CHUNK, Hold(1, 60))
+        assert content(store, CHUNK) == DATA
+        assert store.condemned() == [(CHUNK, 50)]
+        assert store.purge(CHUNK, 50)
+        assert content(store, CHUNK) == DATA
+
+
 def test_lists_come_in_order_and_in_pages(tmp_path: Path) -> None:
     ids = sorted(ChunkId(os.urandom(16)) for _ in range(50))
     with opened(tmp_path) as (store, _):
