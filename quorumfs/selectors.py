@@ -1,7 +1,7 @@
 """Label selectors, as Kubernetes has them: `zone=a,disk in (ssd,nvme),!canary,rack!=r7`; `key~glob` is ours.
 
 A comma is AND. `key!=v` and `key notin (v)` also match where the label is absent, as in Kubernetes. The empty
-selector matches everything: whoever mutates must refuse it (`Selector.is_empty`).
+selector matches everything: whoever mutates must refuse it.
 """
 
 from __future__ import annotations
@@ -82,11 +82,6 @@ class Selector:
     """All of its requirements must hold. `str` of it parses to the same selector."""
 
     requirements: tuple[Requirement, ...] = ()
-
-    @property
-    def is_empty(self) -> bool:
-        """Matches everything because it asks for nothing; refused for mutations."""
-        return not self.requirements
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         return all(one.matches(labels) for one in self.requirements)

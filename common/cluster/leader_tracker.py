@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Literal
 
 from common import log
@@ -19,7 +18,7 @@ _log = log.get(__name__)
 
 
 class LeaderTracker:
-    """The newest knowledge of the leader. Any thread may call; listeners run on the caller's thread."""
+    """The newest knowledge of the leader. Any thread may call."""
 
     def __init__(self, node_id: str, clock: Clock | None = None) -> None:
         self._node_id = node_id
@@ -30,11 +29,6 @@ class LeaderTracker:
         self._source: Source = "poll"
         self._at = self._clock.monotonic()
         self._wall_ms = 0
-        self._listeners: list[Callable[[Leader | None], None]] = []
-
-    def subscribe(self, listener: Callable[[Leader | None], None]) -> None:
-        """Call `listener` with every new leader (None: nobody is known to lead)."""
-        self._listeners.append(listener)
 
     def observe(self, leader: Leader | None, source: Source, term: int = 0) -> bool:
         """Take what was heard; whether it is believed. Hearsay of a lower term than the known one is not.
@@ -72,8 +66,6 @@ class LeaderTracker:
             _log.info(
                 "leader.changed", leader=leader.node_id, grpc=leader.grpc, term=leader.term, source=source
             )
-        for listener in list(self._listeners):
-            listener(leader)
 
     @property
     def leader(self) -> Leader | None:

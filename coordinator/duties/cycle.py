@@ -44,7 +44,6 @@ LOOK_SECONDS = 0.1
 BUSY_SECONDS = 0.005
 FOREGROUND_SECONDS = 0.2  # after what was written
 LOOKING_SECONDS = 0.05  # after a page that was only read
-ALARM = SHRINK_GUARD
 ALARM_OF_ANOTHER_LOG = "gc_chunks_of_another_log"
 
 T = TypeVar("T")
@@ -252,7 +251,7 @@ class Cycle:
         chunks = self._desk.look(garbage.chunk_count) + self._unexplained
         unexplained = counts.unexplained + self._unexplained
         if not collection.shrinks(unexplained, chunks, self._policy.shrink_guard_percent):
-            self._soft.clear_alarm(ALARM)
+            self._soft.clear_alarm(SHRINK_GUARD)
             return True
         self.report.outcome = "stopped"
         self.report.reason = (
@@ -260,7 +259,7 @@ class Cycle:
             f"{self._policy.shrink_guard_percent:g} %"
         )
         message = f"{self.report.reason}. Is the metadata older than the chunks? gc.shrink_guard_percent is the bound."
-        if not self.report.dry_run and self._soft.raise_alarm(ALARM, message):
+        if not self.report.dry_run and self._soft.raise_alarm(SHRINK_GUARD, message):
             _log.error("gc.stopped", reason=self.report.reason)
         return False
 

@@ -66,7 +66,6 @@ class Figures:
     running: int = 0
     done: int = 0
     failed: int = 0
-    bytes_copied: int = 0
 
 
 class Budget:
@@ -310,7 +309,6 @@ class Repair:
                 self._made.append(_added(done, done.outcome))
                 self._rests.over(done.order.chunk)
                 self.figures.done += 1
-                self.figures.bytes_copied += length
                 self._count("done", 1)
                 self._count("bytes", length)
                 continue

@@ -52,7 +52,6 @@ class Figures:
     """What was trimmed in this leadership, in replicas. Read by any thread."""
 
     deleted: int = 0
-    taken_back: int = 0
 
 
 class TrimDuty:
@@ -205,7 +204,6 @@ class TrimDuty:
             except QuorumFSError as error:  # its next inventory tells what it has; repair makes others
                 _log.info("trim.not_restored", node=node_id, chunk=chunk.hex(), cause=str(error))
             self._verify(node_id, chunk)
-        self.figures.taken_back += len(replicas)
         _log.warning("trim.taken_back", replicas=len(replicas), first=replicas[0][0].hex())
 
     def _reckoned(self, candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:

@@ -33,16 +33,11 @@ _TOP = Inode(ROOT_INODE, DIRECTORY, DETACHED, b"", 0, 0, 0, 0, None, 0)
 """Stands for the root on the way down, which every path begins with; its row is read only when it is the answer."""
 
 
-def resolve(tx: sqlite3.Connection, ref: n.Ref, *, follow: bool) -> Inode:
-    """The inode at `ref`; `follow`: if it is a link, what it points at.
+def locate(tx: sqlite3.Connection, ref: n.Ref, *, follow: bool) -> tuple[Inode, bytes]:
+    """The inode at `ref` and its own absolute path, links resolved; `follow`: if it is a link, what it points at.
 
     Raises NotFoundError, PathNotADirectoryError, InvalidPathError, CycleError.
     """
-    return locate(tx, ref, follow=follow)[0]
-
-
-def locate(tx: sqlite3.Connection, ref: n.Ref, *, follow: bool) -> tuple[Inode, bytes]:
-    """The inode at `ref` and its own absolute path, links resolved. Raises like `resolve`."""
     start, names = beginning(tx, ref)
     links = _Links(ref)
     found = _walk(tx, start, names, links, follow=follow)

@@ -169,11 +169,6 @@ def chunk_rows(tx: sqlite3.Connection, chunks: Iterable[bytes]) -> dict[bytes, C
     return found
 
 
-def valid_chunk_ids(tx: sqlite3.Connection, chunks: Iterable[bytes]) -> set[bytes]:
-    """Those of `chunks` that the metadata knows and has not condemned."""
-    return set(chunk_rows(tx, chunks))
-
-
 def replicas_of(tx: sqlite3.Connection, chunk: bytes) -> list[ReplicaRow]:
     rows = tx.execute(
         "SELECT node.node_id, coalesce(disk.disk_id, ''), replica.state FROM replica"

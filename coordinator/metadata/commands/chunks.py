@@ -13,8 +13,6 @@ from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import types_pb2 as t
 
-OFFSET_MAX = 2**62
-
 _CHUNK = "SELECT state, live, want FROM chunk WHERE id = ? AND state <> ? AND home = ?"
 _REPLICA = "SELECT state, disk FROM replica WHERE chunk = ? AND node = ?"
 _UPSERT = "INSERT OR REPLACE INTO replica (chunk, node, disk, state) VALUES (?, ?, ?, ?)"

@@ -9,9 +9,10 @@ import pytest
 
 from coordinator.duties import cycle
 from coordinator.duties.collect import FIRST_SECONDS
-from coordinator.duties.cycle import ALARM, ALARM_OF_ANOTHER_LOG, Policy
+from coordinator.duties.cycle import ALARM_OF_ANOTHER_LOG, Policy
 from coordinator.metadata import garbage, invariants
 from coordinator.metadata.contents import OF_ANOTHER_LOG, RESTORED
+from coordinator.soft.cycles import SHRINK_GUARD
 from quorumfs.errors import BusyError, Code, NotFoundError, OutcomeUnknownError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
@@ -257,7 +258,7 @@ def test_too_much_unexplained_garbage_stops_the_cycle_and_raises_an_alarm(farm: 
     report = farm.cycle()
     assert (report.outcome, report.adopted, report.condemned) == ("stopped", 0, 0)
     assert farm.on(gone) == list(NODES)
-    assert [code for code, *_ in farm.leader.soft.alarms()] == [ALARM]
+    assert [code for code, *_ in farm.leader.soft.alarms()] == [SHRINK_GUARD]
     farm.nodes["d1"].chunks = {gone: farm.nodes["d1"].chunks[gone]}
     assert farm.cycle().outcome == "done"
     assert farm.leader.soft.alarms() == []
@@ -409,7 +410,7 @@ def test_more_unexplained_garbage_than_one_cycle_looks_at_stops_it_all_the_same(
     for k in range(150):
         farm.stray(k.to_bytes(16, "big"), "d1")
     assert farm.cycle().outcome == "stopped"
-    assert [code for code, *_ in farm.leader.soft.alarms()] == [ALARM]
+    assert [code for code, *_ in farm.leader.soft.alarms()] == [SHRINK_GUARD]
 
 
 # After a restored backup

@@ -244,7 +244,7 @@ def test_ways_up_end_however_deep_a_tree_is(cluster: Cluster, monkeypatch: pytes
 def test_a_way_by_its_names_costs_one_look_a_name(cluster: Cluster) -> None:
     cluster.do(mkdir(b"/a/b/c", parents=True), put(b"/a/b/c/x"))
     seen = statement_count(cluster.replica.db)
-    assert lookup.resolve(cluster.replica.db, ref(b"/a/b/c/x"), follow=True).type == tree.FILE
+    assert lookup.locate(cluster.replica.db, ref(b"/a/b/c/x"), follow=True)[0].type == tree.FILE
     assert len(seen) == 4
 
 
