@@ -1,5 +1,5 @@
-"""One cycle of the garbage collection, in steps: gather, mark, recall, adopt, condemn, sweep, account
-(docs/decisions/0008).
+"""One cycle of the garbage collection, in steps: recall, gather, mark, examine, adopt, condemn, sweep, account
+(docs/decisions/0008). A dry run goes from gather to condemn, without adopt, and writes nothing.
 
 1. A step is one page, one entry or one call. Between steps the thread may be stopped, and clients come first.
 2. Whatever is read here only proposes. `apply` looks at the state as it is then, and a node at what it knows.
@@ -143,6 +143,7 @@ class Cycle:
     # Gather
 
     def _gather(self) -> Iterator[float]:
+        self.report.phase = "gather"
         nodes = {node_id for node_id, known in self._soft.known().items() if known.is_datanode}
         waiting = {node_id for node_id in nodes if self._is_there(node_id)} - self.report.void.keys()
         for node_id in sorted(nodes - waiting - self.report.void.keys()):

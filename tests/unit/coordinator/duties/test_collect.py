@@ -63,6 +63,13 @@ def test_a_dry_run_says_exactly_what_would_be_condemned_and_changes_nothing(farm
     assert farm.collect.last is None
 
 
+def test_a_cycle_that_waits_for_inventories_says_that_it_gathers(farm: Farm) -> None:
+    farm.collect.request(dry_run=False)
+    farm.step_until("recall")
+    farm.step_until("gather")
+    farm.step_until("mark")
+
+
 def test_an_open_upload_keeps_its_chunks_however_slow_it_is(farm: Farm) -> None:
     upload, made = farm.open(b"/slow")
     for _ in range(5):
