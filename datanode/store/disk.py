@@ -4,7 +4,7 @@
     <path>/disks.json                     which other disks the node has, and where (mounts.py)
     <path>/lock                           held while a process uses it
     <path>/node.state                     fencing and counters (fence.py); a copy on every disk
-    <path>/holds.log                      deletes that are void (holds.py)
+    <path>/holds-2.log                    deletes that are void (holds.py); holds.log: those of versions before
     <path>/scrub.json                     how far the scrubber has come
     <path>/answer                         a few bytes, written again and again: whether the disk answers
     <path>/chunks/ab/ab..32 hex digits    a sealed chunk
