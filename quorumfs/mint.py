@@ -16,7 +16,7 @@ system_random: RandomBytes = secrets.token_bytes
 def derived_id(seed: bytes, item: int, op: int, k: int) -> bytes:
     """The k-th id of an op in a log entry: the first 16 bytes of SHA-256(seed, item, op, k).
 
-    Every replica computes the same (decisions 1). `item`, `op`, `k` are below 2**32.
+    Every replica computes the same. `item`, `op`, `k` are below 2**32.
     """
     numbers = item.to_bytes(4, "big") + op.to_bytes(4, "big") + k.to_bytes(4, "big")
     return hashlib.sha256(seed + numbers).digest()[:ID_BYTES]

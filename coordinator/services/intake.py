@@ -1,7 +1,7 @@
 """What is checked of a request before it may be proposed or asked. Pure.
 
 What passes here goes verbatim into the log and is applied by every member of the group, also by one that runs
-an older version: so unknown operations and unknown fields stop here (decisions 2), and so does everything
+an older version: so unknown operations and unknown fields stop here, and so does everything
 that is too large. What an operation means is judged by `apply`.
 """
 

@@ -1,7 +1,7 @@
 """What a datanode must never forget about leaders: the epoch it obeys and the commits it has heard of.
 
 1. A leadership is an epoch (history, term), history first. The highest one is written to the disks and synced
-   *before* anything of it is obeyed; a lower one is refused for ever, also after a restart (decisions 16).
+   *before* anything of it is obeyed; a lower one is refused for ever, also after a restart.
 2. The highest commit index heard belongs to the history obeyed. On the disk it may lag by a few seconds
    between orders: it is written with the next epoch, before every delete, and by a duty of its own
    (`settle`), never by whoever only heard it: a slow disk must not hold up heartbeats.

@@ -1,6 +1,6 @@
 """Deletes that are void: for some chunks, condemnations at or below a log index no longer count.
 
-1. Restoring a chunk voids what condemned it (decisions 20). An order to delete may still be on its way, so the
+1. Restoring a chunk voids what condemned it (docs/decisions/0008). An order to delete may still be on its way, so the
    restore is written down here, on the chunk's disk, before it is answered. Records are appended and synced,
    each with its own CRC; a torn last one was never answered and is cut off at the next start.
 2. An index belongs to a history. A hold of an earlier one says that somebody restored the chunk in a log that the

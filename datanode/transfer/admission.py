@@ -1,7 +1,7 @@
 """How many streams a node takes at once; what is beyond is refused at once, so that nothing ever queues.
 
 1. The pool of threads is larger than both limits together: a refused stream, a short call on the same pool,
-   a cancelled one always find a thread (decisions 13).
+   a cancelled one always find a thread.
 2. A write that waits for the next node holds its place here. Were writes queued instead of refused, crossing
    pipelines could wait for each other for ever.
 """

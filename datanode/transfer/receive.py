@@ -5,7 +5,7 @@ disk. After the `end`: the own disk is synced first, while the row behind does t
 waited for. Only `end` seals: a stream that breaks off leaves nothing, here or behind.
 
 What the *sender* did wrong (bytes out of order, blocks that do not match, no end) fails the call. What this
-node or one behind it cannot do is a line of the answer, and the others go on (decisions 11).
+node or one behind it cannot do is a line of the answer, and the others go on.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ _UPSERT = "INSERT OR REPLACE INTO replica (chunk, node, disk, state) VALUES (?, 
 
 def update_replicas(context: Context, command: e.UpdateReplicas) -> int:
     """Note, change or remove locations of sealed chunks on datanodes. A LIVE one is removed only when as many as
-    wanted remain, one at least, or the chunk is condemned (decisions 20). One that is being deleted is removed, or
-    taken back as MISSING; whatever else is told of it came too late."""
+    wanted remain, one at least, or the chunk is condemned (docs/decisions/0005). One that is being deleted is removed,
+    or taken back as MISSING; whatever else is told of it came too late."""
     nodes: dict[str, int | None] = {}
     done = 0
     for update in command.updates:
