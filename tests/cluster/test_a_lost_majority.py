@@ -6,22 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from quorumfs.testing import LocalCluster, wait_for
+from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 
 pytestmark = pytest.mark.cluster
 
 DFSCTL = str(Path(sys.executable).parent / "dfsctl")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(coordinators=3, datanodes=3) as made:
-        yield made
+cluster = cluster_fixture(coordinators=3, datanodes=3)
 
 
 def dfsctl(*words: str) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from quorumfs import Client
-from quorumfs.testing import LocalCluster, wait_for
+from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 from tests.support.small_disk import fill, small_disk
 
 pytestmark = pytest.mark.cluster
@@ -22,10 +22,7 @@ pytestmark = pytest.mark.cluster
 DFSCTL = str(Path(sys.executable).parent / "dfsctl")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(coordinators=3, datanodes=3) as made:
-        yield made
+cluster = cluster_fixture(coordinators=3, datanodes=3)
 
 
 @pytest.fixture(scope="module")
