@@ -164,6 +164,7 @@ def gc_report(report: admin_pb2.GcReport) -> dict[str, Any]:
         "gathered": report.gathered,
         "strays": report.strays,
         "adopted": report.adopted,
+        "recalled": report.recalled,
         "candidates": report.candidates,
         "condemned": report.condemned,
         "deleted": report.deleted,

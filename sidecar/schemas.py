@@ -179,6 +179,7 @@ _GC_REPORT = {
     "candidates": COUNT,
     "condemned": COUNT,
     "deleted": COUNT,
+    "recalled": COUNT,
     "void_nodes": many(TEXT),
     "seconds": SECONDS,
     "dry_run": TRUTH,

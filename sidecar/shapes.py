@@ -304,6 +304,7 @@ def gc_report(report: admin_pb2.GcReport) -> Json:
         "candidates": report.candidates,
         "condemned": report.condemned,
         "deleted": report.deleted,
+        "recalled": report.recalled,
         "void_nodes": list(report.void_nodes),
         "seconds": seconds(report.seconds),
         "dry_run": report.dry_run,

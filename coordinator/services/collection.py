@@ -398,6 +398,7 @@ def wire(report: Report, ticket: int) -> a.GcReport:
         gathered=report.gathered,
         strays=report.strays,
         adopted=report.adopted,
+        recalled=report.recalled,
         candidates=report.candidates,
         condemned=report.condemned,
         deleted=report.deleted,

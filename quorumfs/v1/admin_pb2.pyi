@@ -1539,6 +1539,7 @@ class GcReport(_message.Message):
     ADOPTED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    RECALLED_FIELD_NUMBER: _builtins.int
     cycle: _builtins.int
     outcome: _builtins.str
     marked: _builtins.int
@@ -1557,6 +1558,8 @@ class GcReport(_message.Message):
     """why it ended early"""
     age_seconds: _builtins.float
     """since it ended"""
+    recalled: _builtins.int
+    """replicas brought back from quarantine, for the tables refer to their chunks"""
     @_builtins.property
     def void_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1586,10 +1589,11 @@ class GcReport(_message.Message):
         adopted: _builtins.int = ...,
         reason: _builtins.str = ...,
         age_seconds: _builtins.float = ...,
+        recalled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "age_seconds", b"age_seconds", "candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "deleted", b"deleted", "dry_run", b"dry_run", "error", b"error", "gathered", b"gathered", "mark_index", b"mark_index", "marked", b"marked", "outcome", b"outcome", "reason", b"reason", "seconds", b"seconds", "strays", b"strays", "ticket", b"ticket", "void_nodes", b"void_nodes", "would_condemn", b"would_condemn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "age_seconds", b"age_seconds", "candidates", b"candidates", "condemned", b"condemned", "cycle", b"cycle", "deleted", b"deleted", "dry_run", b"dry_run", "error", b"error", "gathered", b"gathered", "mark_index", b"mark_index", "marked", b"marked", "outcome", b"outcome", "reason", b"reason", "recalled", b"recalled", "seconds", b"seconds", "strays", b"strays", "ticket", b"ticket", "void_nodes", b"void_nodes", "would_condemn", b"would_condemn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

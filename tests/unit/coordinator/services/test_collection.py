@@ -12,7 +12,8 @@ import pytest
 
 from coordinator.duties.collect import RUNS_KEPT
 from coordinator.metadata import invariants
-from coordinator.services.collection import CollectionDesk
+from coordinator.services.collection import CollectionDesk, wire
+from coordinator.soft.cycles import Report
 from quorumfs.errors import BusyError, InvalidArgumentError, NotFoundError, NotLeaderError
 from quorumfs.limits import GC_QUARANTINE_MS
 from quorumfs.v1 import admin_pb2 as a
@@ -279,6 +280,10 @@ def test_candidates_and_quarantine_come_in_pages(farm: Farm, desk: CollectionDes
     farm.nodes["d1"].reachable = False
     assert pages(quarantined=True, node_id="d1") == []
     assert pages(quarantined=True) == chunks
+
+
+def test_a_cycle_tells_how_many_replicas_it_brought_back() -> None:
+    assert wire(Report(dry_run=False, recalled=3), ticket=1).recalled == 3
 
 
 def test_a_run_is_begun_waited_for_and_looked_after(farm: Farm, desk: CollectionDesk) -> None:
