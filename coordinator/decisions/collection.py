@@ -65,18 +65,17 @@ def unrecorded(chunk: bytes, recorded: Collection[str], listed: Mapping[str, Pac
     return [node_id for node_id in sorted(listed) if node_id not in recorded and chunk in listed[node_id]]
 
 
-def may_adopt(found: Found | None, history: int, mark_index: int, log_index: int) -> bool:
-    """Whether a stray is one: what was born in this history after the mark has its row by now, unless the log, which is
-    at `log_index` after the header was read, has not come to its birth."""
+def may_adopt(found: Found | None, history: int, mark_index: int) -> bool:
+    """Whether a stray is one: what was born in this history after the mark has its row by now."""
     if found is None or found.quarantined:
         return False
-    return not mark_index < found.birth.index <= log_index or found.birth.history != history
+    return found.birth.history != history or found.birth.index <= mark_index
 
 
-def is_of_this_log(found: Found, history: int, log_index: int) -> bool:
+def is_of_this_history(found: Found, history: int) -> bool:
     """Whether the log knew of the chunk, and so is proof that nothing refers to it. What is not waits for an operator,
     and no cycle can condemn it: it is no evidence against the metadata."""
-    return found.birth.history == history and found.birth.index <= log_index
+    return found.birth.history == history
 
 
 def unexplained_strays(found: int, examined: int, unexplained: int) -> int:

@@ -99,7 +99,7 @@ class Cycle:
         self._fork_index = 0
         self._released: frozenset[bytes] = frozenset()
         self._listed: dict[str, PackedIds] = {}
-        self._unexplained = 0  # strays, without those of other logs: these are held, and never condemned
+        self._unexplained = 0  # strays, without those of other histories: these are held, and never condemned
         self.report = Report(dry_run)
 
     def steps(self) -> Iterator[float]:
@@ -209,15 +209,10 @@ class Cycle:
         for chunk, nodes in strays.items():
             found = self._find(chunk, nodes)
             still = [node_id for node_id in nodes if node_id in self._listed]
-            history, mark_index = self._epoch.history, self.report.mark_index
-            log_index = (
-                self._now().index if found is not None and found.birth.index > mark_index else mark_index
-            )
-            if collection.may_adopt(found, history, mark_index, log_index) and still:
+            if collection.may_adopt(found, self._epoch.history, self.report.mark_index) and still:
                 assert found is not None
-                known = collection.is_of_this_log(found, history, log_index)
-                adopt.append(_adoption(chunk, still, found, known=known))
-                unexplained += known
+                adopt.append(_adoption(chunk, still, found))
+                unexplained += collection.is_of_this_history(found, self._epoch.history)
             else:
                 self.report.strays -= 1
             yield 0.0
@@ -482,15 +477,10 @@ class Cycle:
         return LOOKING_SECONDS if self._desk.consensus.status().queue_ops else BUSY_SECONDS
 
 
-def _adoption(chunk: bytes, nodes: Sequence[str], found: Found, *, known: bool) -> e.AdoptChunks.One:
+def _adoption(chunk: bytes, nodes: Sequence[str], found: Found) -> e.AdoptChunks.One:
     birth = t.ChunkBirth(
         history=found.birth.history, index=found.birth.index, cluster_ms=found.birth.cluster_ms
     )
     return e.AdoptChunks.One(
-        chunk=chunk,
-        node_ids=nodes,
-        birth=birth,
-        length=found.length,
-        checksum=found.checksum,
-        of_another_log=not known,
+        chunk=chunk, node_ids=nodes, birth=birth, length=found.length, checksum=found.checksum
     )

@@ -843,12 +843,9 @@ class AdoptChunks(_message.Message):
         BIRTH_FIELD_NUMBER: _builtins.int
         LENGTH_FIELD_NUMBER: _builtins.int
         CHECKSUM_FIELD_NUMBER: _builtins.int
-        OF_ANOTHER_LOG_FIELD_NUMBER: _builtins.int
         chunk: _builtins.bytes
         length: _builtins.int
         checksum: _builtins.int
-        of_another_log: _builtins.bool
-        """the proposer's log, which has all that was committed, had not come to its birth"""
         @_builtins.property
         def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
             """who has it"""
@@ -865,11 +862,10 @@ class AdoptChunks(_message.Message):
             birth: _types_pb2.ChunkBirth | None = ...,
             length: _builtins.int = ...,
             checksum: _builtins.int = ...,
-            of_another_log: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["birth", b"birth"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["birth", b"birth", "checksum", b"checksum", "chunk", b"chunk", "length", b"length", "node_ids", b"node_ids", "of_another_log", b"of_another_log"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["birth", b"birth", "checksum", b"checksum", "chunk", b"chunk", "length", b"length", "node_ids", b"node_ids"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

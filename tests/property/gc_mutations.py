@@ -201,7 +201,7 @@ def _wherever_born(original: Callable[..., Any]) -> Callable[..., Any]:
 def _nobody_looks_at_births() -> Iterator[None]:
     """Neither the log at what it adopts, nor a node at what it is to delete: each alone suffices."""
     with (
-        patch.object(commands, "_is_of_this_log", lambda context, one: True),
+        patch.object(commands, "_is_of_this_log", lambda context, birth: True),
         patch.object(rules, "check_quarantine", _wherever_born(rules.check_quarantine)),
     ):
         yield

@@ -85,7 +85,7 @@ def _take_in(context: Context, one: e.AdoptChunks.One) -> None:
     length = min(one.length, CHUNK_SIZE_BYTES_MAX)
     state = contents.SEALED if length else contents.ALLOCATED
     numbers = [min(number, NUMBER_MAX) for number in (birth.history, birth.index, birth.cluster_ms)]
-    hold = contents.FREE if _is_of_this_log(context, one) else contents.OF_ANOTHER_LOG
+    hold = contents.FREE if _is_of_this_log(context, birth) else contents.OF_ANOTHER_LOG
     context.execute(_NEW_CHUNK, (one.chunk, state, contents.ON_DATANODES, length, one.checksum, *numbers))
     since_index, deleted_by, path = _remembered(context, one.chunk)
     context.execute(_NEW_ORPHAN, (one.chunk, since_index, context.now_ms, deleted_by, path, hold))
@@ -103,15 +103,13 @@ def _remembered(context: Context, chunk: bytes) -> tuple[int, str, bytes]:
     return int(row[0]), str(row[1]), bytes(row[2])
 
 
-def _is_of_this_log(context: Context, one: e.AdoptChunks.One) -> bool:
-    """Whether this log can have seen the chunk's birth, and so knows that nothing refers to it. Who proposed may have
-    seen that it had not come so far.
+def _is_of_this_log(context: Context, birth: t.ChunkBirth) -> bool:
+    """Whether this log can have seen the chunk's birth, and so knows that nothing refers to it.
 
     Where exactly an older history was left nobody can say: the entry that begins a new one is not its first.
     """
-    birth = one.birth
     past = birth.index < context.index and birth.cluster_ms <= context.now_ms
-    return birth.history == context.history and past and not one.of_another_log
+    return birth.history == context.history and past
 
 
 def condemn(context: Context, command: e.CondemnChunks) -> int:
@@ -167,23 +165,13 @@ def restore(context: Context, command: e.RestoreChunks) -> int:
 
 def release(context: Context, command: e.ReleaseChunks) -> int:
     """End the hold of orphans; their grace begins anew, and whoever said so is who deleted them, if nobody did
-    before. What was born in a later history, or at an index that is still to come, stays: no node would let a leader of
-    this log delete it."""
+    before. What was born in a later history stays: no node would let a leader of this one delete it."""
     return sum(
         context.execute(
             "UPDATE orphan SET hold = ?, since_ms = ?,"
             " deleted_by = CASE WHEN deleted_by = '' THEN ? ELSE deleted_by END WHERE chunk = ? AND hold > 0"
-            " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.id = orphan.chunk"
-            " AND (birth_history < ? OR birth_history = ? AND birth_index < ?))",
-            (
-                contents.RELEASED,
-                context.now_ms,
-                context.principal or OPERATOR,
-                chunk,
-                context.history,
-                context.history,
-                context.index,
-            ),
+            " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.id = orphan.chunk AND birth_history <= ?)",
+            (contents.RELEASED, context.now_ms, context.principal or OPERATOR, chunk, context.history),
         ).rowcount
         for chunk in command.chunks
     )
