@@ -150,9 +150,13 @@ def _pid(cluster: LocalCluster, node_id: str) -> int | None:
 def _is_known(cluster: LocalCluster, state: State, hung: list[str], dead: list[str]) -> bool:
     victims = {*hung, *dead}
     for node in cluster.nodes:
-        own = ask(node, "/health").json["node"]["state"]
-        if own != ("hung" if node.node_id in hung else "down" if node.node_id in dead else "ok"):
+        health = ask(node, "/health")
+        if health.json["node"]["state"] != (
+            "hung" if node.node_id in hung else "down" if node.node_id in dead else "ok"
+        ):
             return False
+        if state != "leaderless" and node.node_id not in victims and health.status != 200:
+            return False  # the next leader has not acknowledged it yet
         leader = ask(node, "/leader").json["leader"]
         if (leader is None) is not (state == "leaderless") or (leader and leader["node_id"] in victims):
             return False
