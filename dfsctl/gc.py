@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from dfsctl import views
+from dfsctl.errors import in_words
 from dfsctl.output import pairs, show, table
 from dfsctl.shell import Settings, command, settings
 from dfsctl.watching import show_or_watch, watch_option
-from quorumfs.errors import InvalidArgumentError, TimedOutError
+from quorumfs.errors import InvalidArgumentError, PartialError, TimedOutError
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import admin_pb2
 
@@ -90,7 +91,7 @@ def _control(request: admin_pb2.ControlGcRequest) -> None:
 def candidates(held: bool, limit: int) -> None:
     """Orphans that are not condemned yet, and the earliest time at which each can be."""
     given = settings()
-    data = [views.chunk_story(one) for one in _listed(given, limit, held=held)]
+    data = [views.chunk_story(one) for one in _listed(given, limit, held=held)[0]]
     rows = (
         (
             one["chunk"],
@@ -141,7 +142,7 @@ def release(chunks: tuple[str, ...], everything: bool) -> None:
         raise InvalidArgumentError("name chunks, or say --all", next="dfsctl gc candidates --held")
     ids = [_id_of(one) for one in chunks]
     if everything:
-        ids = [one.chunk for one in _listed(given, 10**9, held=True)]
+        ids = [one.chunk for one in _listed(given, 10**9, held=True)[0]]
     _order(given, ids, release=True)
 
 
@@ -149,9 +150,9 @@ def release(chunks: tuple[str, ...], everything: bool) -> None:
 @click.option("--node", "node_id", metavar="NODE", default="", help="Of this node only.")
 @limit_option
 def quarantine_ls(node_id: str, limit: int) -> None:
-    """What datanodes have in quarantine, where, and what it was."""
+    """What datanodes have in quarantine, where, and what it was. Exit code 8 when a datanode did not tell."""
     given = settings()
-    found = _listed(given, limit, quarantined=True, node_id=node_id)
+    found, silent = _listed(given, limit, quarantined=True, node_id=node_id)
     data = [views.quarantined(one) for one in found]
     rows = (
         (
@@ -165,6 +166,14 @@ def quarantine_ls(node_id: str, limit: int) -> None:
         for one in data
     )
     show(given, data, lambda: table(("CHUNK", "PATH", "DELETED BY", "AT INDEX", "SINCE", "NODES"), rows))
+    if silent:
+        error = PartialError(
+            f"{', '.join(silent)} did not tell",
+            cause="what lies in quarantine there is not in the list",
+            next="dfsctl node ls shows whether they are there; then again",
+        )
+        click.echo(in_words(error), err=True, nl=False)
+        raise click.exceptions.Exit(int(error.exit_code))
 
 
 @command("restore")
@@ -184,8 +193,10 @@ def _order(given: Settings, ids: list[bytes], *, release: bool) -> None:
     show(given, {"chunks": len(ids), "details": details}, lambda: details or ["nothing is held"])
 
 
-def _listed(given: Settings, limit: int, **fields: Any) -> list[admin_pb2.ChunkStory]:
+def _listed(given: Settings, limit: int, **fields: Any) -> tuple[list[admin_pb2.ChunkStory], list[str]]:
+    """All pages, and the datanodes that told nothing for one of them."""
     found: list[admin_pb2.ChunkStory] = []
+    silent: set[str] = set()
     after = b""
     with given.coordinator() as coordinator:
         while len(found) < limit:
@@ -194,10 +205,11 @@ def _listed(given: Settings, limit: int, **fields: Any) -> list[admin_pb2.ChunkS
             )
             page = coordinator.control("Control.ListCandidates", request)
             found += page.chunks
+            silent.update(page.silent_nodes)
             after = page.next
             if not after:
                 break
-    return found
+    return found, sorted(silent)
 
 
 def _id_of(text: str) -> bytes:

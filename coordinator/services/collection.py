@@ -258,13 +258,15 @@ class CollectionDesk:
         )
 
     async def _quarantined(self, after: bytes, limit: int, node_id: str) -> a.Candidates:
-        """What nodes have in quarantine, and what is known of it; those that do not answer are passed over."""
+        """What nodes have in quarantine, and what is known of it; those that do not answer are named."""
         nodes = [one for one in self._there() if node_id in ("", one)]
+        silent = {one for one in self._datanodes() if node_id in ("", one)}.difference(nodes)
         holders = self._holders()
         asked = [asyncio.to_thread(holders.quarantined, one, after, limit) for one in nodes]
         found: dict[bytes, list[str]] = {}
         for one, answer in zip(nodes, await asyncio.gather(*asked, return_exceptions=True), strict=True):
             if isinstance(answer, QuorumFSError):
+                silent.add(one)
                 continue
             if isinstance(answer, BaseException):
                 raise answer
@@ -278,7 +280,7 @@ class CollectionDesk:
             line.state, line.quarantined_on[:] = "quarantined", found[chunk]
             told.append(line)
         following = chunks[-1] if len(chunks) == limit else b""
-        return a.Candidates(chunks=told, next=following, authoritative=True)
+        return a.Candidates(chunks=told, next=following, authoritative=True, silent_nodes=sorted(silent))
 
     # Orders
 
@@ -368,11 +370,10 @@ class CollectionDesk:
 
     def _there(self) -> list[str]:
         """Datanodes that were heard a moment ago."""
-        return sorted(
-            node_id
-            for node_id, known in self._soft.known().items()
-            if known.is_datanode and self._soft.recently_heard(node_id)
-        )
+        return [node_id for node_id in self._datanodes() if self._soft.recently_heard(node_id)]
+
+    def _datanodes(self) -> list[str]:
+        return sorted(node_id for node_id, known in self._soft.known().items() if known.is_datanode)
 
     async def _find(self, chunk: bytes) -> dict[str, Found]:
         """The nodes that have it, in quarantine or not, of those that answer."""

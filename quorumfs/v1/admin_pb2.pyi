@@ -1790,6 +1790,8 @@ Global___ListCandidatesRequest: _TypeAlias = ListCandidatesRequest  # noqa: Y015
 
 @_typing.final
 class Candidates(_message.Message):
+    """silent_nodes: of the quarantine, datanodes that were asked, or would have been had they been heard, and told nothing"""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CHUNKS_FIELD_NUMBER: _builtins.int
@@ -1797,6 +1799,7 @@ class Candidates(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     AUTHORITATIVE_FIELD_NUMBER: _builtins.int
     AGE_MS_FIELD_NUMBER: _builtins.int
+    SILENT_NODES_FIELD_NUMBER: _builtins.int
     next: _builtins.bytes
     authoritative: _builtins.bool
     age_ms: _builtins.int
@@ -1804,6 +1807,8 @@ class Candidates(_message.Message):
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkStory]: ...
     @_builtins.property
     def error(self) -> _types_pb2.ErrorDetail: ...
+    @_builtins.property
+    def silent_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -1812,10 +1817,11 @@ class Candidates(_message.Message):
         error: _types_pb2.ErrorDetail | None = ...,
         authoritative: _builtins.bool = ...,
         age_ms: _builtins.int = ...,
+        silent_nodes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "authoritative", b"authoritative", "chunks", b"chunks", "error", b"error", "next", b"next"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "authoritative", b"authoritative", "chunks", b"chunks", "error", b"error", "next", b"next", "silent_nodes", b"silent_nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -286,6 +286,21 @@ def test_a_cycle_tells_how_many_replicas_it_brought_back() -> None:
     assert wire(Report(dry_run=False, recalled=3), ticket=1).recalled == 3
 
 
+def test_nodes_whose_quarantine_is_not_known_are_named(farm: Farm, desk: CollectionDesk) -> None:
+    deleted(farm)
+
+    def silent(**fields: Any) -> list[str]:
+        request = a.ListCandidatesRequest(quarantined=True, **fields)
+        return list(farm.leader.run(lambda: desk.candidates(request)).silent_nodes)
+
+    assert silent() == []
+    farm.nodes["d1"].reachable = False
+    assert silent() == ["d1"]
+    assert silent(node_id="d2") == []
+    with patch.object(farm.leader.soft, "recently_heard", lambda node_id: node_id != "d2"):
+        assert silent() == ["d1", "d2"]
+
+
 def test_a_run_is_begun_waited_for_and_looked_after(farm: Farm, desk: CollectionDesk) -> None:
     async def run(**fields: Any) -> a.GcReport:
         return await desk.run(a.RunGcRequest(**fields))
