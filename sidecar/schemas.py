@@ -306,7 +306,13 @@ EXEC = obj(
     ),
 )
 NODE_ACTION = obj(node_id=TEXT, action=TEXT, detail=TEXT)
-CANDIDATES = obj(chunks=many(obj(**_CHUNK_STORY)), next=maybe(HEX_ID), authoritative=TRUTH, **_AS_OF)
+CANDIDATES = obj(
+    chunks=many(obj(**_CHUNK_STORY)),
+    next=maybe(HEX_ID),
+    authoritative=TRUTH,
+    silent_nodes=many(TEXT),
+    **_AS_OF,
+)
 _REPAIR = {"pending": COUNT, "running": COUNT, "done": COUNT, "failed": COUNT, "bytes_per_second": NUMBER}
 REPAIR = obj(**_REPAIR)
 REPAIR_AS_OF = obj(**_REPAIR, authoritative=TRUTH, **_AS_OF)

@@ -92,7 +92,8 @@ def run_gc() -> Response:
 @describes(Contract({200: schemas.CANDIDATES}, query=CANDIDATES_QUERY))
 @require(Role.VIEWER)
 def candidates() -> Response:
-    """`?state=orphan|held|quarantined&after=&limit=`: a page of chunks by id; `next` is the `after` of the next.
+    """`?state=orphan|held|quarantined&after=&limit=`: a page of chunks by id; `next` is the `after` of the next; of
+    `quarantined`, `silent_nodes`: datanodes that did not tell.
 
     While nobody leads, as any coordinator's tables have it (not of `quarantined`: only nodes know that)."""
     query = bodies.query(("state", "after", "limit"))
@@ -122,6 +123,7 @@ def candidates() -> Response:
             "chunks": chunks,
             "next": following,
             "authoritative": told.value.authoritative,
+            "silent_nodes": list(told.value.silent_nodes),
             **as_of(told, error),
         }
     )

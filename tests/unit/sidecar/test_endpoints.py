@@ -392,6 +392,15 @@ def test_without_a_leader_the_tables_of_any_coordinator_are_told_as_old_as_they_
     assert found.json["reason"]
 
 
+def test_datanodes_that_did_not_tell_of_their_quarantine_are_named() -> None:
+    told = admin_pb2.Candidates(authoritative=True, silent_nodes=["d2"])
+    found = client({OWN: well(), C1: FakeNode({"ListCandidates": told})}).get(
+        "/v1/gc/candidates?state=quarantined"
+    )
+    assert found.json is not None
+    assert (found.status_code, found.json["chunks"], found.json["silent_nodes"]) == (200, [], ["d2"])
+
+
 def test_a_chunk_that_the_leader_explains_is_told_as_its_word() -> None:
     story = admin_pb2.ChunkStory(chunk=b"\1" * 16, state="orphan", authoritative=True)
     asked = FakeNode({"ExplainChunk": story})
