@@ -14,7 +14,7 @@ from dfsctl.errors import in_words, show_json
 from dfsctl.output import pairs, show
 from dfsctl.shell import command, settings
 from quorumfs import backups
-from quorumfs.errors import Code, Exit, InternalError, SafetyGuardError, make
+from quorumfs.errors import Code, Exit, InternalError, InvalidArgumentError, SafetyGuardError, make
 from quorumfs.local.processes import console_script
 from quorumfs.v1 import admin_pb2
 
@@ -94,6 +94,12 @@ def _ask(*words: str) -> tuple[int, dict[str, Any]]:
         raise make(code, refused["message"], cause=refused["cause"], next=refused["next"])
     if not data:
         said = (done.stdout + done.stderr).strip()
+        if done.returncode == Exit.USAGE:
+            raise InvalidArgumentError(
+                "the coordinator's configuration is refused",
+                cause=said,
+                next="give the configuration of a coordinator; dfsctl config check FILE",
+            )
         raise InternalError(f"{argv[0]} ended with status {done.returncode}", cause=said)
     return done.returncode, data
 
