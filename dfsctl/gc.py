@@ -31,19 +31,19 @@ limit_option = click.option(
 def status(watch: float | None) -> None:
     """Where the collection stands, and what its last cycle did."""
     given = settings()
-
-    def lines(data: dict[str, Any]) -> list[str]:
-        accounting = [one.values() for one in data["accounting"]]
-        head = [name.removesuffix("_bytes").upper() for name in views.disk_classes(admin_pb2.DiskClasses())]
-        rest = pairs((name, value) for name, value in data.items() if name != "accounting")
-        return [*rest, *(table(head, map(list, accounting)) if accounting else [])]
-
     with given.coordinator() as coordinator:
 
         def ask() -> dict[str, Any]:
             return views.gc(coordinator.control("Control.GetGc", admin_pb2.GetGcRequest()))
 
-        show_or_watch(given, watch, ask, lines)
+        show_or_watch(given, watch, ask, _lines)
+
+
+def _lines(data: dict[str, Any]) -> list[str]:
+    accounting = [one.values() for one in data["accounting"]]
+    head = [name.removesuffix("_bytes").upper() for name in views.disk_classes(admin_pb2.DiskClasses())]
+    rest = pairs((name, value) for name, value in data.items() if name != "accounting")
+    return [*rest, *(table(head, map(list, accounting)) if accounting else [])]
 
 
 @command("run")
@@ -82,7 +82,7 @@ def _control(request: admin_pb2.ControlGcRequest) -> None:
     given = settings()
     with given.coordinator() as coordinator:
         data = views.gc(coordinator.control("Control.ControlGc", request))
-    show(given, data, lambda: pairs(data.items()))
+    show(given, data, lambda: _lines(data))
 
 
 @command("candidates")

@@ -61,7 +61,9 @@ def cell(value: Any) -> str:
         case float():
             return f"{value:.1f}"
         case dict():
-            return ",".join(f"{key}={one}" for key, one in sorted(value.items())) or "-"
+            return ",".join(f"{key}={cell(one)}" for key, one in sorted(value.items())) or "-"
+        case list() | tuple():
+            return ", ".join(map(cell, value)) or "-"
         case _:
             return printable(str(value))
 

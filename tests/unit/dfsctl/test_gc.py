@@ -20,3 +20,21 @@ def test_a_list_of_the_quarantine_that_lacks_a_node_is_partial_and_says_so(
     said = dfsctl("gc", "quarantine", "ls", "-o", "json")
     assert (said.code, [one["chunk"] for one in said.json]) == (8, [b"c".hex() * 16])
     assert "d2 did not tell" in said.err
+
+
+def test_nobody_reads_the_notation_of_a_programming_language(dfsctl: Dfsctl, coordinator: Any) -> None:
+    report = admin_pb2.GcReport(outcome="done", would_condemn=[b"c" * 16], seconds=1.0924301650002235)
+    report.void_nodes.extend(["d1", "d2"])
+    status = admin_pb2.GcStatus(
+        state="idle", last_cycle=report, accounting=[admin_pb2.DiskClasses(node_id="d1")]
+    )
+    coordinator.answers = {
+        "Control.RunGc": report,
+        "Control.ControlGc": status,
+        "Control.GetGc": status,
+    }
+    assert "void_nodes     d1, d2" in dfsctl("gc", "run", "--dry-run").text.splitlines()
+    for word in ("status", "pause", "resume"):
+        said = dfsctl("gc", word).text
+        assert "seconds=1.1," in said
+        assert not set("[]{}'") & set(said), said
