@@ -189,7 +189,7 @@ def _status_lines(data: dict[str, Any]) -> Iterable[str]:
     yield ""
     yield from pairs(
         [
-            ("room", f"{size(room['free_bytes'])} free of {size(room['total_bytes'])}"),
+            ("room", _room(room)),
             ("files", data["files"]),
             ("chunks", chunks["total"]),
             ("under-replicated", chunks["under_replicated"]),
@@ -199,6 +199,12 @@ def _status_lines(data: dict[str, Any]) -> Iterable[str]:
     )
     for alarm in data["alarms"]:
         yield f"ALARM {cell(alarm['code'])}: {cell(alarm['message'])} (since {cell(alarm['since'])})"
+
+
+def _room(room: dict[str, int]) -> str:
+    if not room["total_bytes"]:
+        return "not known: this leader has heard no datanode's disk yet"
+    return f"{size(room['free_bytes'])} free of {size(room['total_bytes'])}"
 
 
 def _membership_lines(data: dict[str, Any]) -> Iterable[str]:
@@ -214,11 +220,11 @@ def node_table(nodes: Iterable[dict[str, Any]]) -> list[str]:
         (
             one["node_id"],
             one["role"],
-            one["state"],
+            one["state"] if _is_known(one) else "unknown",
             one["intent"]
             if one["maintenance_seconds"] is None
             else f"{one['intent']}, {one['maintenance_seconds']:.0f} s left",
-            one["heartbeat_age_seconds"],
+            one["heartbeat_age_seconds"] if _is_known(one) else None,
             one["grpc"],
             one["http"],
             one["version"],
@@ -227,3 +233,8 @@ def node_table(nodes: Iterable[dict[str, Any]]) -> list[str]:
         for one in nodes
     )
     return table(NODE_HEADINGS, rows)
+
+
+def _is_known(node: dict[str, Any]) -> bool:
+    """Whether who tells it has heard the node: a coordinator that does not lead hears no datanodes."""
+    return bool(node["state"] != "unspecified")

@@ -105,6 +105,25 @@ def test_status_has_the_documented_shape(dfsctl: Dfsctl, coordinator: Any) -> No
     assert "ALARM disk_full" in dfsctl("status").text
 
 
+def test_what_a_new_leader_has_not_heard_is_not_shown_as_nothing(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.GetClusterStatus"] = admin_pb2.ClusterStatus(view=VIEW, files=3)
+    shown = dfsctl("status").text
+    assert "0 B" not in shown
+    assert "not known" in next(line for line in shown.splitlines() if line.startswith("room"))
+
+
+def test_a_node_that_was_not_heard_has_no_heartbeat_and_an_unknown_state(
+    dfsctl: Dfsctl, coordinator: Any
+) -> None:
+    view = membership_pb2.ClusterView()
+    view.CopyFrom(VIEW)
+    view.nodes[0].ClearField("state")
+    view.nodes[0].heartbeat_age_seconds = 0.0
+    coordinator.answers["Membership.GetCluster"] = view
+    row = next(line for line in dfsctl("node", "ls").text.splitlines() if line.startswith("d1"))
+    assert row.split()[:5] == ["d1", "datanode", "unknown", "normal", "-"]
+
+
 def test_status_without_a_leader_tells_what_is_remembered(dfsctl: Dfsctl, coordinator: Any) -> None:
     coordinator.answers = {
         "Control.GetClusterStatus": NoLeaderError("nobody leads"),
