@@ -66,7 +66,7 @@ def execute(
     _run(
         settings(),
         {
-            **choose_words(nodes, selector, everyone),
+            **choose_words(nodes, selector, everyone, "-n NODE"),
             "action": action,
             "params": _params(action, params),
             "max_unavailable": max_unavailable,
@@ -273,12 +273,14 @@ def _choose(given: Settings, meant: dict[str, Any]) -> list[membership_pb2.NodeV
     return [by_id[one] for one in wanted]
 
 
-def choose_words(nodes: Sequence[str], selector: str, everyone: bool) -> dict[str, Any]:
+def choose_words(
+    nodes: Sequence[str], selector: str, everyone: bool, named_by: str = "NODE..."
+) -> dict[str, Any]:
     """Whom a command means, as agents take it. Raises InvalidArgumentError unless it is said in exactly one way."""
     said = [bool(nodes), bool(selector.strip()), everyone]
     if sum(said) != 1:
         raise InvalidArgumentError(
-            "say which nodes are meant, in one way", next="name NODE..., or -l SELECTOR, or --all"
+            "say which nodes are meant, in one way", next=f"give {named_by}, or -l SELECTOR, or --all"
         )
     if nodes:
         return {"nodes": list(dict.fromkeys(nodes))}

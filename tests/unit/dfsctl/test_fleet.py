@@ -96,6 +96,12 @@ def test_whom_and_what_is_said_in_one_way_or_it_is_a_mistake(
     assert agents.asked == []
 
 
+def test_how_nodes_are_named_is_said_as_the_command_takes_it(dfsctl: Dfsctl, agents: FakeAgents) -> None:
+    for words, option in ((("exec", "status", "d1"), "give -n NODE,"), (("loglevel",), "give NODE...,")):
+        assert option in dfsctl("node", *words).err
+    assert agents.asked == []
+
+
 def test_partial_is_eight_and_nobody_is_the_first_errors(dfsctl: Dfsctl, agents: FakeAgents) -> None:
     agents.answer = Answer(207, {"results": [result("d1"), result("d2", ok=False)]})
     said = dfsctl("node", "exec", "status", "--all", "-o", "json")
