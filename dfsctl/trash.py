@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -9,11 +11,21 @@ import click
 from dfsctl.output import show, table, time_of_ms
 from dfsctl.remote import clean, full_entry
 from dfsctl.shell import command, settings
-from quorumfs.errors import SafetyGuardError
+from quorumfs.errors import AlreadyExistsError, SafetyGuardError
 from quorumfs.values import TrashItem
 
 to_option = click.option("--to", "target", metavar="REMOTE", help="To here instead of where it was.")
 force_option = click.option("--force", is_flag=True, help="What is there now goes to the trash.")
+
+
+@contextlib.contextmanager
+def _options_named() -> Iterator[None]:
+    """The cluster speaks to libraries too; who types commands is told of the options."""
+    try:
+        yield
+    except AlreadyExistsError as error:
+        error.next = "--to REMOTE puts it elsewhere; --force moves what is there to the trash"
+        raise
 
 
 @command()
@@ -25,7 +37,7 @@ def undelete(path: str, target: str | None, force: bool) -> None:
     given = settings()
     where = clean(path)
     to = None if target is None else clean(target)
-    with given.client() as client:
+    with given.client() as client, _options_named():
         data = full_entry(client.undelete(where, to=to, replace=force))
     show(given, data, lambda: [f"{data['path']} is back"])
 
@@ -59,7 +71,7 @@ def restore(trash_id: int, target: str | None, force: bool) -> None:
     """Bring back the entry ID of `trash ls`."""
     given = settings()
     to = None if target is None else clean(target)
-    with given.client() as client:
+    with given.client() as client, _options_named():
         data = full_entry(client.undelete(trash_id=trash_id, to=to, replace=force))
     show(given, data, lambda: [f"{data['path']} is back"])
 

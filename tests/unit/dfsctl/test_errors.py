@@ -16,7 +16,7 @@ import pytest
 from dfsctl.commands import dfsctl as root
 from dfsctl.errors import in_words, printable, wants_json
 from dfsctl.shell import Group
-from quorumfs.errors import CLASS_OF, Exit, NoLeaderError, make
+from quorumfs.errors import CLASS_OF, AlreadyExistsError, Exit, NoLeaderError, make
 
 Dfsctl = Callable[..., Any]
 
@@ -119,6 +119,17 @@ def test_a_refusal_that_an_option_lifts_names_the_option(dfsctl: Dfsctl, client:
     ):
         said = dfsctl(*argv, "-o", "json")
         assert (said.code, option in said.json["error"]["next"]) == (code, True), argv
+
+
+def test_what_takes_the_place_of_a_removed_file_is_overcome_by_options(dfsctl: Dfsctl, client: Any) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AlreadyExistsError("/a exists", next="name another place, or replace it")
+
+    client.undelete = refuse
+    for argv in (["undelete", "/a"], ["trash", "restore", "1"]):
+        said = dfsctl(*argv, "-o", "json")
+        assert said.code == 4
+        assert all(option in said.json["error"]["next"] for option in ("--to", "--force")), argv
 
 
 def test_a_cause_of_several_lines_stays_below_its_word() -> None:
