@@ -81,7 +81,7 @@ def from_click(error: click.ClickException) -> tuple[QuorumFSError, str]:
     context = getattr(error, "ctx", None)
     usage = context.get_usage() if context is not None else ""
     hint = f"{context.command_path} --help" if context is not None else "dfsctl --help"
-    return InvalidArgumentError(error.format_message(), next=hint), usage
+    return InvalidArgumentError(error.format_message().replace("\n\t", " "), next=hint), usage
 
 
 def from_surprise(error: Exception) -> QuorumFSError:

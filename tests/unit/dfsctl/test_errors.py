@@ -132,6 +132,13 @@ def test_what_takes_the_place_of_a_removed_file_is_overcome_by_options(dfsctl: D
         assert all(option in said.json["error"]["next"] for option in ("--to", "--force")), argv
 
 
+def test_a_choice_that_is_missing_is_said_in_one_line(dfsctl: Dfsctl) -> None:
+    said = dfsctl("auth", "token", "create")
+    assert said.code == 2
+    assert "Choose from: metrics, viewer, operator, admin" in said.err
+    assert "\\" not in said.err
+
+
 def test_a_cause_of_several_lines_stays_below_its_word() -> None:
     error = NoLeaderError("m", cause="one\ntwo", next="n")
     assert in_words(error) == "dfsctl: m\n  cause: one\n    two\n  next:  n\n"
