@@ -71,6 +71,7 @@ def up(
         Asked(coordinator_count, datanodes, base_port, parse_overrides(overrides), parse_labels(labels)),
         deadline_seconds=wait_seconds,
         say=lambda line: talk(given, line),
+        warn=lambda line: click.echo(f"dfsctl: {line}", err=True),
     )
     found = {**cluster.status(), "ready_seconds": round(time.monotonic() - began, 3)}
     show(given, found, lambda: [*describe(found), *next_steps(found)])

@@ -78,11 +78,13 @@ class DevCluster:
         *,
         deadline_seconds: float = READY_SECONDS,
         say: Callable[[str], None] = lambda line: None,
+        warn: Callable[[str], None] = lambda line: None,
         point: bool = True,
     ) -> Layout:
         """Start what does not run, make the cluster if it is new, and wait until it is ready.
 
-        Harmless on a running one. `point`: make it the one that clients find by themselves.
+        Harmless on a running one: `warn` is told when settings are new and nodes go on without them. `point`: make it
+        the one that clients find by themselves.
         Raises PreconditionFailedError (a port is taken; another shape was asked for), InvalidArgumentError
         (a setting is refused), TimedOutError or UnavailableError with the last words of what did not come up.
         """
@@ -94,6 +96,12 @@ class DevCluster:
             if changed and layout.overrides:
                 self._check_configuration(layout)
             self._write(layout, rewrite=changed)
+            kept = [one.node.node_id for one in layout.processes() if one.kind == "node" and one not in idle]
+            if changed and kept:
+                warn(
+                    f"{', '.join(kept)} ran already, and take the new settings when they start again: "
+                    "dfsctl dev down, then dfsctl dev up"
+                )
             if point:
                 remember(self.directory)
             self._start([spec for spec in idle if spec.kind == "node"], say)

@@ -144,6 +144,19 @@ def test_hand_edited_files_are_left_alone_until_settings_are_given(cluster: DevC
     assert "# mine" in path.read_text()
 
 
+def test_settings_that_running_nodes_do_not_take_are_not_passed_over(
+    cluster: DevCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_check_configuration", lambda layout: None)
+    said: list[str] = []
+    cluster.up(warn=said.append)
+    cluster.up(warn=said.append)
+    assert said == []
+    cluster.up(Asked(overrides={"gc.grace_seconds": "5"}), warn=said.append)
+    assert len(said) == 1
+    assert said[0].startswith("c1, c2, c3, d1, d2, d3 ran already")
+
+
 def test_labels_given_later_are_written(cluster: DevCluster) -> None:
     cluster.up(Asked(1, 1))
     cluster.up(Asked(labels={"zone": ("a",)}))
