@@ -138,6 +138,8 @@ def _found(
 
 def _show_without(given: Settings, error: QuorumFSError, data: dict[str, Any]) -> None:
     """What is known without a leader, the error beside it; ends the command with the error's exit code."""
+    if "coordinators" in data:  # shown already: the usual advice is to look at it
+        error.next = "start the coordinators that do not answer, or see their logs; two of three must run"
     if given.as_json:
         show(given, {**data, "error": error.to_json()}, lambda: ())
     elif "coordinators" in data:

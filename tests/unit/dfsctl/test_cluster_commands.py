@@ -134,6 +134,7 @@ def test_status_without_a_leader_tells_what_is_remembered(dfsctl: Dfsctl, coordi
     assert said.json["leader"] is None
     assert said.json["directories"] is None
     assert [one["node_id"] for one in said.json["datanodes"]] == ["d1"]
+    assert "dfsctl status" not in said.json["error"]["next"]  # it was just looked at
     coordinator.answers["Membership.GetCluster"] = UnavailableError("all down")
     silent = dfsctl("status", "-o", "json")
     assert (silent.code, silent.json["error"]["code"]) == (5, "no_leader")
