@@ -87,7 +87,9 @@ def execute() -> Response:
 @describes(Contract({200: schemas.NODE_ACTION}, errors=(404, 409), body=NODE_BODY))
 @require(Role.OPERATOR)
 def act_on_node(node_id: str, action: str) -> Response:
-    """drain, undrain, maintenance (`{"seconds"}`), decommission, forget (`{"force"}`): at the leader."""
+    """drain, undrain, [end_]maintenance (`{"seconds"}`), decommission, recommission, forget (`{"force"}`).
+
+    At the leader. A maintenance lasts an hour when nothing is said; recommission calls a decommission off."""
     bodies.query(())
     if action not in NODE_ACTIONS:
         raise InvalidArgumentError(
