@@ -64,7 +64,7 @@ CODE_OF_STATUS: Mapping[int, Code] = {
     504: Code.TIMED_OUT,
 }
 NEXT_OF_STATUS: Mapping[int, str] = {
-    404: "the endpoints are listed in the documentation; see GET /health for a start",
+    404: "GET /openapi.json lists the endpoints",
     405: "the Allow header names the methods of this path",
     411: "send a Content-Length",
     413: "send less",

@@ -392,6 +392,13 @@ def test_without_a_leader_the_tables_of_any_coordinator_are_told_as_old_as_they_
     assert found.json["reason"]
 
 
+def test_who_asks_for_what_is_not_there_is_shown_the_list_of_what_is() -> None:
+    found = client({OWN: well()}).get("/v1/nothing")
+    assert (found.status_code, found.is_json) == (404, True)
+    assert found.json is not None
+    assert "/openapi.json" in found.json["error"]["next"]
+
+
 def test_datanodes_that_did_not_tell_of_their_quarantine_are_named() -> None:
     told = admin_pb2.Candidates(authoritative=True, silent_nodes=["d2"])
     found = client({OWN: well(), C1: FakeNode({"ListCandidates": told})}).get(
