@@ -283,7 +283,7 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
     "gc candidates": [led()],
     "gc explain": [led("{chunk}")],
     "gc release": [led("--all")],
-    "gc quarantine ls": [led()],
+    "gc quarantine ls": [led(datanode_lost=(8,))],
     "gc quarantine restore": [led("{chunk}", code=(0, 3, 4))],
     "auth token create": [led("--role viewer --name {name}", steers=True)],
     "auth token ls": [led()],
