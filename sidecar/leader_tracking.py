@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from quorumfs.clock import Clock
-from quorumfs.errors import QuorumFSError
+from quorumfs.errors import BusyError, QuorumFSError
 from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
 from sidecar import limits
 from sidecar.methods import GET_CLUSTER
@@ -157,13 +157,21 @@ class LeaderTracker:
         own = own_view(seen)
         if seen.answers and own is not None and own.is_current(self._clock.monotonic()):
             return self._found(own, ())
-        answers = self._polls.fresh(limits.READ_FRESH_SECONDS, limits.PEER_DEADLINE_SECONDS).value
+        answers = self._peers_answers()
         polled = choose(answers, void=self._own)
         if polled is not None and polled.is_current(self._clock.monotonic()):
             return self._found(polled, ())
         return self._found(
             None, (_own_reason(seen, own, self._clock.monotonic()), *map(_peer_reason, answers))
         )
+
+    def _peers_answers(self) -> tuple[PeerAnswer, ...]:
+        """At most a moment old; none when nobody has asked them all yet: whoever asks for the first time may take a
+        little longer than its budget, and who waits for it is told what is known so far."""
+        try:
+            return self._polls.fresh(limits.READ_FRESH_SECONDS, limits.PEER_BUDGET_SECONDS).value
+        except BusyError:
+            return ()
 
     def found(self) -> Finding:
         """Who leads, as it was found last: at most a few moments ago while the thread runs."""

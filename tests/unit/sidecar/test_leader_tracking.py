@@ -78,3 +78,20 @@ def test_who_was_not_heard_in_time_is_said(transport: HalfGone) -> None:
     told = "; ".join(found.reasons)
     assert all(f"{address} did not answer" in told for address in (*GONE, C1, C2))
     assert told.count("connection refused") == 2
+
+
+def test_who_asks_while_the_first_question_to_all_is_late_is_told_what_is_known_and_no_error(
+    transport: HalfGone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = tracker_of(transport)
+    monkeypatch.setattr(limits, "PEER_BUDGET_SECONDS", 30.0)
+    first = threading.Thread(target=tracker.find)
+    first.start()
+    try:
+        assert transport.waiting.acquire(timeout=10.0), "the first question is under way"
+        monkeypatch.setattr(limits, "PEER_BUDGET_SECONDS", 0.05)
+        found = tracker.find()
+        assert (found.current, found.last) == (None, None)
+    finally:
+        transport.probed.set()
+        first.join(30.0)
