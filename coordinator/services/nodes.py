@@ -89,13 +89,15 @@ class NodeDesk:
             raise InvalidArgumentError(f"a node cannot be told to {request.action!r}", next=f"use {known}")
         if command.intent == MAINTENANCE:
             command.maintenance_until_cluster_ms = self._until(request.seconds)
-        if request.action == "decommission":
-            known_node = self._soft.known().get(node_id)
-            if known_node is not None and known_node.intent == DECOMMISSIONED:
+        known_node = self._soft.known().get(node_id)
+        if known_node is not None:
+            if request.action == "decommission" and known_node.intent == DECOMMISSIONED:
                 return f"{node_id} is decommissioned already"
-            if known_node is not None and not known_node.is_datanode:
+            if command.intent != NORMAL and not known_node.is_datanode:
                 raise InvalidArgumentError(
-                    f"{node_id} is a coordinator: it holds no replicas", next="dfsctl raft remove"
+                    f"{node_id} is a coordinator: it holds no replicas",
+                    cause=f"{request.action} is for datanodes",
+                    next="for a while: dfsctl node shutdown; for good: dfsctl raft remove",
                 )
         await self._settle(e.SystemCommand(set_node=command))
         return f"{node_id}: {request.action} is set"

@@ -208,7 +208,10 @@ def test_a_coordinator_holds_nothing_that_could_be_moved(leader: Coordinator, se
     info = node_info("c9", role=t.NODE_ROLE_COORDINATOR)
     leader.system(e.SystemCommand(register_node=e.RegisterNode(node=info)))
     leader.soft.set_known(node_table(leader.db))
-    assert served.set_node("c9", "decommission").code == Code.INVALID_ARGUMENT
+    for action in ("decommission", "drain"):
+        assert served.set_node("c9", action).code == Code.INVALID_ARGUMENT
+    assert served.set_node("c9", "maintenance", seconds=60.0).code == Code.INVALID_ARGUMENT
+    assert served.set_node("c9", "undrain").code == Code.OK
 
 
 def test_a_leaving_node_tells_what_remains_and_what_keeps_it(leader: Coordinator, served: Served) -> None:
