@@ -30,7 +30,7 @@ up: $(VENV)/server.stamp          ## the main job: a real 3+3 cluster here, a fi
 down:                             ## stop the cluster that `make up` left running
 	@test ! -x $(BIN)/dfsctl || $(BIN)/dfsctl dev down
 
-test: $(VENV)/dev.stamp           ## unit, property, simulation and cluster tests (16 to 30 minutes on 2 cores)
+test: $(VENV)/dev.stamp           ## unit, property, simulation and cluster tests (14 to 30 minutes on 2 cores)
 	@$(BIN)/python -m pytest tests -m 'not long' -n $(JOBS) --dist loadfile -q
 
 test-long: $(VENV)/dev.stamp      ## the soaks as well

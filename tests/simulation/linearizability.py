@@ -102,11 +102,13 @@ def is_linearizable(events: list[Event]) -> bool | None:
     return is_explained(events, None, _step)
 
 
-def is_explained(events: Sequence[T], start: S, step: Callable[[T, S], S | Impossible]) -> bool | None:
+def is_explained(
+    events: Sequence[T], start: S, step: Callable[[T, S], S | Impossible], states_max: int = STATES_MAX
+) -> bool | None:
     """Whether some order of the calls, within their times, explains all answers, from the state `start` on.
 
-    `step` is the state after a call, or IMPOSSIBLE when the call cannot have answered so. None: too many states
-    were tried to say.
+    `step` is the state after a call, or IMPOSSIBLE when the call cannot have answered so. None: `states_max` states
+    were not enough to say.
     """
     ordered = sorted(events, key=lambda event: (event.began, event.ended))
     known = sum(1 << k for k, event in enumerate(ordered) if event.ended != math.inf)
@@ -119,7 +121,7 @@ def is_explained(events: Sequence[T], start: S, step: Callable[[T, S], S | Impos
         if (done, state) in tried:
             continue
         tried.add((done, state))
-        if len(tried) > STATES_MAX:
+        if len(tried) > states_max:
             return None
         for k in _candidates(ordered, done):
             after = step(ordered[k], state)
