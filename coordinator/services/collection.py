@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from coordinator.decisions.collection import Classes, Found, Restored
 from coordinator.metadata import garbage
@@ -33,14 +33,11 @@ from quorumfs.v1 import types_pb2 as t
 
 WAIT_SECONDS = 1.0  # of one call: the caller asks again
 LOOK_SECONDS = 0.05
-NODE_SECONDS = 1.2  # a datanode that is asked for an operator, who has an answer in two seconds whoever hangs
 PAGE_MAX = 1000
 CHUNKS_MAX = 1000
 COUNTED_SHARE = 20  # a count that took a second holds for so many
 
 assert WAIT_SECONDS < RPC_SECONDS_FIRST  # a caller that gave up could not know what it began
-
-T = TypeVar("T")
 
 
 class Cycles(Protocol):
@@ -265,11 +262,15 @@ class CollectionDesk:
         nodes = [one for one in self._there() if node_id in ("", one)]
         silent = {one for one in self._datanodes() if node_id in ("", one)}.difference(nodes)
         holders = self._holders()
-        answers = await _of_each(nodes, lambda one: holders.quarantined(one, after, limit))
-        silent |= set(nodes) - answers.keys()
+        asked = [asyncio.to_thread(holders.quarantined, one, after, limit) for one in nodes]
         found: dict[bytes, list[str]] = {}
-        for one, listed in answers.items():
-            for chunk in listed:
+        for one, answer in zip(nodes, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(answer, QuorumFSError):
+                silent.add(one)
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            for chunk in answer:
                 found.setdefault(chunk, []).append(one)
         chunks = sorted(found)[:limit]
         stories = await self._gateway.ask(lambda tx: [garbage.story(tx, chunk) for chunk in chunks])
@@ -376,22 +377,10 @@ class CollectionDesk:
 
     async def _find(self, chunk: bytes) -> dict[str, Found]:
         """The nodes that have it, in quarantine or not, of those that answer."""
-        holders = self._holders()
-        answers = await _of_each(self._there(), lambda one: holders.find(one, chunk))
-        return {one: found for one, found in answers.items() if found is not None}
-
-
-async def _of_each(nodes: Sequence[str], ask: Callable[[str], T]) -> dict[str, T]:
-    """What each node answers, all asked at once; of those that refuse, or do not answer in time, nothing."""
-    asked = [asyncio.wait_for(asyncio.to_thread(ask, one), NODE_SECONDS) for one in nodes]
-    answers: dict[str, T] = {}
-    for one, answer in zip(nodes, await asyncio.gather(*asked, return_exceptions=True), strict=True):
-        if isinstance(answer, (QuorumFSError, TimeoutError)):
-            continue
-        if isinstance(answer, BaseException):
-            raise answer
-        answers[one] = answer
-    return answers
+        nodes, holders = self._there(), self._holders()
+        asked = [asyncio.to_thread(holders.find, one, chunk) for one in nodes]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return {one: found for one, found in zip(nodes, answers, strict=True) if isinstance(found, Found)}
 
 
 def check_ids(chunks: Sequence[bytes]) -> None:
