@@ -51,9 +51,7 @@ FLOORS = (
     Floor("scale/first page/100000 entries", "quorumfs", "", 50.0),
     Floor("scale/stat median/inside the service", "quorumfs", "", 1.0),
     Floor("scale/stat median/library", "quorumfs", "", 1.0),
-    Floor(
-        "scale/stat median/service", "quorumfs", "", 1.0, aim=True
-    ),  # by a unary call, the caller's part included
+    Floor("scale/stat median/service", "quorumfs", "", 1.0),
     Floor("gc/cpu leader/1000000 chunks", "quorumfs", "", 60.0),
     Floor("gc/memory added/1000000 chunks", "quorumfs", "", 300.0),
     Floor("gc/stat p99/one caller", "quorumfs, beside a cycle", "quorumfs", 1.5),
