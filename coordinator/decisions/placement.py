@@ -9,8 +9,8 @@ Theory of operation
    only to reach the minimum: a stalled node in a pipeline costs a client seconds, one replica less costs a
    repair.
 4. Within a tier the next replica goes where the failure domains (zone, rack, host) hold the fewest
-   replicas so far, and among equals by chance, weighted by free space (Efraimidis and Spirakis, 2006: the
-   smallest of -log(chance) / weight).
+   replicas so far, those that the chunk has already included, and among equals by chance, weighted by free space
+   (Efraimidis and Spirakis, 2006: the smallest of -log(chance) / weight).
 5. The first replica lies on the client's host when a ready node runs there.
 """
 
@@ -72,13 +72,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """`replicas` of a chunk of `size_bytes`; fewer than `minimum` is no placement."""
+    """`replicas` of a chunk of `size_bytes`; fewer than `minimum` is no placement. `beside`: nodes that have one."""
 
     replicas: int
     minimum: int
     size_bytes: int
     exclude: frozenset[str] = frozenset()
     near_host: str = ""
+    beside: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +118,9 @@ def place(candidates: Collection[Candidate], wanted: Wanted, chance: Chance) -> 
         else:
             usable[tier_of(candidate)].append(candidate)
     chosen: list[Candidate] = []
-    _fill(chosen, usable[Tier.READY], wanted.replicas, wanted.near_host, chance)
-    _fill(chosen, usable[Tier.SECOND], wanted.replicas, wanted.near_host, chance)
-    _fill(chosen, usable[Tier.SUSPECT], wanted.minimum, wanted.near_host, chance)
+    _fill(chosen, usable[Tier.READY], wanted.replicas, wanted, chance)
+    _fill(chosen, usable[Tier.SECOND], wanted.replicas, wanted, chance)
+    _fill(chosen, usable[Tier.SUSPECT], wanted.minimum, wanted, chance)
     if len(chosen) >= max(1, wanted.minimum):
         return Decision(tuple(one.node_id for one in chosen), tuple(refusals))
     lacking = f"usable, but {wanted.minimum} nodes are needed and only {len(chosen)} can take a replica"
@@ -160,18 +161,18 @@ def tier_of(candidate: Candidate) -> Tier:
 
 
 def _fill(
-    chosen: list[Candidate], tier: Sequence[Candidate], number: int, near_host: str, chance: Chance
+    chosen: list[Candidate], tier: Sequence[Candidate], number: int, wanted: Wanted, chance: Chance
 ) -> None:
     """Move nodes of one tier to `chosen` until there are `number`, spreading over failure domains."""
     toll = {one.node_id: -math.log(1.0 - chance()) / max(1, one.free_bytes) for one in tier}
     rest = list(tier)
     while rest and len(chosen) < number:
-        near_counts = not chosen and near_host != ""
+        near_counts = not chosen and wanted.near_host != ""
         best = min(
             rest,
             key=lambda one: (
-                near_counts and one.host != near_host,
-                *_crowding(one, chosen),
+                near_counts and one.host != wanted.near_host,
+                *crowding(one, [*wanted.beside, *chosen]),
                 toll[one.node_id],
                 one.node_id,
             ),
@@ -180,10 +181,12 @@ def _fill(
         chosen.append(best)
 
 
-def _crowding(one: Candidate, chosen: Sequence[Candidate]) -> tuple[int, int, int]:
-    """How many chosen replicas share this node's zone, rack, host; an unlabelled domain is shared with
-    nobody."""
-    zone = sum(1 for other in chosen if one.zone and other.zone == one.zone)
-    rack = sum(1 for other in chosen if one.rack and (other.zone, other.rack) == (one.zone, one.rack))
-    host = sum(1 for other in chosen if one.host and other.host == one.host)
+def crowding(one: Candidate, there: Sequence[Candidate]) -> tuple[int, int, int]:
+    """How many replicas share this node's zone, rack, host; an unlabelled domain is shared with nobody.
+
+    `there`: the nodes that have or get one.
+    """
+    zone = sum(1 for other in there if one.zone and other.zone == one.zone)
+    rack = sum(1 for other in there if one.rack and (other.zone, other.rack) == (one.zone, one.rack))
+    host = sum(1 for other in there if one.host and other.host == one.host)
     return zone, rack, host

@@ -10,7 +10,8 @@ Theory of operation
    them at once, as destination or as source. Of small chunks more wait at a node (`weigh`): most of the time of such a
    copy would be the way of its order and of its outcome, by heartbeats.
 4. The destination comes from placement among nodes that are alive, away from every node that has a replica in
-   any state, in a zone without a replica when there is one. Only when no other node is left, one that has a
+   any state: a slow one only when no other can take it, and among equals where zone, rack and host have the fewest
+   of the replicas that stay or are on their way. Only when no other node is left, one that has a
    corrupt or missing replica, or one on a disk that failed, gets a good one in its place: three datanodes must heal
    a rotten block and a lost disk. Where a replica is being deleted none is put.
 5. When no such replica is left, one on a disk that failed is read as long as it can be: one copy, from which the others
@@ -154,8 +155,7 @@ def _reachable(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> lis
 def _lacking(one: Damaged, sources: Collection[str], candidates: Mapping[str, Candidate]) -> int:
     """How many copies the chunk needs; copies under way are among them."""
     staying = _staying(sources, candidates)
-    resting = sum(candidates[node].intent == IN_MAINTENANCE for node in one.live if node in candidates)
-    lacking = one.replication - len(staying) - resting
+    lacking = one.replication - len(staying) - len(_resting(one.live, candidates))
     return lacking if staying else max(lacking, 1)
 
 
@@ -166,6 +166,11 @@ def _staying(nodes: Iterable[str], candidates: Mapping[str, Candidate]) -> list[
         for node in nodes
         if candidates[node].intent not in LEAVING and candidates[node].intent != IN_MAINTENANCE
     ]
+
+
+def _resting(nodes: Iterable[str], candidates: Mapping[str, Candidate]) -> list[str]:
+    """Those of the nodes that are in maintenance, and come back."""
+    return [node for node in nodes if node in candidates and candidates[node].intent == IN_MAINTENANCE]
 
 
 def _copy(
@@ -185,8 +190,9 @@ def _copy(
         return None
     under_way = {node for chunk, node in heading if chunk == one.chunk}
     full = {node for node, number in busy.items() if number >= per_node}
-    there = {*_staying(sources, candidates), *under_way}
-    destination = _destination(one, there, under_way, full, candidates, chance)
+    there = {*_staying(sources, candidates), *_resting(one.live, candidates), *under_way}
+    beside = tuple(candidates[node] for node in sorted(there) if node in candidates)
+    destination = _destination(one, beside, under_way, full, candidates, chance)
     if not destination:
         return None
     order = [*idle, *(source for source in sources if source not in idle)]
@@ -195,27 +201,22 @@ def _copy(
 
 def _destination(
     damaged: Damaged,
-    there: Collection[str],
+    beside: tuple[Candidate, ...],
     under_way: Collection[str],
     full: Collection[str],
     candidates: Mapping[str, Candidate],
     chance: Chance,
 ) -> str:
-    """Where the copy goes; empty when no node can take it now. `there`: nodes whose zones have a replica."""
+    """Where the copy goes; empty when no node can take it now. `beside`: nodes with the other replicas."""
     alive = [node for node in candidates.values() if node.liveness is Liveness.ALIVE]
-    zones = {candidates[node].zone for node in there if node in candidates} - {""}
-    elsewhere = [node for node in alive if node.zone not in zones]
     taken = {*damaged.live, *damaged.leaving, *under_way}
     holders = {*taken, *damaged.others}
-    found = _choose(elsewhere, holders | {*full}, damaged.length, chance) or _choose(
-        alive, holders | {*full}, damaged.length, chance
-    )
-    if found or _choose(alive, holders, damaged.length, chance):
+
+    def choose(without: Collection[str]) -> str:
+        decision = place(alive, Wanted(1, 1, damaged.length, frozenset(without), beside=beside), chance)
+        return decision.node_ids[0] if decision.node_ids else ""
+
+    found = choose(holders | {*full})
+    if found or choose(holders):
         return found  # or it waits for a node that is busy
-    return _choose(alive, taken | {*full}, damaged.length, chance)
-
-
-def _choose(nodes: Collection[Candidate], without: Collection[str], length: int, chance: Chance) -> str:
-    """A node for one more replica; empty when none can take it."""
-    decision = place(nodes, Wanted(1, 1, length, frozenset(without)), chance)
-    return decision.node_ids[0] if decision.node_ids else ""
+    return choose(taken | {*full})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.decisions.liveness import Liveness
-from coordinator.decisions.placement import IN_MAINTENANCE, Candidate
+from coordinator.decisions.placement import IN_MAINTENANCE, SLOW_STREAMS_MIN, Candidate, crowding, tier_of
 from coordinator.decisions.repair import FULL_BYTES, SMALL_PER_FULL, Damaged, Plan, Running, plan, weigh
 
 GIB = 1 << 30
@@ -90,6 +90,92 @@ def test_a_copy_that_runs_is_not_ordered_again() -> None:
 def test_a_copy_goes_to_a_zone_that_has_none() -> None:
     nodes = cluster(node("d1", zone="a"), node("d2", zone="a"), node("d3", zone="b"), node("d4", zone="a"))
     assert decide([chunk(1, "d1", "d2")], nodes).copies[0].destination == "d3"
+
+
+def placed(node_id: str, zone: str, rack: str, host: str = "", streams: int = 0) -> Candidate:
+    return replace(node(node_id, zone=zone), rack=rack, host=host or node_id, write_streams=streams)
+
+
+def test_a_copy_goes_to_a_rack_that_has_none_when_each_zone_has_one() -> None:
+    nodes = cluster(
+        placed("d1", "a", "r1"), placed("d2", "b", "r1"), placed("d3", "a", "r1"), placed("d4", "a", "r2")
+    )
+    for seed in range(20):
+        decided = plan(
+            [chunk(1, "d1", "d2")], nodes, [], per_node=2, at_once=8, chance=random.Random(seed).random
+        )
+        assert [one.destination for one in decided.copies] == ["d4"]
+
+
+def test_a_copy_goes_to_a_host_that_has_none_when_there_are_no_other_labels() -> None:
+    nodes = cluster(
+        placed("d1", "", "", "h1"),
+        placed("d2", "", "", "h1"),
+        placed("d3", "", "", "h2"),
+        placed("d4", "", "", "h3"),
+    )
+    for seed in range(20):
+        decided = plan(
+            [chunk(1, "d1", "d3")], nodes, [], per_node=2, at_once=8, chance=random.Random(seed).random
+        )
+        assert [one.destination for one in decided.copies] == ["d4"]
+
+
+def test_a_copy_goes_to_the_zone_that_has_the_fewest_when_all_have_some() -> None:
+    nodes = cluster(*(placed(f"d{k}", zone, "") for k, zone in enumerate("aabab", start=1)))
+    wanting = replace(chunk(1, "d1", "d2", "d3"), replication=4)
+    for seed in range(20):
+        decided = plan([wanting], nodes, [], per_node=2, at_once=8, chance=random.Random(seed).random)
+        assert [one.destination for one in decided.copies] == ["d5"]
+
+
+def test_a_copy_goes_to_a_slow_node_only_when_no_other_can_take_it() -> None:
+    slow = placed("d3", "b", "", streams=SLOW_STREAMS_MIN)
+    nodes = cluster(placed("d1", "a", ""), placed("d2", "a", ""), slow, placed("d4", "a", ""))
+    assert decide([chunk(1, "d1", "d2")], nodes).copies[0].destination == "d4"
+    del nodes["d4"]
+    assert decide([chunk(1, "d1", "d2")], nodes).copies[0].destination == "d3"
+
+
+def test_a_copy_keeps_apart_from_the_replica_of_a_node_in_maintenance() -> None:
+    away = replace(node("d1", Liveness.DEAD, zone="a", intent=IN_MAINTENANCE))
+    nodes = cluster(away, node("d2", zone="b"), node("d3", zone="a"), node("d4", zone="c"))
+    for seed in range(20):
+        decided = plan(
+            [chunk(1, "d1", "d2")], nodes, [], per_node=2, at_once=8, chance=random.Random(seed).random
+        )
+        assert [one.destination for one in decided.copies] == ["d4"]
+
+
+fleets = st.lists(
+    st.builds(
+        placed,
+        st.integers(1, 12).map("d{}".format),
+        st.sampled_from(["", "a", "b", "c"]),
+        st.sampled_from(["", "r1", "r2"]),
+        st.sampled_from(["", "h1", "h2", "h3"]),
+        st.sampled_from([0, 0, SLOW_STREAMS_MIN]),
+    ),
+    min_size=2,
+    max_size=12,
+    unique_by=lambda one: one.node_id,
+)
+
+
+@given(fleets, st.integers(1, 3), st.integers())
+def test_no_other_node_would_have_been_quicker_or_farther_from_the_replicas_that_live(
+    fleet: list[Candidate], copies: int, seed: int
+) -> None:
+    nodes = cluster(*fleet)
+    live = fleet[: min(copies, len(fleet) - 1)]
+    wanting = replace(chunk(1, *(one.node_id for one in live)), replication=4)
+    (copy,) = plan([wanting], nodes, [], per_node=2, at_once=8, chance=random.Random(seed).random).copies
+
+    def worth(one: Candidate) -> tuple[int, ...]:
+        return (tier_of(one).value, *crowding(one, live))
+
+    assert nodes[copy.destination] not in live
+    assert worth(nodes[copy.destination]) == min(worth(one) for one in fleet if one not in live)
 
 
 def test_a_draining_node_gives_but_does_not_take() -> None:
