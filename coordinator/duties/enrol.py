@@ -61,11 +61,12 @@ class Enrol:
 
 
 def agrees(stored: m.NodeInfo, own: m.NodeInfo) -> bool:
-    """Labels that operators added count as agreeing; a label of this node's file that is missing does not."""
+    """Labels that operators added or took away count as agreeing; another of this node's file that is missing does
+    not."""
     same = (stored.node_id, stored.grpc, stored.http, stored.version) == (
         own.node_id,
         own.grpc,
         own.http,
         own.version,
     )
-    return same and set(own.labels) <= set(stored.labels)
+    return same and set(own.labels) <= {*stored.labels, *stored.dropped_labels}

@@ -276,14 +276,15 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
 
 
 def same_node(stored: m.NodeInfo, told: m.NodeInfo) -> bool:
-    """Whether `told` says nothing new of what is replicated; sizes are not. Labels that operators gave stay anyway."""
+    """Whether `told` says nothing new of what is replicated; sizes are not. What operators said of its labels
+    stays anyway."""
 
     def lasting(info: m.NodeInfo) -> tuple[object, ...]:
         disks = sorted((disk.disk_id, disk.path) for disk in info.disks)
         said = (info.node_uuid, info.role, info.grpc, info.http, info.version, info.host, info.incarnation)
         return (*said, disks)
 
-    return lasting(stored) == lasting(told) and told.labels.keys() <= stored.labels.keys()
+    return lasting(stored) == lasting(told) and {*told.labels} <= {*stored.labels, *stored.dropped_labels}
 
 
 def require_self(context: Any, node_id: str) -> None:

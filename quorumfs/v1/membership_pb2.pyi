@@ -345,6 +345,7 @@ class NodeInfo(_message.Message):
     STARTED_WALL_MS_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    DROPPED_LABELS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     node_uuid: _builtins.str
     role: _types_pb2.NodeRole.ValueType
@@ -360,6 +361,10 @@ class NodeInfo(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def disks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.DiskInfo]: ...
+    @_builtins.property
+    def dropped_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """in the metadata only: what an operator took away stays away, whatever the node's file says"""
+
     def __init__(
         self,
         *,
@@ -375,10 +380,11 @@ class NodeInfo(_message.Message):
         started_wall_ms: _builtins.int = ...,
         format: _builtins.int = ...,
         incarnation: _builtins.int = ...,
+        dropped_labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks", "format", b"format", "grpc", b"grpc", "host", b"host", "http", b"http", "incarnation", b"incarnation", "labels", b"labels", "node_id", b"node_id", "node_uuid", b"node_uuid", "role", b"role", "started_wall_ms", b"started_wall_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks", "dropped_labels", b"dropped_labels", "format", b"format", "grpc", b"grpc", "host", b"host", "http", b"http", "incarnation", b"incarnation", "labels", b"labels", "node_id", b"node_id", "node_uuid", b"node_uuid", "role", b"role", "started_wall_ms", b"started_wall_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

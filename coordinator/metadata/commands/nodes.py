@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from coordinator.metadata.context import Context
 from quorumfs.errors import DuplicateNodeError, InvalidArgumentError, NotFoundError, PreconditionFailedError
@@ -41,7 +41,8 @@ def register(context: Context, command: e.RegisterNode) -> int:
     """Take a node in, or note what has changed about it; its key. 0: it is empty, and more replicas that it had are to
     go first.
 
-    Labels that the cluster has for a node stay as they are; those it tells for the first time are added.
+    Labels that the cluster has for a node stay as they are; those it tells for the first time are added. What an
+    operator took away stays away, though the node's file has it, until an operator sets it again.
     Raises InvalidArgumentError, and DuplicateNodeError for two nodes under one id or one node under two.
     """
     told = command.node
@@ -58,8 +59,10 @@ def register(context: Context, command: e.RegisterNode) -> int:
             f"{told.node_id} is registered as a {_ROLE[role]}, not as a {_ROLE[told.role]}",
             next="choose another node.id",
         )
-    labels = dict(told.labels)
+    labels, dropped = dict(told.labels), list[str]()
     if node_uuid == told.node_uuid:
+        dropped = [*info.dropped_labels]
+        labels = {label: value for label, value in labels.items() if label not in dropped}
         labels.update(info.labels)
     elif not command.empty:
         raise DuplicateNodeError(
@@ -72,7 +75,7 @@ def register(context: Context, command: e.RegisterNode) -> int:
         return 0
     context.execute(
         "UPDATE node SET node_uuid = ?, role = ?, info = ? WHERE key = ?",
-        (told.node_uuid, told.role, _lasting(told, labels), key),
+        (told.node_uuid, told.role, _lasting(told, labels, dropped), key),
     )
     _note_disks(context, key, told)
     return key
@@ -105,8 +108,8 @@ def set_node(context: Context, command: e.SetNode) -> int:
         )
     labels = dict(info.labels)
     labels.update(command.labels)
-    for label in command.remove_labels:
-        labels.pop(label, None)
+    gone = [label for label in command.remove_labels if labels.pop(label, None) is not None]
+    dropped = [label for label in dict.fromkeys([*info.dropped_labels, *gone]) if label not in labels]
     check_labels(labels)
     if command.set_intent:
         intent, until_ms = command.intent, command.maintenance_until_cluster_ms
@@ -115,7 +118,7 @@ def set_node(context: Context, command: e.SetNode) -> int:
         until_ms = until_ms if intent == t.NODE_INTENT_MAINTENANCE else 0
     context.execute(
         "UPDATE node SET info = ?, intent = ?, maintenance_until_ms = ? WHERE key = ?",
-        (_lasting(info, labels), intent, until_ms, key),
+        (_lasting(info, labels, dropped[-LABELS_MAX:]), intent, until_ms, key),
     )
     return key
 
@@ -204,12 +207,13 @@ def _note_disks(context: Context, key: int, told: m.NodeInfo) -> None:
             )
 
 
-def _lasting(told: m.NodeInfo, labels: Mapping[str, str]) -> bytes:
-    """What is kept of a description: of its disks only ids and paths."""
+def _lasting(told: m.NodeInfo, labels: Mapping[str, str], dropped: Sequence[str] = ()) -> bytes:
+    """What is kept of a description: of its disks only ids and paths. `dropped`: labels that an operator took away."""
     kept = m.NodeInfo()
     kept.CopyFrom(told)
     kept.ClearField("labels")
     kept.labels.update(labels)
+    kept.dropped_labels[:] = dropped
     del kept.disks[:]
     kept.disks.extend(t.DiskInfo(disk_id=one.disk_id, path=one.path) for one in told.disks)
     return kept.SerializeToString(deterministic=True)

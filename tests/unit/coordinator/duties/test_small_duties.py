@@ -179,6 +179,8 @@ def test_labels_that_operators_gave_do_not_make_a_node_register_again() -> None:
     own = described()
     own.labels["disk"] = "ssd"
     assert not agrees(stored, own)
+    stored.dropped_labels.append("disk")
+    assert agrees(stored, own)
 
 
 def test_a_new_version_or_address_registers_again() -> None:

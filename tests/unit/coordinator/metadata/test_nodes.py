@@ -9,6 +9,7 @@ import pytest
 from coordinator.metadata import queries
 from coordinator.metadata.commands import nodes
 from quorumfs.errors import Code
+from quorumfs.limits import LABELS_MAX
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
@@ -71,6 +72,44 @@ def test_labels_of_the_cluster_stay_and_new_ones_of_the_node_are_added(cluster: 
     set_node(cluster, "d9", labels={"zone": "b", "rack": "r1"})
     register(cluster, described(zone="a", disk="ssd"))
     assert dict(row(cluster).info.labels) == {"zone": "b", "rack": "r1", "disk": "ssd"}
+
+
+def test_a_label_that_an_operator_took_away_stays_away_though_the_node_tells_it_again(
+    cluster: Cluster,
+) -> None:
+    register(cluster, described(zone="a", disk="ssd"))
+    set_node(cluster, "d9", remove_labels=["disk"])
+    register(cluster, described(zone="a", disk="ssd"))
+    set_node(cluster, "d9", labels={"rack": "r1"})
+    register(cluster, described(zone="a", disk="ssd", canary="yes"))
+    assert dict(row(cluster).info.labels) == {"zone": "a", "rack": "r1", "canary": "yes"}
+
+
+def test_an_operator_who_sets_a_label_again_is_obeyed(cluster: Cluster) -> None:
+    register(cluster, described(disk="ssd"))
+    set_node(cluster, "d9", remove_labels=["disk"])
+    set_node(cluster, "d9", labels={"disk": "nvme"})
+    assert list(row(cluster).info.dropped_labels) == []
+    register(cluster, described(disk="ssd"))
+    assert dict(row(cluster).info.labels) == {"disk": "nvme"}
+
+
+def test_another_empty_machine_under_a_nodes_name_has_the_labels_of_its_own_file(cluster: Cluster) -> None:
+    register(cluster, described(disk="ssd"))
+    set_node(cluster, "d9", remove_labels=["disk"])
+    other = described(disk="hdd")
+    other.node_uuid = "another"
+    assert register(cluster, other, empty=True).code == Code.OK
+    assert dict(row(cluster).info.labels) == {"disk": "hdd"}
+    assert list(row(cluster).info.dropped_labels) == []
+
+
+def test_so_many_labels_are_remembered_as_taken_away_and_no_more(cluster: Cluster) -> None:
+    register(cluster, described())
+    for number in range(LABELS_MAX + 1):
+        set_node(cluster, "d9", labels={f"l{number}": "x"})
+        set_node(cluster, "d9", remove_labels=[f"l{number}", "never-there"])
+    assert list(row(cluster).info.dropped_labels) == [f"l{number}" for number in range(1, LABELS_MAX + 1)]
 
 
 def test_labels_are_set_and_removed(cluster: Cluster) -> None:

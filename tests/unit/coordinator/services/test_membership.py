@@ -94,6 +94,16 @@ def test_labels_that_operators_gave_or_changed_stay_and_write_nothing(served: Se
     assert served.entries == entries + 1
 
 
+def test_a_label_that_operators_took_away_stays_away_and_writes_nothing(served: Served) -> None:
+    served.register(node_info("d1", labels={"zone": "a", "disk": "ssd"}))
+    served.leader.system(e.SystemCommand(set_node=e.SetNode(node_id="d1", remove_labels=["disk"])))
+    served.leader.begin()
+    entries = served.entries
+    answer = served.register(node_info("d1", labels={"zone": "a", "disk": "ssd"}))
+    assert dict(answer.labels) == {"zone": "a"}
+    assert served.entries == entries
+
+
 def test_the_view_tells_of_one_role_if_it_is_asked_for_one(served: Served) -> None:
     served.register(node_info("d1"))
 
