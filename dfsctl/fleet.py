@@ -62,7 +62,10 @@ def execute(
 ) -> None:
     """Have nodes do ACTION: status, health, logs, log_level, labels, scrub, gc, drain, undrain, maintenance,
     end_maintenance, shutdown.
-    Exit code 8 when only some did."""
+    Exit code 8 when only some did.
+
+    KEYs: of logs level, since, grep; of log_level level, ttl_seconds, logger; of labels the labels (zone=a, canary-);
+    of scrub action; of gc action, dry_run; of maintenance seconds; of shutdown mode, drain_seconds, reason."""
     _run(
         settings(),
         {

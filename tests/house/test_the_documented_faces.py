@@ -55,3 +55,12 @@ def test_every_endpoint_of_the_agents_has_its_row() -> None:
     cells = in_code(first_cells("docs/operations.md"))
     told = [cell for cell in cells if re.match(r"(GET|PUT|POST|PATCH|DELETE) /", cell)]
     assert sorted(told) == sorted(served)
+
+
+def test_every_key_of_an_action_of_node_exec_is_in_the_page_and_in_the_help() -> None:
+    page = (ROOT / "docs" / "dfsctl.md").read_text()
+    for name, action in ACTIONS.items():
+        (told,) = re.findall(rf"^- `{name}`: (.*)$", page, re.M)
+        fields = [] if name == "labels" else list(action.fields)
+        assert [field for field in fields if f"`{field}`" not in told] == [], name
+        assert [field for field in fields if not re.search(rf"\b{field}\b", execute.help or "")] == [], name

@@ -34,6 +34,12 @@ def test_a_header_comes_back_as_it_was(
     assert layout.decode_header(raw, ChunkId(chunk)) == header
 
 
+def test_where_operators_find_the_data_and_when_the_chunk_was_allocated() -> None:
+    raw = layout.encode_header(HEADER) + DATA + layout.encode_trailer(CHUNK, block_checksums(DATA))
+    assert raw[4096:][: HEADER.length] == DATA
+    assert int.from_bytes(raw[56:64], "little") == HEADER.birth.index
+
+
 def test_a_trailer_gives_the_table_back() -> None:
     table = block_checksums(DATA)
     raw = layout.encode_trailer(CHUNK, table)
