@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,17 +80,20 @@ def status(watch: float | None) -> None:
 @click.option("--make-secret", is_flag=True, help="Only make that file; copy it to every node, then init.")
 @click.option("--complete", is_flag=True, help="Finish an init that was interrupted.")
 def init(secret_file: Path, make_secret: bool, complete: bool) -> None:
-    """Make a cluster of the coordinators that --coordinators names. They must all run, and be empty.
+    """Make a cluster of the coordinators that --coordinators, or QUORUMFS_COORDINATORS, names.
 
-    The secret comes first (--make-secret): no node starts without it.
+    They must all run, and be empty. The secret comes first (--make-secret): no node starts without it.
     """
     given = settings()
     if make_secret:
         _make_secret(given, secret_file)
         return
-    if not given.coordinators:
-        raise click.UsageError("--coordinators must name all of them: the cluster is made of these")
-    request = _found(given, given.coordinators, secret_file, complete)
+    coordinators = given.coordinators or os.environ.get("QUORUMFS_COORDINATORS", "")
+    if not coordinators:
+        raise click.UsageError(
+            "--coordinators or QUORUMFS_COORDINATORS must name all of them: the cluster is made of these"
+        )
+    request = _found(given, coordinators, secret_file, complete)
     members = [
         {"node_id": one.node_id, "member_uuid": one.member_uuid, "raft": one.raft, "grpc": one.grpc}
         for one in request.members

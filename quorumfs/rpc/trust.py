@@ -315,5 +315,7 @@ def _check_owner(path: str | os.PathLike[str], status: os.stat_result) -> None:
         )
     if status.st_uid not in (0, os.geteuid()):
         raise PermissionDeniedError(
-            f"the cluster's secret {path} belongs to another user", cause=f"its owner is uid {status.st_uid}"
+            f"the cluster's secret {path} belongs to another user",
+            cause=f"its owner is uid {status.st_uid}",
+            next="run this as the file's owner, or as root with a file of root's own",
         )

@@ -216,6 +216,19 @@ def test_init_wants_an_odd_number_of_named_coordinators(dfsctl: Dfsctl, tmp_path
     assert dfsctl("cluster", "init", "--secret-file", str(path), "--coordinators", "a:1").code == 6
 
 
+def test_the_coordinators_of_a_new_cluster_may_be_named_by_the_environment(
+    dfsctl: Dfsctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cluster.secret"
+    dfsctl("cluster", "init", "--make-secret", "--secret-file", str(path))
+    monkeypatch.setenv("QUORUMFS_COORDINATORS", "a:1,b:2")
+    refused = dfsctl("cluster", "init", "--secret-file", str(path))
+    assert (refused.code, "2 coordinators make no cluster" in refused.err) == (2, True)
+    assert (
+        "no cluster" not in dfsctl("cluster", "init", "--secret-file", str(path), "--coordinators", "c:").err
+    )
+
+
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Stands for both daemons; `asked` are their command lines."""
