@@ -1,7 +1,8 @@
 """A real start, watchdog and stop under systemd, with the unit that is shipped.
 
-It runs where systemd is the first process and takes this user's orders. The unit lies in the test's own directory and
-is linked for the running system only, under a name of its own; it is unlinked whatever happens.
+It runs under the machine's systemd where that is the first process and takes this user's orders, else under one of the
+test's own. The unit lies in the test's own directory and is linked for the running system only, under a name of its
+own; it is unlinked whatever happens.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.lone_coordinator import lone_coordinator
+from tests.support.own_systemd import OwnSystemd
+from tests.support.own_systemd import why_not as why_not_an_own_one
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "deploy" / "systemd" / "quorumfs-coordinator.service"
@@ -33,8 +37,8 @@ OF_ANOTHER_MACHINE = (  # users and directories that an installation has, and th
 )
 
 
-def why_not() -> str:
-    """Why systemd cannot be asked here; "" when it can."""
+def why_not_the_machines() -> str:
+    """Why the machine's systemd cannot be asked here; "" when it can."""
     first = Path("/proc/1/comm")
     name = first.read_text().strip() if first.exists() else "unknown"
     if name != "systemd" or not Path("/run/systemd/system").is_dir():
@@ -46,16 +50,34 @@ def why_not() -> str:
     return ""
 
 
-pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(why_not()), reason=why_not() or "it runs")]
+pytestmark = pytest.mark.cluster
+
+Systemctl = Callable[..., str]
 
 
-def systemctl(*words: str, check: bool = True) -> str:
-    whose = [] if os.geteuid() == 0 else ["--user"]
-    done = subprocess.run(
-        ["systemctl", *whose, "--no-pager", *words], capture_output=True, text=True, timeout=60
-    )
+@pytest.fixture
+def systemctl() -> Iterator[Systemctl]:
+    """Of the machine's systemd, or of one of the test's own."""
+    first = why_not_the_machines()
+    if not first:
+        yield partial(_said, _of_the_machine)
+        return
+    second = why_not_an_own_one()
+    if second:
+        pytest.skip(f"{first}; {second}")
+    with OwnSystemd() as own:
+        yield partial(_said, own.run)
+
+
+def _of_the_machine(*argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 or not check, done.stdout + done.stderr
-    return done.stdout
+    return done
+
+
+def _said(run: Callable[..., subprocess.CompletedProcess[str]], *words: str, check: bool = True) -> str:
+    whose = [] if os.geteuid() == 0 else ["--user"]
+    return run("systemctl", *whose, "--no-pager", *words, check=check).stdout
 
 
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -79,19 +101,20 @@ def unit_text(directory: Path, file: Path) -> str:
 
 
 class Unit:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, systemctl: Systemctl, directory: Path) -> None:
+        self._systemctl = systemctl
         self.name = f"quorumfs-test-{os.getpid()}.service"
         self.stuck = directory / "stuck"
         self.file = directory / self.name
         self.file.write_text(unit_text(directory, lone_coordinator(directory)))
 
     def told(self, name: str) -> str:
-        return systemctl("show", f"--property={name}", "--value", self.name).strip()
+        return self._systemctl("show", f"--property={name}", "--value", self.name).strip()
 
 
 @pytest.fixture
-def unit(tmp_path: Path) -> Iterator[Unit]:
-    made = Unit(tmp_path)
+def unit(systemctl: Systemctl, tmp_path: Path) -> Iterator[Unit]:
+    made = Unit(systemctl, tmp_path)
     systemctl("link", "--runtime", str(made.file))
     try:
         yield made
@@ -104,7 +127,7 @@ def unit(tmp_path: Path) -> Iterator[Unit]:
 
 
 def test_systemd_starts_a_coordinator_ends_one_whose_loop_is_stuck_starts_it_again_and_stops_it(
-    unit: Unit,
+    systemctl: Systemctl, unit: Unit
 ) -> None:
     systemctl("start", unit.name)  # returns when it has said READY
     assert (unit.told("ActiveState"), unit.told("SubState")) == ("active", "running")
