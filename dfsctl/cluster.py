@@ -21,7 +21,7 @@ from quorumfs.v1 import admin_pb2, membership_pb2
 if TYPE_CHECKING:
     from quorumfs.rpc.coordinator import Coordinator
 
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.3  # of somebody that has just answered
 NODE_HEADINGS = ("NODE", "ROLE", "STATE", "INTENT", "HEARTBEAT S", "GRPC", "HTTP", "VERSION", "LABELS")
 
 

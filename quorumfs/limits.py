@@ -79,6 +79,10 @@ STALL_SECONDS = 3.0
 
 # What a client waits for
 LOOK_SECONDS = 0.5  # at the first contact each coordinator is asked who leads, for so long
+LOOK_AGAIN_SECONDS = 0.7  # and at later looks, when nobody led at the first
+QUESTION_SECONDS = (
+    1.6  # an operator's question looks for a leader no longer: two seconds are promised for the answer
+)
 LEADERLESS_SECONDS = (
     3.0  # who has heard no leader for longer does not wait for an election to end: there is none
 )
@@ -144,6 +148,8 @@ assert HEARTBEAT_SECONDS < SUSPECT_SECONDS < DEAD_SECONDS
 assert RAFT_HEARTBEAT_SECONDS * 3 < RAFT_ELECTION_SECONDS_MIN < RAFT_ELECTION_SECONDS_MAX
 assert RPC_SECONDS_FIRST < RPC_DEADLINE_SECONDS < FIRST_ANSWER_SECONDS
 assert LOOK_SECONDS * 2 < NOBODY_SECONDS < FIRST_ANSWER_SECONDS
+assert LOOK_SECONDS + LOOK_AGAIN_SECONDS < QUESTION_SECONDS < 2.0
+assert RAFT_ELECTION_SECONDS_MAX * 2 < QUESTION_SECONDS
 assert RAFT_ELECTION_SECONDS_MAX * 4 < LEADERLESS_SECONDS < FIRST_CONTACT_SECONDS
 assert FIRST_ANSWER_SECONDS < FIRST_CONTACT_SECONDS < CLIENT_DEADLINE_SECONDS
 assert HEDGE_SECONDS_MIN < HEDGE_SECONDS_MAX < READ_STALL_SECONDS < READ_CHUNK_SECONDS

@@ -10,6 +10,9 @@
 5. With `fail_fast`, for people who wait at a terminal, it is shortest while every address refuses connections; and
    before the first contact all are asked who leads, each for a moment only: one that hangs is left at once, and when a
    majority has heard no leader for longer than an election takes, or does not run, that is the answer.
+6. With `fail_fast`, a question to operators' services (`call`, `leader_view`) looks around until somebody leads, but no
+   longer than QUESTION_SECONDS: then the answer is that nobody does, and what each of them said. Files wait as ever,
+   and so does a question that nobody answered at all: they may be far away.
 
 Any thread may call; the only shared state is who led last.
 """
@@ -60,6 +63,7 @@ _READ_BATCH_OPS_MAX = 256
 _BATCH_TTL_MS = int(limits.RPC_DEADLINE_SECONDS * 1000)
 _BATCH_OVERHEAD_BYTES = 64
 _ENTRY_PAUSE_SECONDS = 0.05
+_LOOK_PAUSE_SECONDS = 0.1
 
 
 class Coordinator:
@@ -235,7 +239,13 @@ class Coordinator:
                 raise from_rpc(error, f"{method} at {address}", sent=not may_repeat) from error
         try:
             return self._follow(
-                method, ask, patience, changes=not may_repeat, once=not may_repeat, anybody=not leader
+                method,
+                ask,
+                patience,
+                changes=not may_repeat,
+                once=not may_repeat,
+                anybody=not leader,
+                asks=route.only_looks,
             )
         except Refused as refused:
             raise refused.error from refused.error.__cause__
@@ -268,7 +278,7 @@ class Coordinator:
     def leader_view(self) -> admin_pb2.LeaderView:
         """The leader as it says itself: no answer of a follower that has not noticed a death.
 
-        Raises NoLeaderError when there is none within FIRST_CONTACT_SECONDS.
+        Raises NoLeaderError when there is none within FIRST_CONTACT_SECONDS, or sooner: see rule 6.
         """
         route = methods.find("Admin.GetLeader")
 
@@ -280,7 +290,7 @@ class Coordinator:
 
         patience = min(self.timeout, limits.FIRST_CONTACT_SECONDS)
         try:
-            return self._follow("ask who leads", ask, patience, changes=False)
+            return self._follow("ask who leads", ask, patience, changes=False, asks=True)
         except Refused as refused:
             raise refused.error from refused.error.__cause__
 
@@ -361,14 +371,18 @@ class Coordinator:
         changes: bool,
         once: bool = False,
         anybody: bool = False,
+        asks: bool = False,
     ) -> Reply:
         """The first good reply of `ask(address, timeout)` on the way to the leader. Raises Refused.
 
-        `changes`: a lost answer leaves doubt. `once`: and must then not be repeated.
+        `changes`: a lost answer leaves doubt. `once`: and must then not be repeated. `asks`: see rule 6.
         """
         unknown = not self._reached and (self._answering is None or not anybody)
-        if self._fail_fast and unknown and len(self.known) > 1:
-            self._look_around(what, anybody)
+        if self._fail_fast and unknown:
+            if asks and not anybody:
+                self._look_for_leader(what, patience)
+            elif len(self.known) > 1:
+                self._look_around(what, anybody, limits.LOOK_SECONDS)
         begun = self._clock.monotonic()
         route = Route(self.known, None if anybody else self._leader)
         step = route.begin()
@@ -403,14 +417,32 @@ class Coordinator:
                 raise Refused(last, in_doubt)
             step = self._next_step(route, step, outcome, hint)
 
-    def _look_around(self, what: str, anybody: bool) -> None:
-        """Who answers, and who leads: those that do are asked first from now on. Raises Refused when nobody has led for
-        long."""
+    def _look_for_leader(self, what: str, patience: float) -> None:
+        """Look around until one leads: rule 6. Raises Refused with the last word of each when none does in time."""
+        until = self._clock.monotonic() + min(patience, limits.QUESTION_SECONDS)
+        said: dict[str, str] = {}
+        seconds = limits.LOOK_SECONDS
+        while True:
+            found = self._look_around(what, False, seconds, until)
+            said.update(found.said)
+            if found.leader is not None or self._answering is None:
+                return
+            seconds = limits.LOOK_AGAIN_SECONDS
+            if self._clock.monotonic() + _LOOK_PAUSE_SECONDS >= until or self._closed.is_set():
+                raise Refused(self._leaderless(what, "; ".join(said.values())), False)
+            self._pause(_LOOK_PAUSE_SECONDS)
+
+    def _look_around(self, what: str, anybody: bool, seconds: float, until: float | None = None) -> Sights:
+        """Who answers within `seconds` each, and who leads: those that do are asked first from now on. Raises Refused
+        when nobody has led for long."""
         route = methods.find("Admin.GetLeader")
         found = Sights(self.known)
         while (address := found.next()) is not None:
+            left = seconds if until is None else min(seconds, until - self._clock.monotonic())
+            if left <= 0:
+                break
             try:
-                view = self._invoke(address, route.path, route.reply, b"", limits.LOOK_SECONDS)
+                view = self._invoke(address, route.path, route.reply, b"", left)
             except (grpc.RpcError, QuorumFSError) as error:
                 found.failed(address, error)
                 self._listens = self._listens or not (
@@ -426,9 +458,12 @@ class Coordinator:
             self._known = [*ordered, *(one for one in self._known if one not in ordered)]
             if not self._reached:
                 self._leader = found.leader or self._leader
-        if not anybody and (words := found.leaderless()):
-            among = ", ".join(self.known)
-            raise Refused(NoLeaderError(f"{what}: no leader was found among {among}", cause=words), False)
+        if not anybody and len(self.known) > 1 and (words := found.leaderless()):
+            raise Refused(self._leaderless(what, words), False)
+        return found
+
+    def _leaderless(self, what: str, words: str) -> NoLeaderError:
+        return NoLeaderError(f"{what}: no leader was found among {', '.join(self.known)}", cause=words)
 
     def _next_step(self, route: Route, step: Step, outcome: Outcome, hint: Leader | None) -> Step:
         if outcome is Outcome.BUSY:

@@ -15,14 +15,15 @@ import grpc
 
 from quorumfs import limits
 from quorumfs.errors import QuorumFSError
-from quorumfs.rpc.status import is_composed, status_of, was_never_sent
+from quorumfs.rpc.status import from_rpc, is_composed, status_of, was_never_sent
 from quorumfs.v1 import admin_pb2
 
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class Sights:
-    """One look at `known`. `leader`: the address of the one that says that it leads."""
+    """One look at `known`. `leader`: the address of the one that says that it leads. `said`: by address, in words, what
+    each of the others said or that it did not."""
 
     def __init__(self, known: Sequence[str]) -> None:
         self._open = list(known)
@@ -30,7 +31,7 @@ class Sights:
         self._witnesses = 0
         self._well: list[str] = []
         self._silent: list[str] = []
-        self._words: list[str] = []
+        self.said: dict[str, str] = {}
         self._is_settled = True
         self.leader: str | None = None
 
@@ -45,11 +46,12 @@ class Sights:
             self.leader = address
         elif view.leader.grpc:
             self._is_settled = False
+            self.said[address] = f"{view.observed_by or address} takes {view.leader.node_id} for the leader"
             self._ask_next(view.leader.grpc)
         else:
             self._is_settled = self._is_settled and view.age_seconds >= limits.LEADERLESS_SECONDS
             who = view.observed_by or address
-            self._words.append(f"{who} has heard no leader for {view.age_seconds:.0f} s")
+            self.said[address] = f"{who} has heard no leader for {view.age_seconds:.0f} s"
             self._witnesses += 1
 
     def failed(self, address: str, error: grpc.RpcError | QuorumFSError) -> None:
@@ -57,9 +59,11 @@ class Sights:
         self._silent.append(address)
         if isinstance(error, QuorumFSError) or is_composed(error) or status_of(error) not in _GONE:
             self._is_settled = False
+            told = error if isinstance(error, QuorumFSError) else from_rpc(error, "it", sent=False)
+            self.said[address] = f"{address}: {told}"
         else:
             gone = was_never_sent(error)
-            self._words.append(f"{address} {'does not run' if gone else 'does not answer'}")
+            self.said[address] = f"{address} {'does not run' if gone else 'does not answer'}"
             self._witnesses += gone
 
     def in_order(self) -> list[str]:
@@ -69,7 +73,7 @@ class Sights:
     def leaderless(self) -> str:
         """Why it is certain that nobody leads; empty when it is not."""
         sure = self._well and self._is_settled and self.leader is None and self._witnesses >= self._majority
-        return "; ".join(self._words) if sure else ""
+        return "; ".join(self.said.values()) if sure else ""
 
     def _ask_next(self, address: str) -> None:
         if address not in self._well and address not in self._silent:

@@ -25,6 +25,8 @@ from quorumfs.v1 import admin_pb2, membership_pb2
 from quorumfs.v1 import namespace_pb2 as pb
 from tests.unit.quorumfs.fakes import Cluster, broken, timed_out, with_trailer
 
+GET_GC = admin_pb2.GetGcRequest()
+
 
 class World:
     """A cluster in memory, a coordinator stub before it, and a clock that the pauses move."""
@@ -194,6 +196,66 @@ def test_where_nobody_has_led_for_long_that_is_said_at_once_and_nothing_is_sent(
     assert world.clock.now - begun < 1.0
     assert world.sent("Do") == []
     assert world.stub.cluster_view(leader=False).observed_by in ("c2", "c3")
+
+
+def test_a_question_about_the_cluster_is_answered_in_two_seconds_right_after_the_quorum_was_lost() -> None:
+    """The leader hangs, another is dead, and the third still takes the first for the leader, or has just ceased to."""
+    for last_word in ("c1", ""):
+        for ask in (lambda stub: stub.leader_view(), lambda stub: stub.control("Control.GetGc", GET_GC)):
+            world = World(fail_fast=True)
+            world.cluster.leader, world.cluster.leaderless_seconds = last_word and f"{last_word}:1", 0.4
+            world.net.down.add("c2:1")
+
+            def stopped(where: str, path: str, raw: bytes, world: World = world) -> None:
+                if where == "c1:1":
+                    world.clock.advance(limits.LOOK_AGAIN_SECONDS)
+                    raise timed_out()
+
+            world.net.before = stopped
+            begun = world.clock.now
+            with pytest.raises(NoLeaderError) as refused:
+                ask(world.stub)
+            assert world.clock.now - begun <= 2.0
+            assert "among c" in refused.value.message
+            assert "c1:1 does not answer" in refused.value.cause
+            assert "c2:1 does not run" in refused.value.cause
+            word = "c3 takes c1 for the leader" if last_word else "c3 has heard no leader for 0 s"
+            assert word in refused.value.cause
+
+
+def test_a_question_about_the_cluster_waits_for_an_election_that_is_under_way() -> None:
+    world = World(fail_fast=True)
+    world.cluster.leader, world.cluster.leaderless_seconds = "", 0.2
+    begun = world.clock.now
+
+    def elect(where: str, path: str, raw: bytes) -> None:
+        if world.clock.now - begun > 0.8:
+            world.cluster.leader = "c2:1"
+
+    world.net.before = elect
+    assert world.stub.leader_view().leader.node_id == "c2"
+
+
+def test_a_question_about_the_cluster_reaches_coordinators_that_are_far_away() -> None:
+    world = World(fail_fast=True)
+
+    def far(where: str, path: str, raw: bytes) -> None:
+        if path.endswith("GetLeader") and len(world.sent("GetLeader")) <= 3:
+            world.clock.advance(limits.LOOK_SECONDS)
+            raise timed_out()
+        world.clock.advance(0.7)
+
+    world.net.before = far
+    assert world.stub.leader_view().leader.node_id == "c1"
+
+
+def test_files_are_waited_for_where_a_question_about_the_cluster_is_not() -> None:
+    world = World(fail_fast=True)
+    world.cluster.leader, world.cluster.leaderless_seconds = "", 0.4
+    begun = world.clock.now
+    with pytest.raises(NoLeaderError):
+        world.mkdir("/a")
+    assert world.clock.now - begun > limits.FIRST_ANSWER_SECONDS
 
 
 @pytest.mark.parametrize(
