@@ -63,6 +63,7 @@ from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
 from coordinator.metrics import CoordinatorMetrics, Sample
 from coordinator.services import membership, namespace, view
+from coordinator.services.asking import NODE_SECONDS
 from coordinator.services.backups import Backups
 from coordinator.services.balancing import BalanceDesk
 from coordinator.services.collection import CollectionDesk
@@ -405,6 +406,9 @@ class CoordinatorNode:
     def _holders(self) -> RemoteHolders:
         return RemoteHolders(self._trusted(), self._address_of, self._circuits)
 
+    def _holders_for_operators(self) -> RemoteHolders:
+        return RemoteHolders(self._trusted(), self._address_of, self._circuits, NODE_SECONDS)
+
     def _address_of(self, node_id: str) -> str | None:
         known = self._soft.known().get(node_id)
         return known.info.grpc if known is not None else None
@@ -495,7 +499,7 @@ class CoordinatorNode:
         collection = self._collection = CollectionDesk(
             gateway,
             soft,
-            self._holders,
+            self._holders_for_operators,
             lambda: self._collect if soft.leading else None,
             self._clock,
             rewriting=self._rewriting,
@@ -512,7 +516,7 @@ class CoordinatorNode:
             collection=collection,
             nodes=NodeDesk(gateway, soft, self._departure_rate),
             tokens=self._tokens,
-            durability=DurabilityDesk(gateway, soft, self._holders, self._clock),
+            durability=DurabilityDesk(gateway, soft, self._holders_for_operators, self._clock),
             balancing=BalanceDesk(gateway, soft, lambda: self._balance if soft.leading else None),
             backups=Backups(gateway, own.info.node_id, self._directory, self._clock),
             events=EventBook(buffer, own.info.node_id),

@@ -69,18 +69,27 @@ class Holders(Protocol):
 
 class RemoteHolders:
     """`address`: a node's gRPC address, None when it is not known. `circuits`: those of the process, so that no duty
-    waits for a node that another has just waited for in vain."""
+    waits for a node that another has just waited for in vain.
+
+    `look_seconds`: for somebody who waits for the answer, questions take no longer. They are asked whatever the
+    circuits say, for a node that is back must not be called silent; who is late for an operator is not for a duty, so
+    that no circuit opens. An answer closes one."""
 
     def __init__(
-        self, channels: ChannelSource, address: Callable[[str], str | None], circuits: Circuits
+        self,
+        channels: ChannelSource,
+        address: Callable[[str], str | None],
+        circuits: Circuits,
+        look_seconds: float | None = None,
     ) -> None:
         self._channels = channels
         self._address = address
         self._circuits = circuits
+        self._look_seconds = look_seconds
 
     def find(self, node_id: str, chunk: bytes) -> Found | None:
         try:
-            info: pb.ChunkInfo = self._call(node_id, "Stat", pb.StatChunkRequest(chunk=chunk))
+            info: pb.ChunkInfo = self._look(node_id, "Stat", pb.StatChunkRequest(chunk=chunk))
         except ChunkNotFoundError:
             return None
         except QuorumFSError as error:
@@ -91,8 +100,8 @@ class RemoteHolders:
         return Found(birth, info.length, info.checksum, info.quarantined)
 
     def present(self, node_id: str, after: bytes, limit: int) -> list[bytes]:
-        request = pb.ListChunksRequest(after=after, limit=limit)
-        answer: pb.ListChunksResponse = self._call(node_id, "List", request)
+        request = pb.ListChunksRequest(after=after, limit=limit, ids_only=True)
+        answer: pb.ListChunksResponse = self._look(node_id, "List", request)
         return [one.chunk for one in answer.chunks]
 
     def delete(self, node_id: str, orders: Orders) -> Deleted:
@@ -114,8 +123,8 @@ class RemoteHolders:
         )
 
     def quarantined(self, node_id: str, after: bytes, limit: int) -> list[bytes]:
-        request = pb.ListChunksRequest(after=after, limit=limit, quarantined=True)
-        answer: pb.ListChunksResponse = self._call(node_id, "List", request)
+        request = pb.ListChunksRequest(after=after, limit=limit, quarantined=True, ids_only=True)
+        answer: pb.ListChunksResponse = self._look(node_id, "List", request)
         return [one.chunk for one in answer.chunks]
 
     def restore(self, node_id: str, epoch: t.Epoch, chunks: Sequence[bytes], void_below: int) -> Restored:
@@ -123,18 +132,35 @@ class RemoteHolders:
         answer: pb.RestoreChunksResponse = self._call(node_id, "Restore", request, DELETE_SECONDS)
         return Restored(len(answer.restored), frozenset(answer.refused), answer.error.message)
 
+    def _look(self, node_id: str, method: str, request: Any) -> Any:
+        if self._look_seconds is None:
+            return self._call(node_id, method, request)
+        answer = self._send(node_id, self._address_of(node_id), method, request, self._look_seconds)
+        self._circuits.ended(node_id, None)
+        return answer
+
     def _call(self, node_id: str, method: str, request: Any, seconds: float = RPC_DEADLINE_SECONDS) -> Any:
+        address = self._address_of(node_id)
+        self._circuits.admit(node_id)
+        silence: QuorumFSError | None = None
+        try:
+            return self._send(node_id, address, method, request, seconds)
+        except QuorumFSError as error:
+            cause = error.__cause__
+            silence = None if isinstance(cause, grpc.RpcError) and is_composed(cause) else error
+            raise
+        finally:
+            self._circuits.ended(node_id, silence)
+
+    def _address_of(self, node_id: str) -> str:
         address = self._address(node_id)
         if not address:
             raise UnavailableError(f"{node_id} is not known here")
-        self._circuits.admit(node_id)
-        silence: QuorumFSError | None = None
+        return address
+
+    def _send(self, node_id: str, address: str, method: str, request: Any, seconds: float) -> Any:
         try:
             stub = chunks_pb2_grpc.ChunksStub(self._channels.get(address))
             return getattr(stub, method)(request, timeout=seconds)
         except grpc.RpcError as error:
-            failure = from_rpc(error, f"{method} at {node_id}", sent=True)
-            silence = None if is_composed(error) else failure
-            raise failure from error
-        finally:
-            self._circuits.ended(node_id, silence)
+            raise from_rpc(error, f"{method} at {node_id}", sent=True) from error

@@ -12,6 +12,7 @@ from typing import Protocol
 from coordinator.decisions.collection import Classes, Found, Restored
 from coordinator.metadata import garbage
 from coordinator.metadata.garbage import Story
+from coordinator.services.asking import Questions
 from coordinator.services.gateway import Gateway
 from coordinator.services.view import hint_of
 from coordinator.soft.cycles import SHRINK_GUARD, Report
@@ -98,6 +99,7 @@ class CollectionDesk:
         self._soft = soft
         self._holders = holders
         self._collect = collect
+        self._questions = Questions()
         self._clock = clock
         self._rewriting = rewriting
         self._grace_seconds = grace_seconds
@@ -262,15 +264,11 @@ class CollectionDesk:
         nodes = [one for one in self._there() if node_id in ("", one)]
         silent = {one for one in self._datanodes() if node_id in ("", one)}.difference(nodes)
         holders = self._holders()
-        asked = [asyncio.to_thread(holders.quarantined, one, after, limit) for one in nodes]
+        answers = await self._questions.of_each(nodes, lambda one: holders.quarantined(one, after, limit))
+        silent |= set(nodes) - answers.keys()
         found: dict[bytes, list[str]] = {}
-        for one, answer in zip(nodes, await asyncio.gather(*asked, return_exceptions=True), strict=True):
-            if isinstance(answer, QuorumFSError):
-                silent.add(one)
-                continue
-            if isinstance(answer, BaseException):
-                raise answer
-            for chunk in answer:
+        for one, listed in answers.items():
+            for chunk in listed:
                 found.setdefault(chunk, []).append(one)
         chunks = sorted(found)[:limit]
         stories = await self._gateway.ask(lambda tx: [garbage.story(tx, chunk) for chunk in chunks])
@@ -377,10 +375,9 @@ class CollectionDesk:
 
     async def _find(self, chunk: bytes) -> dict[str, Found]:
         """The nodes that have it, in quarantine or not, of those that answer."""
-        nodes, holders = self._there(), self._holders()
-        asked = [asyncio.to_thread(holders.find, one, chunk) for one in nodes]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        return {one: found for one, found in zip(nodes, answers, strict=True) if isinstance(found, Found)}
+        holders = self._holders()
+        answers = await self._questions.of_each(self._there(), lambda one: holders.find(one, chunk))
+        return {one: found for one, found in answers.items() if found is not None}
 
 
 def check_ids(chunks: Sequence[bytes]) -> None:

@@ -113,7 +113,10 @@ class ChunksService:
     def List(self, request: pb.ListChunksRequest, context: grpc.ServicerContext) -> pb.ListChunksResponse:  # noqa: N802
         limit = min(request.limit or limits.LIST_PAGE_DEFAULT, limits.LIST_PAGE_MAX)
         ids = self._store.ids(request.after[:ID_BYTES], limit, request.quarantined)
-        chunks = [info for chunk in ids if (info := self._told(chunk)) is not None]
+        if request.ids_only:
+            chunks = [pb.ChunkInfo(chunk=chunk, quarantined=request.quarantined) for chunk in ids]
+        else:
+            chunks = [info for chunk in ids if (info := self._told(chunk)) is not None]
         return pb.ListChunksResponse(chunks=chunks, next=ids[-1] if len(ids) == limit else b"")
 
     def Stat(self, request: pb.StatChunkRequest, context: grpc.ServicerContext) -> pb.ChunkInfo:  # noqa: N802

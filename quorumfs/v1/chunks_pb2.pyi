@@ -436,19 +436,23 @@ class ListChunksRequest(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     QUARANTINED_FIELD_NUMBER: _builtins.int
+    IDS_ONLY_FIELD_NUMBER: _builtins.int
     after: _builtins.bytes
     limit: _builtins.int
     quarantined: _builtins.bool
+    ids_only: _builtins.bool
+    """of each no more than its id: no chunk's header is read for it"""
     def __init__(
         self,
         *,
         after: _builtins.bytes = ...,
         limit: _builtins.int = ...,
         quarantined: _builtins.bool = ...,
+        ids_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "quarantined", b"quarantined"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "ids_only", b"ids_only", "limit", b"limit", "quarantined", b"quarantined"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

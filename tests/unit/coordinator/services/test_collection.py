@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
@@ -12,6 +13,7 @@ import pytest
 
 from coordinator.duties.collect import RUNS_KEPT
 from coordinator.metadata import invariants
+from coordinator.services import asking
 from coordinator.services.collection import CollectionDesk, wire
 from coordinator.soft.cycles import Report
 from quorumfs.errors import BusyError, InvalidArgumentError, NotFoundError, NotLeaderError
@@ -280,6 +282,36 @@ def test_candidates_and_quarantine_come_in_pages(farm: Farm, desk: CollectionDes
     farm.nodes["d1"].reachable = False
     assert pages(quarantined=True, node_id="d1") == []
     assert pages(quarantined=True) == chunks
+
+
+def test_a_node_that_hangs_is_not_waited_for_longer_than_an_operator_waits(
+    farm: Farm, desk: CollectionDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = deleted(farm)
+    let_go = threading.Event()
+    listed, seen = farm.nodes.quarantined, farm.nodes.find
+
+    def hanging(answer: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(node_id: str, *about: Any) -> Any:
+            if node_id == "d1":
+                let_go.wait(30.0)
+            return answer(node_id, *about)
+
+        return ask
+
+    monkeypatch.setattr(asking, "NODE_SECONDS", 0.1)
+    monkeypatch.setattr(farm.nodes, "quarantined", hanging(listed))
+    monkeypatch.setattr(farm.nodes, "find", hanging(seen))
+
+    async def ask_both() -> tuple[list[str], list[str]]:
+        try:
+            told = await desk.candidates(a.ListCandidatesRequest(quarantined=True))
+            story = await desk.explain(chunk)
+        finally:
+            let_go.set()
+        return list(told.silent_nodes), list(story.quarantined_on)
+
+    assert farm.leader.run(ask_both) == (["d1"], ["d2", "d3"])
 
 
 def test_a_cycle_tells_how_many_replicas_it_brought_back() -> None:

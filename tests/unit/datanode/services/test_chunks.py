@@ -48,3 +48,23 @@ def test_a_chunk_that_cannot_be_brought_back_is_named_and_the_others_come(
         answer = service.Restore(request, nothing)
     assert (answer.refused, answer.restored, answer.absent) == ([CHUNK], [OTHER], [ABSENT])
     assert "Read-only" in answer.error.cause
+
+
+def test_a_list_of_ids_reads_no_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = None
+    with opened(tmp_path) as (store, disks):
+        fence = EpochStore(disks.disks)
+        fence.load()
+        put(store, CHUNK, b"x")
+        put(store, OTHER, b"x")
+        Orders(store, fence).delete(EPOCH, [(OTHER, 100)])
+        service = ChunksService("d1", store, fence, nothing, nothing, nothing, nothing, nothing, None)
+
+        def read(chunk: ChunkId) -> Any:
+            raise AssertionError(f"{chunk.hex()} is read")
+
+        monkeypatch.setattr(store, "info", read)
+        live = service.List(pb.ListChunksRequest(ids_only=True), nothing)
+        aside = service.List(pb.ListChunksRequest(ids_only=True, quarantined=True), nothing)
+    assert [one.chunk for one in live.chunks] == [CHUNK]
+    assert [(one.chunk, one.quarantined) for one in aside.chunks] == [(OTHER, True)]
