@@ -37,6 +37,7 @@ WAIT_SECONDS = (
     60.0  # for what begins something and waits for its end, or starts a daemon's program to judge a file
 )
 AT_ONCE = 3
+LINES_SHOWN = 60  # of each stream of a command that failed
 COORDINATORS = ("c1", "c2", "c3")
 OF_THE_LEADER = ("/v1/gc", "/v1/repair", "/v1/balance", "/v1/cluster/durability")
 STATES: Sequence[State] = (
@@ -340,13 +341,20 @@ def _check_command(
     wrong = []
     expected = row.codes(world)
     if said.code not in expected:
-        wrong.append(f"exit code {said.code}, not {expected}: {(said.err or said.text)[:400]}")
+        wrong.append(f"exit code {said.code}, not {expected}")
     if "Traceback" in said.err + said.text:
         wrong.append(said.err)
     if not row.bytes_out:
         broken = _against_words(said)
         wrong += broken or _lies_of(world, name, row, said, leader)
-    return [f"{shown}: {one}" for one in wrong]
+    return [f"{shown}: {one}\n{_in_full(said)}" for one in wrong]
+
+
+def _in_full(said: Said) -> str:
+    """All that a command has said: who was silent stands on stderr, and why it was believed in the numbers."""
+    parts = (("stdout", said.text), ("stderr", said.err))
+    told = [f"    {name}: {line}" for name, text in parts for line in text.splitlines()[:LINES_SHOWN]]
+    return "\n".join([f"    exit code {said.code} after {said.seconds:.2f} s", *told])
 
 
 def _against_words(said: Said) -> list[str]:
@@ -427,6 +435,61 @@ def test_every_face_answers_in_time_and_truthfully(every: Faces, shells: Shells,
         check_routes(every, world, [every.cluster.layout.node(one) for one in (*chosen[:2], "d1")], found)
         check_commands(every, shells, world, found, everything=False)
     assert found.wrong == [], "\n".join(found.wrong)
+
+
+def first_questions(
+    shells: Shells, state: str, asked: Sequence[tuple[str, tuple[int, ...]]], found: Found
+) -> list[Said]:
+    """Asked at once, before anybody has noticed anything: each for the first and only time."""
+
+    def run(row: tuple[str, tuple[int, ...]]) -> Said:
+        words, codes = row
+        said = shells.run([*words.split(), "-o", "json"])
+        found.took(f"{state}: dfsctl {words}", said.seconds, ANSWER_SECONDS)
+        wrong = [] if said.code in codes else [f"exit code {said.code}, not {codes}"]
+        wrong += _against_words(said)
+        found.wrong += [f"{state}: dfsctl {words}: {one}\n{_in_full(said)}" for one in wrong]
+        return said
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(run, asked))
+
+
+def test_the_first_questions_after_a_datanode_hangs_are_answered_without_it(
+    every: Faces, shells: Shells
+) -> None:
+    found = Found()
+    asked = (("gc quarantine ls", (8,)), (f"gc explain {every.chunk}", (0,)), ("fsck", (8,)))
+    every.cluster.pause("d2")
+    try:
+        listed, story, _ = first_questions(shells, "d2 hangs", asked, found)
+    finally:
+        every.cluster.resume("d2")
+    assert found.wrong == [], "\n".join(found.wrong)
+    assert "d2 did not tell" in listed.err
+    assert story.json["state"] == "referenced"
+
+
+def test_the_first_questions_after_the_quorum_is_lost_are_answered_with_what_each_coordinator_says(
+    every: Faces, shells: Shells
+) -> None:
+    found = Found()
+    leader = every.cluster.leader()
+    other, left = (one for one in COORDINATORS if one != leader)
+    asked = tuple((words, (5,)) for words in ("leader", "status", "node ls", "gc status", "raft members"))
+    every.cluster.pause(leader)
+    every.cluster.kill(other)
+    try:
+        told = first_questions(shells, "the quorum is lost", asked, found)
+    finally:
+        every.cluster.resume(leader)
+        every.cluster.start_all()
+    assert found.wrong == [], "\n".join(found.wrong)
+    for said in told:
+        cause = said.json["error"]["cause"]
+        assert left in cause, cause
+        assert "does not answer" in cause, cause
+        assert "does not run" in cause, cause
 
 
 AGENTS_COMMANDS: Sequence[tuple[str, tuple[int, ...]]] = (
