@@ -15,7 +15,7 @@ import grpc
 
 from quorumfs import limits
 from quorumfs.errors import QuorumFSError
-from quorumfs.rpc.status import from_rpc, is_composed, status_of, was_never_sent
+from quorumfs.rpc.status import from_rpc, is_composed, status_of, was_refused
 from quorumfs.v1 import admin_pb2
 
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -62,7 +62,7 @@ class Sights:
             told = error if isinstance(error, QuorumFSError) else from_rpc(error, "it", sent=False)
             self.said[address] = f"{address}: {told}"
         else:
-            gone = was_never_sent(error)
+            gone = was_refused(error)
             self.said[address] = f"{address} {'does not run' if gone else 'does not answer'}"
             self._witnesses += gone
 

@@ -192,6 +192,12 @@ def was_never_sent(error: grpc.RpcError) -> bool:
     return status is _S.UNAVAILABLE and cause.startswith("failed to connect to all addresses")
 
 
+def was_refused(error: grpc.RpcError) -> bool:
+    """True when nobody listens there. A process that hangs takes connections, which then time out: that is no refusal,
+    though nothing was sent either."""
+    return was_never_sent(error) and "onnection refused" in _status(error)[1]
+
+
 def is_composed(error: grpc.RpcError) -> bool:
     """True when a node of ours answered with an error of its own: it lives."""
     return _trailer(error) is not None

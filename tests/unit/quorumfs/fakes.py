@@ -55,8 +55,20 @@ class FakeRpcError(grpc.RpcError):
         raise self
 
 
+_NOBODY = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
+
+
 def refused() -> FakeRpcError:
-    return FakeRpcError(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; refused")
+    return FakeRpcError(
+        grpc.StatusCode.UNAVAILABLE, f"{_NOBODY}Failed to connect to remote host: Connection refused"
+    )
+
+
+def hanging() -> FakeRpcError:
+    """At the second try: the process was stopped, and its kernel takes connections."""
+    return FakeRpcError(
+        grpc.StatusCode.UNAVAILABLE, f"{_NOBODY}connection attempt timed out before receiving SETTINGS frame"
+    )
 
 
 def broken() -> FakeRpcError:

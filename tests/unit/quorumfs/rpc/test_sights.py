@@ -6,7 +6,7 @@ from quorumfs.errors import UnavailableError
 from quorumfs.limits import LEADERLESS_SECONDS
 from quorumfs.rpc.sights import Sights
 from quorumfs.v1 import admin_pb2, types_pb2
-from tests.unit.quorumfs.fakes import refused, timed_out, with_trailer
+from tests.unit.quorumfs.fakes import hanging, refused, timed_out, with_trailer
 
 LONG = LEADERLESS_SECONDS + 1
 
@@ -47,6 +47,19 @@ def test_when_all_that_answer_have_heard_nobody_for_long_nobody_is_about_to_lead
     sights.failed(sights.next() or "", timed_out())
     sights.answered(sights.next() or "", view("c3", age=LONG))
     assert sights.leaderless() == "c1:1 does not run; c2:1 does not answer; c3 has heard no leader for 4 s"
+
+
+def test_one_that_hangs_takes_connections_and_is_not_said_not_to_run() -> None:
+    sights = look()
+    sights.failed(sights.next() or "", refused())
+    sights.failed(sights.next() or "", hanging())
+    sights.answered(sights.next() or "", view("c3", age=LONG))
+    assert sights.said["c2:1"] == "c2:1 does not answer"
+    sights = look()
+    for _ in range(2):
+        sights.failed(sights.next() or "", hanging())
+    sights.answered(sights.next() or "", view("c3", age=LONG))
+    assert sights.leaderless() == "", "it may lead, for all that is known"
 
 
 def test_one_that_is_cut_off_does_not_speak_for_those_that_are_slow() -> None:
