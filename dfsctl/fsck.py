@@ -10,6 +10,7 @@ import click
 from dfsctl import views
 from dfsctl.errors import in_words
 from dfsctl.output import show, size, table, talk
+from dfsctl.parallel import of_each
 from dfsctl.shell import command, settings
 from quorumfs.errors import IntegrityError, PartialError, QuorumFSError
 from quorumfs.v1 import admin_pb2, types_pb2
@@ -43,7 +44,7 @@ def fsck(quick: bool, limit: int) -> None:
     with given.coordinator() as coordinator:
         report = coordinator.control("Control.GetDurability", admin_pb2.GetDurabilityRequest(problems=limit))
         data = views.durability(report)
-        nodes = [] if quick else list(_nodes(coordinator, lambda line: talk(given, line)))
+        nodes = [] if quick else _nodes(coordinator, lambda line: talk(given, line))
     data["nodes"] = nodes
     data["ok"] = not (data["missing"] or any(one["missing_total"] or one["error"] for one in nodes))
     show(given, data, lambda: _lines(data, quick))
@@ -53,13 +54,12 @@ def fsck(quick: bool, limit: int) -> None:
         raise click.exceptions.Exit(int(error.exit_code))
 
 
-def _nodes(coordinator: Coordinator, say: Any) -> Iterator[dict[str, Any]]:
-    """Every datanode, compared page by page."""
+def _nodes(coordinator: Coordinator, say: Any) -> list[dict[str, Any]]:
+    """Every datanode, compared page by page, several at once: one that hangs holds up nobody."""
     view = coordinator.cluster_view()
     ids = sorted(one.info.node_id for one in view.nodes if one.info.role == types_pb2.NODE_ROLE_DATANODE)
-    for node_id in ids:
-        say(f"comparing {node_id}")
-        yield _node(coordinator, node_id)
+    say(f"comparing {', '.join(ids)}")
+    return of_each(ids, lambda node_id: _node(coordinator, node_id))
 
 
 def _node(coordinator: Coordinator, node_id: str) -> dict[str, Any]:
