@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dfsctl import views
-from dfsctl.errors import in_words
+from dfsctl.errors import raise_shown
 from dfsctl.output import cell, pairs, show, size, table, time_of_ms
 from dfsctl.shell import Settings, command, settings
 from dfsctl.watching import show_or_watch, watch_option
@@ -148,8 +148,7 @@ def _show_without(given: Settings, error: QuorumFSError, data: dict[str, Any]) -
         show(given, {**data, "error": error.to_json()}, lambda: ())
     elif "coordinators" in data:
         show(given, data, lambda: _membership_lines(data))
-    click.echo(in_words(error), err=True, nl=False)
-    raise click.exceptions.Exit(int(error.exit_code))
+    raise_shown(error)
 
 
 def _last_seen(coordinator: Coordinator) -> dict[str, Any]:

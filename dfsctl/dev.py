@@ -126,8 +126,13 @@ def stop(node_id: str, sidecar: bool) -> None:
 @node_argument
 @sidecar_option
 def start(node_id: str, sidecar: bool) -> None:
-    """Start it again."""
+    """Start it again. Says so when its other process does not run."""
     _act(node_id, sidecar, lambda cluster, kind: cluster.start(node_id, kind))
+    other: Kind = "node" if sidecar else "sidecar"
+    state = _process(cluster_at_hand(settings()), node_id, other)["state"]
+    if state != "running":
+        named, switch = ("its sidecar", " --sidecar") if other == "sidecar" else ("the node itself", "")
+        click.echo(f"dfsctl: {named} is {state}: dfsctl dev start {node_id}{switch} starts it", err=True)
 
 
 @dev_command()
@@ -170,8 +175,13 @@ def _act(node_id: str, sidecar: bool, action: Callable[[DevCluster, Kind], Any])
     cluster = cluster_at_hand(given)
     kind: Kind = "sidecar" if sidecar else "node"
     action(cluster, kind)
-    now = next(p for p in cluster.status()["processes"] if (p["node_id"], p["kind"]) == (node_id, kind))
+    now = _process(cluster, node_id, kind)
     show(given, now, lambda: [f"{node_id}{' (sidecar)' if sidecar else ''}: {now['state']}"])
+
+
+def _process(cluster: DevCluster, node_id: str, kind: Kind) -> dict[str, Any]:
+    processes: list[dict[str, Any]] = cluster.status()["processes"]
+    return next(one for one in processes if (one["node_id"], one["kind"]) == (node_id, kind))
 
 
 def describe(found: dict[str, Any]) -> list[str]:

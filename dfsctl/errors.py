@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -130,6 +130,12 @@ def in_words(error: QuorumFSError, usage: str = "") -> str:
     if error.next:
         lines += [f"  next:  {printable(error.next)}"]
     return "\n".join(lines) + "\n"
+
+
+def raise_shown(error: QuorumFSError) -> NoReturn:
+    """End the command with the words and the exit code of `error`, beside what it has put on stdout already."""
+    click.echo(in_words(error), err=True, nl=False)
+    raise click.exceptions.Exit(int(error.exit_code))
 
 
 def show_json(value: Any) -> None:

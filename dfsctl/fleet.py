@@ -150,7 +150,16 @@ def loglevel(words: tuple[str, ...], ttl: str, logger: str, selector: str, every
     elif ttl or logger:
         raise click.UsageError(f"say a level: {', '.join(LEVELS)}")
     body = {**choose_words(nodes, selector, everyone), "action": "log_level", "params": params}
-    _run(settings(), body, ("level", "ttl_seconds", "logger"))
+    try:
+        _run(settings(), body, ("level", "ttl_seconds", "logger"))
+    except NotFoundError as error:
+        if level or not words or repr(words[-1]) not in error.message:
+            raise
+        raise InvalidArgumentError(
+            f"{words[-1]!r} is neither a level nor a node",
+            cause=error.cause,
+            next=f"the levels are {', '.join(LEVELS)}",
+        ) from error
 
 
 @command("logs")

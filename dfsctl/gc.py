@@ -8,11 +8,17 @@ from typing import Any
 import click
 
 from dfsctl import views
-from dfsctl.errors import in_words
+from dfsctl.errors import raise_shown
 from dfsctl.output import pairs, show, table
 from dfsctl.shell import Settings, command, settings
 from dfsctl.watching import show_or_watch, watch_option
-from quorumfs.errors import InvalidArgumentError, PartialError, TimedOutError
+from quorumfs.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    PartialError,
+    PreconditionFailedError,
+    TimedOutError,
+)
 from quorumfs.ids import ID_BYTES
 from quorumfs.v1 import admin_pb2
 
@@ -62,8 +68,13 @@ def run(dry_run: bool, wait: bool) -> None:
             rounds -= 1
     if waits and report.outcome == "running":
         raise TimedOutError("the cycle is not over", next="dfsctl gc status shows how it goes on")
-    data = views.gc_report(report)
-    show(given, data, lambda: pairs(data.items()))
+    if waits and report.outcome == "paused":
+        raise PreconditionFailedError(
+            "the cycle did not end: the collection was paused meanwhile", next="dfsctl gc resume; then again"
+        )
+    data = {**views.gc_report(report), "ticket": report.ticket}
+    begun = "a cycle is begun; dfsctl gc status shows how it goes on, gc run --wait its end"
+    show(given, data, lambda: [begun] if report.outcome == "running" else pairs(data.items()))
 
 
 @command("pause")
@@ -114,6 +125,14 @@ def explain(chunk: str) -> None:
     request = admin_pb2.ExplainChunkRequest(chunk=_id_of(chunk))
     with given.coordinator() as coordinator:
         data = views.chunk_story(coordinator.control("Control.ExplainChunk", request))
+    if data["state"] == "unknown":
+        error = NotFoundError(
+            f"chunk {data['chunk']} is unknown",
+            cause="no table has it, and no datanode that answers",
+            next="dfsctl locate shows the chunks of a file, dfsctl node ls which datanodes answer",
+        )
+        show(given, {**data, "error": error.to_json()}, lambda: ())
+        raise_shown(error)
     show(given, data, lambda: pairs(_words(data)))
 
 
@@ -172,8 +191,7 @@ def quarantine_ls(node_id: str, limit: int) -> None:
             cause="what lies in quarantine there is not in the list",
             next="dfsctl node ls shows whether they are there; then again",
         )
-        click.echo(in_words(error), err=True, nl=False)
-        raise click.exceptions.Exit(int(error.exit_code))
+        raise_shown(error)
 
 
 @command("restore")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from dfsctl import views
+from dfsctl.errors import printable
 from dfsctl.output import pairs, show, size, talk
 from dfsctl.shell import Settings, command, settings
 from dfsctl.watching import show_or_watch, watch_option
@@ -87,12 +88,17 @@ def _status(given: Settings, node_id: str) -> list[dict[str, Any]]:
 def _wait(given: Settings, node_id: str) -> list[dict[str, Any]]:
     """Look until nothing is left. Raises TimedOutError after --timeout."""
     until = time.monotonic() + given.timeout_seconds if given.timeout_seconds else None
+    named: list[str] = []
     while True:
         found = _status(given, node_id)
         if all(one["intent"] == "decommissioned" for one in found):
             return found
         for one in found:
             talk(given, f"{one['node_id']}: {one['remaining_chunks']} chunks remain")
+        blockers = [f"{one['node_id']}:{line}" for one in found for line in _blockers(one)]
+        if blockers and blockers != named:  # who waits has to know that nothing moves, and why
+            click.echo("\n".join(blockers), err=True)
+        named = blockers
         if until is not None and time.monotonic() >= until:
             left = found[0]["remaining_chunks"] if found else 0
             raise TimedOutError(
@@ -123,10 +129,15 @@ def _lines(found: list[dict[str, Any]]) -> Iterator[str]:
                 ("blockers", len(one["blockers"])),
             ]
         )
-        for blocker in one["blockers"]:
-            of = f" of {', '.join(blocker['paths'])}" if blocker["paths"] else ""
-            why = "; ".join(blocker["refusals"])
-            yield f"  chunk {blocker['chunk']}{of}: {blocker['reason']}{f' ({why})' if why else ''}"
+        yield from (f" {line}" for line in _blockers(one))
+
+
+def _blockers(one: dict[str, Any]) -> Iterator[str]:
+    """What cannot move, and why."""
+    for blocker in one["blockers"]:
+        of = f" of {', '.join(map(printable, blocker['paths']))}" if blocker["paths"] else ""
+        why = "; ".join(blocker["refusals"])
+        yield f" chunk {blocker['chunk']}{of}: {blocker['reason']}{f' ({why})' if why else ''}"
 
 
 @command()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from dfsctl import views
 from dfsctl.cluster import node_table
-from dfsctl.output import pairs, show
+from dfsctl.output import pairs, show, size, table
 from dfsctl.shell import command, settings
 from quorumfs.errors import NotFoundError
 from quorumfs.v1 import admin_pb2
+
+DISK_HEADINGS = ("DISK", "PATH", "STATE", "USED", "FREE", "TOTAL", "CHUNKS", "QUARANTINE", "ERROR")
 
 
 @command()
@@ -41,8 +44,29 @@ def show_(node_id: str) -> None:
     show(
         given,
         data,
-        lambda: pairs((k, json.dumps(v) if isinstance(v, list | dict) else v) for k, v in data.items()),
+        lambda: _in_full(data),
     )
+
+
+def _in_full(data: dict[str, Any]) -> Iterator[str]:
+    yield from pairs((name, value) for name, value in data.items() if name != "disks")
+    if data["disks"]:
+        yield ""
+        rows = (
+            (
+                one["disk_id"],
+                one["path"],
+                one["state"],
+                size(one["used_bytes"]),
+                size(one["free_bytes"]),
+                size(one["total_bytes"]),
+                one["chunks"],
+                size(one["quarantined_bytes"]),
+                one["error"],
+            )
+            for one in data["disks"]
+        )
+        yield from table(DISK_HEADINGS, rows)
 
 
 @command()

@@ -1,5 +1,6 @@
 """Label selectors, as Kubernetes has them: `zone=a,disk in (ssd,nvme),!canary,rack!=r7`; `key~glob` is ours.
 
+A node's role can be selected like a label: `role=datanode`.
 A comma is AND. `key!=v` and `key notin (v)` also match where the label is absent, as in Kubernetes. The empty
 selector matches everything: whoever mutates must refuse it.
 """
@@ -27,6 +28,11 @@ _EQUALS = re.compile(rf"({_KEY}){_SPACE}(==|=|!=){_SPACE}({_VALUE})")
 _MATCHES = re.compile(rf"({_KEY}){_SPACE}~{_SPACE}({_GLOB})")
 _WITHIN = re.compile(rf"({_KEY})[ \t]+(in|notin){_SPACE}\(([^()]*)\)")
 _VALUE_ALONE = re.compile(_VALUE)
+
+
+def selectable(labels: Mapping[str, str], role: str) -> dict[str, str]:
+    """What a selector is held against: a node's labels, and its `role` unless a label has that name."""
+    return {"role": role, **labels}
 
 
 class Operator(Enum):

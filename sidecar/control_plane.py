@@ -25,9 +25,9 @@ from quorumfs.errors import (
     QuorumFSError,
     TimedOutError,
 )
-from quorumfs.selectors import parse
-from quorumfs.v1 import admin_pb2, membership_pb2
-from sidecar import limits
+from quorumfs.selectors import parse, selectable
+from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
+from sidecar import limits, shapes
 from sidecar.actions import Action, Step, ToAgent, ToCollection, ToLeader, set_node
 from sidecar.fleet import Fleet
 from sidecar.methods import CONTROL_GC, RESERVE_ABSENCE, RUN_GC, SET_NODE
@@ -246,7 +246,11 @@ def choose(nodes: Sequence[membership_pb2.NodeView], meant: Meant) -> list[membe
         found = by_id
     else:
         selector = parse(meant.selector)
-        found = {key: one for key, one in by_id.items() if selector.matches(dict(one.info.labels))}
+        found = {
+            key: one
+            for key, one in by_id.items()
+            if selector.matches(selectable(one.info.labels, shapes.word(types_pb2.NodeRole, one.info.role)))
+        }
     if not found:
         raise NotFoundError(f"no node matches {meant.selector[:200]!a}", next="dfsctl node ls shows labels")
     return [found[node_id] for node_id in sorted(found)]

@@ -191,6 +191,7 @@ GC_CYCLES = obj(
     observed_by=TEXT,
     observed_at=TIME,
     age_seconds=SECONDS,
+    authoritative=TRUTH,
     current=TRUTH,
     reason=TEXT,
 )
@@ -232,7 +233,7 @@ _GC = {
     ),
 }
 GC = obj(**_GC)
-GC_AS_OF = obj(**_GC, **_AS_OF)
+GC_AS_OF = obj(**_GC, authoritative=TRUTH, **_AS_OF)
 RAFT_AS_OF = obj(**_RAFT, **_AS_OF)
 CLUSTER = obj(
     cluster_id=TEXT,

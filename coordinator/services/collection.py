@@ -22,6 +22,7 @@ from quorumfs.errors import (
     BusyError,
     InvalidArgumentError,
     NotFoundError,
+    PreconditionFailedError,
     QuorumFSError,
     make,
 )
@@ -288,6 +289,8 @@ class CollectionDesk:
         collect = self._collect()
         if collect is None:
             raise BusyError("this coordinator has only just begun to lead")
+        if not request.ticket:
+            await self._require_not_paused()
         ticket = request.ticket or collect.request(dry_run=request.dry_run)
         until = self._clock.monotonic() + WAIT_SECONDS
         while True:
@@ -306,8 +309,15 @@ class CollectionDesk:
         return await self.status()
 
     async def release(self, chunks: Sequence[bytes]) -> str:
+        """End their holds. Raises NotFoundError when none of them is held."""
         check_ids(chunks)
         done = await self._system(e.SystemCommand(release=e.ReleaseChunks(chunks=chunks)))
+        if not done:
+            raise NotFoundError(
+                f"none of the {len(chunks)} chunks is held",
+                cause="only what was restored, or is of another history, waits for a release",
+                next="dfsctl gc candidates --held",
+            )
         return f"{done} of {len(chunks)} were held, and are not any more; their grace begins now"
 
     async def restore(self, chunks: Sequence[bytes]) -> str:
@@ -359,6 +369,15 @@ class CollectionDesk:
         )
 
     # Small things
+
+    async def _require_not_paused(self) -> None:
+        now = await self._gateway.ask(garbage.cluster)
+        if now is not None and now.paused:
+            raise PreconditionFailedError(
+                "no cycle can be run: the collection is paused",
+                cause="an operator has paused it, and that holds for every leader",
+                next="dfsctl gc resume; then again",
+            )
 
     async def _system(self, command: e.SystemCommand) -> int:
         done = await self._gateway.system(command)

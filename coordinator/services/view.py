@@ -51,7 +51,8 @@ async def cluster_view(
     if leader is not None:
         result.leader.CopyFrom(leader)
     for known in await nodes(gateway, role):
-        if wanted is None or wanted.matches(dict(known.info.labels)):
+        name = t.NodeRole.Name(known.info.role).removeprefix("NODE_ROLE_").lower()
+        if wanted is None or wanted.matches(selectors.selectable(known.info.labels, name)):
             result.nodes.append(node_view(known, gateway, soft, state, own))
     return result
 

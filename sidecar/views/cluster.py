@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from quorumfs.errors import QuorumFSError
-from quorumfs.selectors import parse
+from quorumfs.selectors import parse, selectable
 from quorumfs.v1 import admin_pb2
 from sidecar import bodies, schemas, shapes
 from sidecar.agent import agent
@@ -35,7 +35,11 @@ def nodes() -> Response:
     selector = parse(text) if text.strip() else None
     told, error = _ask()
     entries = [shapes.node_entry(view) for view in told.value.view.nodes]
-    matched = [entry for entry in entries if selector is None or selector.matches(entry["labels"])]
+    matched = [
+        entry
+        for entry in entries
+        if selector is None or selector.matches(selectable(entry["labels"], entry["role"]))
+    ]
     return jsonify({"nodes": matched, "selector": text, **as_of(told, error)})
 
 

@@ -32,7 +32,8 @@ CYCLE_BODY = schemas.some(dry_run=schemas.TRUTH, ticket={**schemas.COUNT, "maxim
 def gc() -> Response:
     bodies.query(())
     told, error = agent().fleet.gc.answer()
-    return jsonify({**shapes.gc(told.value), **as_of(told, error or _not_leading(told.value))})
+    error = error or _not_leading(told.value)
+    return jsonify({**shapes.gc(told.value), "authoritative": error is None, **as_of(told, error)})
 
 
 def _not_leading(told: admin_pb2.GcStatus) -> QuorumFSError | None:
@@ -68,7 +69,8 @@ def gc_cycles() -> Response:
         }
         for one in told.value.cycles
     ]
-    return jsonify({"cycles": cycles, **as_of(told, error or _not_leading(told.value))})
+    error = error or _not_leading(told.value)
+    return jsonify({"cycles": cycles, "authoritative": error is None, **as_of(told, error)})
 
 
 @views.post("/v1/gc/cycles")

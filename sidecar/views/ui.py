@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from importlib import resources
 
-from flask import Blueprint, Response, make_response, request
+from flask import Blueprint, Response, make_response, redirect, request
 from werkzeug.exceptions import NotFound
 
 from sidecar import bodies
@@ -52,6 +52,16 @@ def pages() -> dict[str, Page]:
                 content, f"{kind}; charset=utf-8", hashlib.sha256(content).hexdigest()[:16]
             )
     return found
+
+
+@views.get("/")
+@describes(Contract({302: None}, media=("text/html",)))
+def first() -> Response:
+    """Where the web pages are."""
+    bodies.query(())
+    response = make_response(redirect("ui/", 302))
+    response.headers["Cache-Control"] = "no-cache"
+    return response
 
 
 @views.get("/ui/")

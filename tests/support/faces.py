@@ -106,6 +106,7 @@ ROUTES: Mapping[tuple[str, str], Route] = {
     ("get", "/status"): Route("agent"),
     ("get", "/metrics"): Route("agent"),
     ("get", "/openapi.json"): Route("agent"),
+    ("get", "/"): Route("agent", well=(302,)),
     ("get", "/ui/"): Route("agent"),
     ("get", "/ui/{name}"): Route("agent", "/ui/app.js"),
     ("get", "/logs/stream"): Route("node", "/logs/stream?follow=0&level=info&since=1h"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dfsctl import leaving
 from quorumfs.errors import NoLeaderError, SafetyGuardError, UnavailableError
 from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
 
@@ -149,6 +150,10 @@ def test_nodes_are_listed_shown_and_labelled(dfsctl: Dfsctl, coordinator: Any) -
     ]
     assert coordinator.asked[-1][1] == "zone=a"
     assert dfsctl("node", "show", "d1", "-o", "json").json["disks"][0]["path"] == "/disk"
+    shown = dfsctl("node", "show", "d1").text
+    assert not set("[]{}'\"") & set(shown), shown
+    assert "DISK" in shown
+    assert "/disk" in shown
     assert dfsctl("node", "show", "d9").code == 3
     assert dfsctl("node", "label", "d1", "zone=b", "rack-", "-o", "json").json == {
         "node_id": "d1",
@@ -572,3 +577,24 @@ def test_balancing_is_planned_told_and_shown(dfsctl: Dfsctl, coordinator: Any) -
     assert "d2" in dfsctl("balance", "status").text
     assert "00" * 16 in dfsctl("balance", "plan").text
     assert dfsctl("balance", "start", "--threshold", "0").code == 2
+
+
+def test_who_waits_for_a_node_to_be_empty_is_told_what_cannot_move(
+    dfsctl: Dfsctl, coordinator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck = admin_pb2.Decommission(node_id="d1", intent=types_pb2.NODE_INTENT_DECOMMISSIONING)
+    stuck.blockers.add(chunk=b"c" * 16, reason="no other datanode has room", paths=["/data/x"])
+    done = admin_pb2.Decommission(node_id="d1", intent=types_pb2.NODE_INTENT_DECOMMISSIONED)
+    left = [stuck, stuck]
+    monkeypatch.setattr(
+        leaving.time, "sleep", lambda _: answer.nodes[0].CopyFrom(left.pop() if left else done)
+    )
+    answer = admin_pb2.Decommissions(nodes=[stuck])
+    coordinator.answers = {
+        "Control.SetNode": admin_pb2.ActionResponse(),
+        "Control.GetDecommission": answer,
+    }
+    said = dfsctl("node", "decommission", "d1", "--wait")
+    assert said.code == 0
+    assert said.err.count("no other datanode has room") == 1, "once, and again only when it changes"
+    assert "of /data/x" in said.err

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from dfsctl.agents import Answer, answering, error_of
-from quorumfs.errors import Code, NoLeaderError, QuorumFSError, SafetyGuardError, TimedOutError
+from quorumfs.errors import (
+    Code,
+    NoLeaderError,
+    NotFoundError,
+    QuorumFSError,
+    SafetyGuardError,
+    TimedOutError,
+)
 from tests.unit.dfsctl.test_cluster_commands import VIEW
 
 Dfsctl = Callable[..., Any]
@@ -235,3 +242,13 @@ def test_a_shutdown_is_called_off_at_the_nodes_themselves(dfsctl: Dfsctl, agents
     said = dfsctl("node", "shutdown", "--cancel", "d1", "-o", "json")
     assert (said.code, agents.asked) == (0, [(["d1:2"], "DELETE", "/shutdown", {})])
     assert dfsctl("node", "shutdown", "--cancel", "d1", "--fast").code == 2
+
+
+def test_a_word_that_is_neither_a_level_nor_a_node_is_called_so(dfsctl: Dfsctl, agents: FakeAgents) -> None:
+    agents.answer = NotFoundError("there is no node 'nonsense'", cause="there are c1, d1")
+    said = dfsctl("node", "loglevel", "d1", "nonsense")
+    assert said.code == 2
+    assert "neither a level nor a node" in said.err
+    assert "debug, info, warning, error" in said.err
+    agents.answer = NotFoundError("there is no node 'd9'")
+    assert dfsctl("node", "loglevel", "d9", "info").code == 3

@@ -38,3 +38,28 @@ def test_nobody_reads_the_notation_of_a_programming_language(dfsctl: Dfsctl, coo
         said = dfsctl("gc", word).text
         assert "seconds=1.1," in said
         assert not set("[]{}'") & set(said), said
+
+
+def test_a_chunk_that_nobody_knows_is_not_found_and_called_unknown(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.ExplainChunk"] = admin_pb2.ChunkStory(chunk=b"c" * 16, state="unknown")
+    said = dfsctl("gc", "explain", "63" * 16, "-o", "json")
+    assert (said.code, said.json["state"], said.json["error"]["code"]) == (3, "unknown", "not_found")
+    said = dfsctl("gc", "explain", "63" * 16)
+    assert (said.code, said.text) == (3, "")
+    assert "is unknown" in said.err
+
+
+def test_a_cycle_that_is_only_begun_has_no_result(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.RunGc"] = admin_pb2.GcReport(outcome="running", ticket=3)
+    said = dfsctl("gc", "run")
+    assert (said.code, "is begun" in said.text, "0" in said.text) == (0, True, False)
+    assert "dfsctl gc status" in said.text
+    told = dfsctl("gc", "run", "-o", "json").json
+    assert (told["outcome"], told["ticket"]) == ("running", 3)
+
+
+def test_a_cycle_that_a_pause_has_ended_is_no_success(dfsctl: Dfsctl, coordinator: Any) -> None:
+    coordinator.answers["Control.RunGc"] = admin_pb2.GcReport(outcome="paused", ticket=3)
+    said = dfsctl("gc", "run", "--wait")
+    assert said.code == 4
+    assert "dfsctl gc resume" in said.err

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quorumfs.errors import InvalidArgumentError
-from quorumfs.selectors import Operator, Requirement, Selector, parse
+from quorumfs.selectors import Operator, Requirement, Selector, parse, selectable
 
 LABELS = {"zone": "a", "disk": "ssd", "host": "db-12", "empty": ""}
 
@@ -136,3 +136,10 @@ def test_what_strangers_ask_for_leaves_nothing_in_memory() -> None:
     finally:
         tracemalloc.stop()
     assert after - before < 64 << 10
+
+
+def test_a_node_s_role_is_selected_like_a_label_unless_a_label_has_that_name() -> None:
+    datanodes = parse("role=datanode,zone=a")
+    assert datanodes.matches(selectable({"zone": "a"}, "datanode"))
+    assert not datanodes.matches(selectable({"zone": "a"}, "coordinator"))
+    assert not datanodes.matches(selectable({"zone": "a", "role": "archive"}, "datanode"))

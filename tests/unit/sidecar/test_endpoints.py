@@ -195,7 +195,11 @@ def test_a_follower_that_refuses_leads_on_to_the_leader() -> None:
     own.answers["GetStatus"] = fakes.status(fakes.leader_view("c2", C2))
     found = client(nodes, role="coordinator").get("/v1/gc").json
     assert found is not None
-    assert (found["cycle"], found["observed_by"]) == (4, C2)
+    assert (found["cycle"], found["observed_by"], found["authoritative"]) == (4, C2, False)
+    leader.answers["GetGc"] = admin_pb2.GcStatus(state="idle", cycle=4, authoritative=True)
+    found = client(nodes, role="coordinator").get("/v1/gc").json
+    assert found is not None
+    assert found["authoritative"]
 
 
 def test_how_well_chunks_are_kept_is_told_by_every_agent() -> None:
@@ -237,6 +241,9 @@ def test_a_selector_chooses_nodes_and_a_bad_one_is_refused() -> None:
     found = tested.get("/v1/cluster/nodes?selector=zone=a,role!=x").json
     assert found is not None
     assert [node["node_id"] for node in found["nodes"]] == ["c1", "d1"]
+    found = tested.get("/v1/cluster/nodes?selector=role=datanode").json
+    assert found is not None
+    assert [node["node_id"] for node in found["nodes"]] == ["d1", "d2"]
     assert tested.get("/v1/cluster/nodes?selector=zone=(").status_code == 400
     every = tested.get("/v1/cluster/nodes").json
     assert every is not None

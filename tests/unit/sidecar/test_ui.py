@@ -37,6 +37,8 @@ def test_the_pages_are_served_with_a_policy_that_allows_nothing_inline_and_nothi
     assert tested.get("/ui/").mimetype == "text/html"
     assert tested.get("/ui/app.js").mimetype == "text/javascript"
     assert tested.get("/ui").headers["Location"].endswith("/ui/")
+    first = tested.get("/")
+    assert (first.status_code, first.headers["Location"]) == (302, "ui/")
 
 
 @pytest.mark.parametrize(

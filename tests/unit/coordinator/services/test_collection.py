@@ -16,7 +16,13 @@ from coordinator.metadata import invariants
 from coordinator.services import asking
 from coordinator.services.collection import CollectionDesk, wire
 from coordinator.soft.cycles import Report
-from quorumfs.errors import BusyError, InvalidArgumentError, NotFoundError, NotLeaderError
+from quorumfs.errors import (
+    BusyError,
+    InvalidArgumentError,
+    NotFoundError,
+    NotLeaderError,
+    PreconditionFailedError,
+)
 from quorumfs.limits import GC_QUARANTINE_MS
 from quorumfs.v1 import admin_pb2 as a
 from quorumfs.v1 import entries_pb2 as e
@@ -149,6 +155,8 @@ def test_what_is_restored_comes_back_everywhere_and_stays_until_it_is_released(
     (held,) = farm.leader.run(lambda: desk.candidates(a.ListCandidatesRequest(held=True))).chunks
     assert held.chunk == chunk
     assert "1 of 1" in farm.leader.run(lambda: desk.release([chunk]))
+    with pytest.raises(NotFoundError, match="none of the 1 chunks is held"):
+        farm.leader.run(lambda: desk.release([chunk]))
     assert farm.cycle().condemned == 0
     farm.pass_time(GRACE_SECONDS)
     assert farm.cycle().deleted == 1
@@ -344,9 +352,17 @@ def test_a_run_is_begun_waited_for_and_looked_after(farm: Farm, desk: Collection
     with pytest.raises(NotFoundError):
         farm.leader.run(lambda: run(ticket=7))
 
+    def is_asked(ticket: int) -> bool:
+        try:
+            farm.collect.report(ticket)
+        except NotFoundError:
+            return False
+        return True
+
     async def waiting() -> a.GcReport:
         asked = asyncio.create_task(run(dry_run=True, wait=True))
-        await asyncio.sleep(0)
+        while not is_asked(2):
+            await asyncio.sleep(0)
         await asyncio.to_thread(farm.finish, 2)
         return await asked
 
@@ -423,3 +439,13 @@ def test_the_last_cycles_are_told_with_their_ages_newest_first_and_only_so_many(
         farm.cycle(dry_run=True)
     assert len(farm.leader.run(desk.cycles).cycles) == RUNS_KEPT
     assert farm.ended == ["done"]
+
+
+def test_no_cycle_is_begun_while_the_collection_is_paused(farm: Farm, desk: CollectionDesk) -> None:
+    farm.leader.run(lambda: desk.control(a.ControlGcRequest(pause=True)))
+    for dry_run in (False, True):
+        with pytest.raises(PreconditionFailedError, match="paused") as refused:
+            farm.leader.run(lambda dry_run=dry_run: desk.run(a.RunGcRequest(dry_run=dry_run)))
+        assert "dfsctl gc resume" in refused.value.next
+    farm.leader.run(lambda: desk.control(a.ControlGcRequest(resume=True)))
+    assert farm.leader.run(lambda: desk.run(a.RunGcRequest())).ticket == 1
