@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from dfsctl.output import show, size, table, talk
 from dfsctl.parallel import of_each
 from dfsctl.shell import command, settings
 from quorumfs.errors import IntegrityError, PartialError, QuorumFSError
-from quorumfs.v1 import admin_pb2, types_pb2
+from quorumfs.v1 import admin_pb2, membership_pb2, types_pb2
 
 if TYPE_CHECKING:
     from quorumfs.rpc.coordinator import Coordinator
@@ -42,9 +43,12 @@ def fsck(quick: bool, limit: int) -> None:
     """
     given = settings()
     with given.coordinator() as coordinator:
-        report = coordinator.control("Control.GetDurability", admin_pb2.GetDurabilityRequest(problems=limit))
-        data = views.durability(report)
-        nodes = [] if quick else _nodes(coordinator, lambda line: talk(given, line))
+        view = coordinator.cluster_view()
+        with ThreadPoolExecutor(1, thread_name_prefix="durability") as beside:
+            request = admin_pb2.GetDurabilityRequest(problems=limit)
+            counted = beside.submit(coordinator.control, "Control.GetDurability", request)
+            nodes = [] if quick else _nodes(coordinator, view, lambda line: talk(given, line))
+            data = views.durability(counted.result())
     data["nodes"] = nodes
     data["ok"] = not (data["missing"] or any(one["missing_total"] or one["error"] for one in nodes))
     show(given, data, lambda: _lines(data, quick))
@@ -54,9 +58,8 @@ def fsck(quick: bool, limit: int) -> None:
         raise click.exceptions.Exit(int(error.exit_code))
 
 
-def _nodes(coordinator: Coordinator, say: Any) -> list[dict[str, Any]]:
+def _nodes(coordinator: Coordinator, view: membership_pb2.ClusterView, say: Any) -> list[dict[str, Any]]:
     """Every datanode, compared page by page, several at once: one that hangs holds up nobody."""
-    view = coordinator.cluster_view()
     ids = sorted(one.info.node_id for one in view.nodes if one.info.role == types_pb2.NODE_ROLE_DATANODE)
     say(f"comparing {', '.join(ids)}")
     return of_each(ids, lambda node_id: _node(coordinator, node_id))

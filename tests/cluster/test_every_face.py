@@ -4,6 +4,7 @@ right status or exit code. The tables, and what is right: tests/support/faces.py
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ WAIT_SECONDS = (
     60.0  # for what begins something and waits for its end, or starts a daemon's program to judge a file
 )
 AT_ONCE = 3
-LINES_SHOWN = 60  # of each stream of a command that failed
+SHOWN_MAX = 10_000  # characters of each stream of a command that failed
 COORDINATORS = ("c1", "c2", "c3")
 OF_THE_LEADER = ("/v1/gc", "/v1/repair", "/v1/balance", "/v1/cluster/durability")
 STATES: Sequence[State] = (
@@ -352,8 +353,12 @@ def _check_command(
 
 def _in_full(said: Said) -> str:
     """All that a command has said: who was silent stands on stderr, and why it was believed in the numbers."""
-    parts = (("stdout", said.text), ("stderr", said.err))
-    told = [f"    {name}: {line}" for name, text in parts for line in text.splitlines()[:LINES_SHOWN]]
+    try:
+        out = json.dumps(said.json)
+    except ValueError:
+        out = said.text
+    parts = (("stdout", out), ("stderr", said.err))
+    told = [f"    {name}: {line}" for name, text in parts for line in text[:SHOWN_MAX].splitlines()]
     return "\n".join([f"    exit code {said.code} after {said.seconds:.2f} s", *told])
 
 
@@ -384,7 +389,7 @@ def _lies_of(world: World, name: str, row: Command, said: Said, leader: str | No
         nodes = told if name == "node ls" else [*told["coordinators"], *told["datanodes"]]
         for one in nodes:
             if (one["state"] == "alive") is (one["node_id"] in world.victims):
-                wrong.append(f"{one['node_id']} is not {one['state']}")
+                wrong.append(f"{one['node_id']} is told to be {one['state']}")
     if name == "node exec" and row.argv.startswith("health"):
         wrong += _lies_of_results(world, told["results"])
     if name == "dev status":
