@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from common import log
-from quorumfs.errors import QuorumFSError
+from quorumfs.errors import QuorumFSError, TimedOutError
 from quorumfs.limits import RPC_SECONDS_FIRST
 
 NODE_SECONDS = 1.2  # an operator has an answer in two seconds, whoever hangs
@@ -29,6 +29,15 @@ class Questions:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="ask-node")
+
+    async def of_one(self, node: str, ask: Callable[[str], T]) -> T:
+        """What the node answers, or raises. Raises TimedOutError when it is late."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, ask, node)
+        await asyncio.wait([future], timeout=NODE_SECONDS)
+        if not future.done():
+            future.cancel()
+            raise TimedOutError(f"{node} did not answer within {NODE_SECONDS} s")
+        return future.result()
 
     async def of_each(self, nodes: Sequence[str], ask: Callable[[str], T]) -> dict[str, T]:
         """What each node answers, all asked at once; of those that refuse, or are late, nothing. What has come when

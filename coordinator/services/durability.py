@@ -21,6 +21,7 @@ from coordinator.decisions.placement import Candidate
 from coordinator.metadata import departures, durability, queries
 from coordinator.metadata.durability import Domains, Kept
 from coordinator.metadata.queries import DamagedChunk, Gone
+from coordinator.services.asking import Questions
 from coordinator.services.gateway import Gateway
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
@@ -71,6 +72,7 @@ class DurabilityDesk:
         self._gateway = gateway
         self._soft = soft
         self._holders = holders
+        self._questions = Questions()
         self._clock = clock
         self._one = asyncio.Lock()
         self._last: tuple[object, Report] | None = None
@@ -151,7 +153,8 @@ class DurabilityDesk:
 
     async def _listed(self, node_id: str, after: bytes, limit: int) -> list[bytes]:
         try:
-            return await asyncio.to_thread(self._holders().present, node_id, after, limit)
+            holders = self._holders()
+            return await self._questions.of_one(node_id, lambda one: holders.present(one, after, limit))
         except (UnavailableError, TimedOutError) as error:  # the node: this coordinator is asked rightly
             raise PreconditionFailedError(f"{node_id} does not answer", cause=str(error)) from error
 
