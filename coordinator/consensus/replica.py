@@ -262,7 +262,7 @@ class Replica(SyncObj):  # type: ignore[misc]
             if not self.has_contact():
                 _log.warning("leadership.lost", term=self.term(), cause="no majority answers")
                 self._become_follower(None)
-        elif now >= self._deadline and self._may_campaign():
+        elif now >= self._deadline:
             self._ask_for_pre_votes()
 
     def _may_campaign(self) -> bool:
@@ -279,7 +279,8 @@ class Replica(SyncObj):  # type: ignore[misc]
     # Elections
 
     def _ask_for_pre_votes(self) -> None:
-        """Harmless, so asked again sooner than an election: who hears a leader does not answer."""
+        """Harmless, so asked again sooner than an election: who hears a leader does not answer. Who may not campaign, as
+        a learner, asks all the same: so it is told whom to hear, when others lead than it knows of."""
         self._SyncObj__raftLeader = None
         timing = self._timing
         wait = timing.heartbeat + (timing.election_min - timing.heartbeat) * self._chance()

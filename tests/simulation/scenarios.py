@@ -390,6 +390,20 @@ def a_leader_who_joined_meanwhile_is_heard(seed: int) -> None:
         expect(stage["c1"].core.replica.voters, ("c1", "c2", "c3", "c4"))
 
 
+def a_learner_hears_a_leader_who_joined_meanwhile(seed: int) -> None:
+    """c5 was added and died before it had an entry; c4, of whom it knows nothing, has joined since and leads."""
+    with Stage(seed, spares=2) as stage:
+        stage.let_lead("c2")
+        stage.add_learner("c5")
+        stage.crash("c5")
+        stage.add_voter("c4")
+        stage.let_lead("c4")
+        stage.start("c5")
+        stage.write_through("c4", 3)
+        stage.settle()
+        expect(stage["c5"].core.replica.voters, ("c1", "c2", "c3", "c4"))
+
+
 def a_candidate_who_joined_meanwhile_gets_the_vote_it_needs(seed: int) -> None:
     """c4 and c2 need a third vote, and c1, who was down, knows nothing of c4."""
     with Stage(seed, spares=1) as stage:
@@ -572,6 +586,7 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_removal_that_was_not_committed_shuts_nobody_out,
     two_removals_at_a_time_do_not_make_a_group_of_one,
     a_leader_who_joined_meanwhile_is_heard,
+    a_learner_hears_a_leader_who_joined_meanwhile,
     a_candidate_who_joined_meanwhile_gets_the_vote_it_needs,
     a_snapshot_that_comes_too_late_changes_nothing,
     a_log_is_compacted_again_after_a_start_without_a_quorum,

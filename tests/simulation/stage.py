@@ -313,8 +313,8 @@ class Stage:
         process.later(0.0, process.core.change_members, Change(make, answers.append))
         return answers
 
-    def add_voter(self, node_id: str) -> None:
-        """A spare machine becomes a member that votes, as the operator's command does it."""
+    def add_learner(self, node_id: str) -> None:
+        """A spare machine becomes a member that does not vote, and starts."""
         leader = self.leader().node_id
         learner = m.Member(node_id=node_id, member_uuid=f"uuid-{node_id}")
         added = self.change_members(leader, lambda now: now.with_learner(learner))
@@ -322,6 +322,11 @@ class Stage:
         machine = self.cluster.members[node_id]
         machine.accept(self[leader].core.replica.configurations.current.members)
         machine.start()
+
+    def add_voter(self, node_id: str) -> None:
+        """A spare machine becomes a member that votes, as the operator's command does it."""
+        self.add_learner(node_id)
+        leader = self.leader().node_id
         progress = self[leader].core.replica.progress
         self.until(lambda: progress[node_id].match >= self[leader].core.replica.commit_index())
         promoted = self.change_members(leader, lambda now: now.promoted(node_id))
