@@ -31,7 +31,7 @@ from quorumfs.errors import (
     QuorumFSError,
 )
 from quorumfs.files import BUFFER_BYTES, QuorumReader, QuorumWriter, TextWriter
-from quorumfs.get_many import ManyReader
+from quorumfs.get_many import Got, ManyReader
 from quorumfs.keepalive import KeepAlive
 from quorumfs.local_file import NewLocalFile, attributes_of
 from quorumfs.namespace import Namespace
@@ -260,7 +260,7 @@ class Client:
         when `failed` is given, they are put into it, by path. `iterate_many` for more than memory holds.
         """
         errors: dict[str, QuorumFSError] = {} if failed is None else failed
-        found = {path: content for path, _, content in self.iterate_many(files, failed=errors)}
+        found = {text(got.path): got.content for got in self._read_many(files, errors)}
         if failed is None and errors:
             first = [f"{name}: {error}" for name, error in list(errors.items())[:3]]
             raise PartialError(
@@ -277,11 +277,15 @@ class Client:
 
         A few megabytes are read ahead, besides what is large itself. Close the iterator to give up early.
         """
+        for got in self._read_many(files, failed):
+            yield text(got.path), file_status(got.info, got.path), got.content
+
+    def _read_many(self, files: Iterable[RemotePath], failed: dict[str, QuorumFSError]) -> Iterator[Got]:
         for got in ManyReader(self.namespace, self._reader).read(map(remote_path, files)):
-            if got.error is not None:
-                failed[text(got.path)] = got.error
+            if got.error is None:
+                yield got
             else:
-                yield text(got.path), file_status(got.info, got.path), got.content
+                failed[text(got.path)] = got.error
 
     # ---- file objects ------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Many files at once: the layouts of hundreds in a message, and neighbours in a pack in one read.
 
-1. Inline bodies come with the layouts. A file that is one range of a chunk is read together with those that lie close
-   to it in the same chunk: a *run*. What lies between them is read and thrown away.
+1. Inline bodies come with the layouts, and a chunk of many files comes once. A file that is one range of a chunk is
+   read together with those that lie close to it in the same chunk: a *run*. What lies between them is read and
+   thrown away.
 2. Runs are read several at a time; the next layouts are asked for while they are under way, and while the last ones
    are looked at. The order of the answers is that of the runs.
 3. A run is verified block by block, and then each of its files by its own checksum. Whatever is wrong with a run,
@@ -16,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 
 from quorumfs import limits, ops
 from quorumfs.checksum import crc32c
@@ -53,6 +55,11 @@ class Wanted:
     def end(self) -> int:
         return self.chunk_offset + self.info.size
 
+    @property
+    def place(self) -> tuple[bytes, int, int]:
+        """Chunk id, offset in it, size: what runs are made by."""
+        return self.chunk.chunk, self.chunk_offset, self.info.size
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -80,7 +87,7 @@ class ManyReader:
         """
         under_way: deque[Future[list[Got]]] = deque()
         pool = ThreadPoolExecutor(limits.RUNS_IN_FLIGHT, thread_name_prefix="quorumfs-runs")
-        asking = ThreadPoolExecutor(1, thread_name_prefix="quorumfs-layouts")
+        asking = ThreadPoolExecutor(_PAGES_IN_FLIGHT, thread_name_prefix="quorumfs-layouts")
         try:
             for task in self._tasks(iter(paths), asking):
                 under_way.append(pool.submit(task))
@@ -107,8 +114,9 @@ class ManyReader:
             if left := page[len(layouts) :]:
                 pages.append((left, asking.submit(self._layouts, left)))
             wanted = []
+            chunks: dict[bytes, namespace_pb2.ChunkLocation] = {}
             for path, result in zip(page, layouts, strict=False):
-                one = _wanted(path, result)
+                one = _wanted(path, result, chunks)
                 if isinstance(one, Wanted):
                     wanted.append(one)
                 elif isinstance(one, Got):
@@ -120,11 +128,7 @@ class ManyReader:
 
     def _layouts(self, page: Sequence[bytes]) -> list[namespace_pb2.ReadResult]:
         """Answers for the first of `page`, one at least: as many as a message holds."""
-        asked = [
-            namespace_pb2.ReadOp(layout=namespace_pb2.LayoutRequest(ref=ops.ref(path), follow=True))
-            for path in page
-        ]
-        results = self._namespace.operations.read(asked)
+        results = self._namespace.operations.read([ops.layout_among(path) for path in page])
         fit = next(
             (at for at, one in enumerate(results) if at and int(one.code) == Code.TOO_LARGE), len(page)
         )
@@ -136,14 +140,15 @@ class ManyReader:
             pieces = self._reader.read(
                 first.chunk, run.start, run.end - run.start, partial(self._again, first)
             )
-            data = memoryview(b"".join(pieces))
+            data = b"".join(pieces)
         except QuorumFSError:
             return [got for file in run.files for got in self._alone(file.path)]
         found = []
         for file in run.files:
-            content = bytes(data[file.chunk_offset - run.start : file.end - run.start])
-            if crc32c(content) == file.info.checksum:
-                found.append(Got(file.path, file.info, content))
+            at, info = file.chunk_offset - run.start, file.info
+            content = data[at : at + info.size]
+            if crc32c(content) == info.checksum:
+                found.append(Got(file.path, info, content))
             else:
                 found += self._alone(file.path)
         return found
@@ -179,41 +184,52 @@ class ManyReader:
         return Got(path, opened.info, content)
 
 
-def _wanted(path: bytes, result: namespace_pb2.ReadResult) -> Wanted | Got | None:
-    """What is known of a file from its layout; None: it is to be read alone."""
-    try:
-        raise_for(result.code, result.error)
-    except QuorumFSError as error:
-        return Got(path, result.layout.info, error=error)
+def _wanted(
+    path: bytes, result: namespace_pb2.ReadResult, chunks: dict[bytes, namespace_pb2.ChunkLocation]
+) -> Wanted | Got | None:
+    """What is known of a file from its layout; None: it is to be read alone. `chunks`: those that the layouts before it
+    in the message have told; its own are added."""
     layout = result.layout
-    if not layout.info.size:
-        return Got(path, layout.info)
-    if layout.next_offset or len(layout.extents) != 1 or layout.info.size > limits.PACKED_FILE_BYTES_MAX:
+    info = layout.info
+    if result.code:
+        try:
+            raise_for(result.code, result.error)
+        except QuorumFSError as error:
+            return Got(path, info, error=error)
+    for told in layout.chunks:
+        chunks[told.chunk] = told
+    size = info.size
+    if not size:
+        return Got(path, info)
+    if layout.next_offset or len(layout.extents) != 1 or size > limits.PACKED_FILE_BYTES_MAX:
         return None
-    (extent,), (chunk,) = layout.extents, layout.chunks
-    if extent.offset or extent.length != layout.info.size:
+    extent = layout.extents[0]
+    chunk = chunks.get(extent.chunk)
+    if chunk is None or extent.offset or extent.length != size:
         return None
     if not chunk.inline:
-        return Wanted(path, layout.info, chunk, extent.chunk_offset)
-    content = chunk.body[extent.chunk_offset : extent.chunk_offset + extent.length]
-    return Got(path, layout.info, content) if crc32c(content) == layout.info.checksum else None
+        return Wanted(path, info, chunk, extent.chunk_offset)
+    content = chunk.body[extent.chunk_offset : extent.chunk_offset + size]
+    return Got(path, info, content) if crc32c(content) == info.checksum else None
 
 
 def plan(files: Iterable[Wanted]) -> list[Run]:
     """Every file in one run, runs as long as they may be: over gaps of at most RUN_GAP_BYTES, up to RUN_BYTES_MAX."""
     runs: list[Run] = []
     collected: list[Wanted] = []
-    end = 0
-    for file in sorted(files, key=lambda one: (one.chunk.chunk, one.chunk_offset, one.info.size)):
+    of, start, end = b"", 0, 0
+    for file in sorted(files, key=attrgetter("place")):
+        chunk, offset, size = file.place
+        stop = offset + size
         if collected and (
-            file.chunk.chunk != collected[0].chunk.chunk
-            or file.chunk_offset > end + limits.RUN_GAP_BYTES
-            or file.end > collected[0].chunk_offset + limits.RUN_BYTES_MAX
+            chunk != of or offset > end + limits.RUN_GAP_BYTES or stop > start + limits.RUN_BYTES_MAX
         ):
-            runs.append(Run(tuple(collected), collected[0].chunk_offset, end))
+            runs.append(Run(tuple(collected), start, end))
             collected = []
-        end = max(end, file.end) if collected else file.end
+        if not collected:
+            of, start, end = chunk, offset, stop
+        end = max(end, stop)
         collected.append(file)
     if collected:
-        runs.append(Run(tuple(collected), collected[0].chunk_offset, end))
+        runs.append(Run(tuple(collected), start, end))
     return runs

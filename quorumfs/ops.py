@@ -138,6 +138,16 @@ def empty_trash(trash_id: int = 0, older_than_ms: int = 0) -> pb.Op:
     return pb.Op(empty_trash=pb.EmptyTrashRequest(trash_id=trash_id, older_than_ms=older_than_ms))
 
 
+def layout_among(path: bytes) -> pb.ReadOp:
+    """The layout of one file of many, links followed; a chunk that many of them share is told once in a message."""
+    op = pb.ReadOp()
+    request = op.layout  # field by field, as above
+    request.ref.path = path
+    request.follow = True
+    request.new_chunks = True
+    return op
+
+
 def stat(path: bytes, follow: bool = True) -> pb.ReadOp:
     op = pb.ReadOp()
     request = op.stat  # field by field: half of what nested constructors cost

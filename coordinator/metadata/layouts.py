@@ -40,7 +40,9 @@ _REPLICAS = (
 
 
 Packs = dict[bytes, n.ChunkLocation]
-"""Chunks on datanodes by their id, for as long as nothing changes: of one read transaction."""
+"""Chunks on datanodes by their id that answers of one message have, which is of one read transaction."""
+Extent = tuple[int, int, bytes, int]
+"""File offset, length, chunk, chunk offset."""
 
 
 def layout(tx: sqlite3.Connection, request: n.LayoutRequest, packs: Packs | None = None) -> n.Layout:
@@ -64,7 +66,7 @@ def fill(tx: sqlite3.Connection, request: n.LayoutRequest, found: n.Layout, pack
         rows = tx.execute(_EXTENTS, (version, begin, end, LAYOUT_EXTENTS_MAX + 1)).fetchall()
     else:
         rows = tx.execute(_FIRST_EXTENTS, (version, end, LAYOUT_EXTENTS_MAX + 1)).fetchall()
-    pages = _Chunks(tx, found, packs, with_bodies=not request.no_body)
+    pages = _Chunks(tx, found, packs, request)
     for offset, length, chunk, chunk_offset in rows:
         if offset + length <= begin:
             continue
@@ -72,6 +74,22 @@ def fill(tx: sqlite3.Connection, request: n.LayoutRequest, found: n.Layout, pack
             found.next_offset = offset
             break
         found.extents.add(offset=offset, length=length, chunk=chunk, chunk_offset=chunk_offset)
+
+
+def fill_with(
+    tx: sqlite3.Connection, request: n.LayoutRequest, found: n.Layout, packs: Packs, only: Extent
+) -> None:
+    """Like `fill`, of a file whose only extent is known and wanted."""
+    offset, length, chunk, chunk_offset = only
+    if not (request.new_chunks and chunk in packs):
+        _Chunks(tx, found, packs, request).add(chunk)
+    extent = found.extents.add()
+    if offset:
+        extent.offset = offset
+    extent.length = length
+    extent.chunk = chunk
+    if chunk_offset:
+        extent.chunk_offset = chunk_offset
 
 
 def _wanted(tx: sqlite3.Connection, request: n.LayoutRequest) -> tuple[Inode, bytes]:
@@ -116,18 +134,21 @@ def location(tx: sqlite3.Connection, chunk: bytes) -> n.ChunkLocation | None:
     if row is None or row[2] == IN_METADATA:
         return None
     found = n.Layout()
-    _Chunks(tx, found, {}, with_bodies=False).add(chunk)
+    _Chunks(tx, found, {}, n.LayoutRequest(no_body=True)).add(chunk)
     return found.chunks[0]
 
 
 class _Chunks:
     """The chunks of one answer, each once, and how many bytes of bodies it has taken."""
 
-    def __init__(self, tx: sqlite3.Connection, found: n.Layout, packs: Packs, *, with_bodies: bool) -> None:
+    def __init__(
+        self, tx: sqlite3.Connection, found: n.Layout, packs: Packs, request: n.LayoutRequest
+    ) -> None:
         self._tx = tx
         self._found = found
         self._packs = packs
-        self._with_bodies = with_bodies
+        self._with_bodies = not request.no_body
+        self._only_new = request.new_chunks
         self._seen: set[bytes] = set()
         self._nodes: dict[bytes, m.NodeInfo] = {}
         self._body_bytes = 0
@@ -139,7 +160,8 @@ class _Chunks:
         known = self._packs.get(chunk)
         if known is not None:
             self._seen.add(chunk)
-            self._found.chunks.append(known)
+            if not self._only_new:
+                self._found.chunks.append(known)
             return True
         length, checksum, home = self._tx.execute(_CHUNK, (chunk,)).fetchone()
         inline = home == IN_METADATA

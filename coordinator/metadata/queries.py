@@ -52,6 +52,14 @@ _CHILD = (
     " LEFT JOIN version ON version.id = inode.version AND inode.type = 1"
     " WHERE dentry.parent = ? AND dentry.name = ?"
 )
+_INFO_COLUMNS = 10
+_CHILD_AND_EXTENTS = (
+    _CHILD.replace(
+        " FROM dentry",
+        ", extent.file_offset, extent.length, extent.chunk, extent.chunk_offset FROM dentry",
+    ).replace(" WHERE", " LEFT JOIN extent ON extent.version = version.id WHERE")
+    + " LIMIT 2"
+)
 _TOTALS = "SELECT files, directories, chunks, logical_bytes, inline_bytes FROM totals WHERE id = 1"
 _SESSION_END = (
     "ttl_ms + max(opened_ms, coalesce((SELECT max(used_ms) FROM slot WHERE slot.session = session.id), 0))"
@@ -107,12 +115,36 @@ def _layout_among(
     packs: layouts.Packs,
     found: n.Layout,
 ) -> None:
-    if not request.inode and _tell_in_known(tx, request, directories, found.info) and found.info.type == FILE:
-        layouts.fill(tx, request, found, packs)
+    if not request.inode and _layout_in_known(tx, request, directories, packs, found):
         return
     found.CopyFrom(layouts.layout(tx, request, packs))
     if not request.inode:
         lookup.learn(directories, request.ref, found.info.parent, found.info.path)
+
+
+def _layout_in_known(
+    tx: sqlite3.Connection,
+    request: n.LayoutRequest,
+    directories: lookup.Directories,
+    packs: layouts.Packs,
+    found: n.Layout,
+) -> bool:
+    """Whether it was a file in a known directory: then `found` is its layout. Most are small: one row tells all."""
+    parts = lookup.parted(request.ref)
+    directory = directories.get(parts[1]) if parts is not None else None
+    if parts is None or directory is None:
+        return False
+    path, _, name = parts
+    rows = tx.execute(_CHILD_AND_EXTENTS, (directory, bytearray(name))).fetchall()
+    if not rows or rows[0][1] != FILE:
+        return False
+    row = rows[0]
+    _tell(found.info, row[:_INFO_COLUMNS], directory, path, name)
+    if len(rows) > 1 or request.offset or request.length:
+        layouts.fill(tx, request, found, packs)
+    elif row[_INFO_COLUMNS + 2] is not None:
+        layouts.fill_with(tx, request, found, packs, row[_INFO_COLUMNS:])
+    return True
 
 
 def _stat_anywhere(
@@ -129,7 +161,7 @@ def _stat_anywhere(
 
 def _tell_in_known(
     tx: sqlite3.Connection,
-    request: n.StatRequest | n.LayoutRequest,
+    request: n.StatRequest,
     directories: lookup.Directories,
     info: n.FileInfo,
 ) -> bool:
@@ -144,9 +176,15 @@ def _tell_in_known(
     row = tx.execute(_CHILD, (directory, bytearray(name))).fetchone()  # bytes would be looked at for adapters
     if row is None:  # why, or that no file can have such a name, is said by the long way
         return False
-    number, kind, mode, mtime_ns, version, replication, target, changed_wall_ms, size, checksum = row
-    if kind == SYMLINK and request.follow:
+    if row[1] == SYMLINK and request.follow:
         return False
+    _tell(info, row, directory, path, name)
+    return True
+
+
+def _tell(info: n.FileInfo, row: tuple[Any, ...], directory: int, path: bytes, name: bytes) -> None:
+    """What a row of _CHILD tells."""
+    number, kind, mode, mtime_ns, version, replication, target, changed_wall_ms, size, checksum = row
     info.id = number  # like tree.tell; here every microsecond is one of each stat
     info.type = kind
     info.name = name
@@ -162,7 +200,6 @@ def _tell_in_known(
     info.changed_wall_ms = changed_wall_ms
     info.parent = directory
     info.path = path
-    return True
 
 
 def _stat(tx: sqlite3.Connection, request: n.StatRequest) -> n.ReadResult:

@@ -1296,6 +1296,7 @@ class LayoutRequest(_message.Message):
     LENGTH_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     NO_BODY_FIELD_NUMBER: _builtins.int
+    NEW_CHUNKS_FIELD_NUMBER: _builtins.int
     inode: _builtins.int
     """instead of ref: this inode ..."""
     version: _builtins.int
@@ -1307,6 +1308,8 @@ class LayoutRequest(_message.Message):
     follow: _builtins.bool
     no_body: _builtins.bool
     """leave inline bodies out (locate)"""
+    new_chunks: _builtins.bool
+    """leave out chunks on datanodes that an answer before it in the message has"""
     @_builtins.property
     def ref(self) -> Global___Ref: ...
     def __init__(
@@ -1319,10 +1322,11 @@ class LayoutRequest(_message.Message):
         length: _builtins.int = ...,
         follow: _builtins.bool = ...,
         no_body: _builtins.bool = ...,
+        new_chunks: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "inode", b"inode", "length", b"length", "no_body", b"no_body", "offset", b"offset", "ref", b"ref", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "inode", b"inode", "length", b"length", "new_chunks", b"new_chunks", "no_body", b"no_body", "offset", b"offset", "ref", b"ref", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -359,6 +359,7 @@ class Cluster:
         self.versions: dict[tuple[int, int], File] = {}
         self.uploads: dict[bytes, dict[str, Any]] = {}
         self.sealed: dict[bytes, pb.ChunkLocation] = {}
+        self._told: set[bytes] = set()  # chunks that layouts of the message under way have
         self.original: dict[bytes, bytes] = {}
         self.applied: list[str] = []
         self.condemned: set[bytes] = set()
@@ -626,6 +627,7 @@ class Cluster:
             if address != self.leader and batch.consistency == pb.CONSISTENCY_LINEARIZABLE:
                 error = to_detail(self._hint())
                 return pb.ReadBatchResult(code=error.code, error=error)
+            self._told.clear()
             return pb.ReadBatchResult(results=[self._answer(op) for op in batch.ops])
 
     def _answer(self, op: pb.ReadOp) -> pb.ReadResult:
@@ -657,7 +659,11 @@ class Cluster:
         end = r.offset + r.length if r.length else file.info.size
         touched = [e for e in file.extents if e.offset < end and e.offset + e.length > r.offset]
         page = touched[:2]
-        layout = pb.Layout(info=file.info, extents=page, chunks=[self.sealed[e.chunk] for e in page])
+        found = [self.sealed[e.chunk] for e in page]
+        if r.new_chunks:
+            found = [one for one in found if one.inline or one.chunk not in self._told]
+        self._told.update(one.chunk for one in found)
+        layout = pb.Layout(info=file.info, extents=page, chunks=found)
         if len(touched) > 2:
             layout.next_offset = touched[2].offset
         return layout

@@ -48,6 +48,40 @@ def test_the_files_of_a_pack_come_in_one_read(fs: Client, cluster: Cluster) -> N
     assert [len(pb.ReadBatch.FromString(raw).ops) for raw in asked] == [255, 245]
 
 
+def test_a_chunk_of_many_files_is_told_once_in_a_message(fs: Client, cluster: Cluster) -> None:
+    files = some(500)
+    fs.put_many(files)
+    told = []
+    whole = cluster.read
+
+    def counted(address: str, raw: bytes) -> pb.ReadBatchResult:
+        result = whole(address, raw)
+        told.append(sum(len(one.layout.chunks) for one in result.results))
+        return result
+
+    cluster.read = counted  # type: ignore[method-assign]
+    assert fs.get_many(files) == files
+    assert told == [1, 1]
+
+
+def test_a_coordinator_that_tells_a_chunk_with_each_of_its_files_is_understood(
+    fs: Client, cluster: Cluster
+) -> None:
+    files = some(500)
+    fs.put_many(files)
+    whole = cluster.read
+
+    def as_before(address: str, raw: bytes) -> pb.ReadBatchResult:
+        batch = pb.ReadBatch.FromString(raw)
+        for op in batch.ops:
+            op.layout.ClearField("new_chunks")
+        return whole(address, batch.SerializeToString())
+
+    cluster.read = as_before  # type: ignore[method-assign]
+    assert fs.get_many(files) == files
+    assert reads(cluster) == 2
+
+
 def test_files_of_every_kind_come_together(fs: Client) -> None:
     files = {"/empty": b"", "/inline": b"inline", "/large": RANDOM.randbytes(2 * MIB), **some(100)}
     fs.put_many(files)

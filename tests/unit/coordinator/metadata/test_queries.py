@@ -96,10 +96,40 @@ def test_a_directory_in_which_much_is_asked_for_is_looked_up_once(cluster: Clust
     assert statements_for(cluster, stats) == [3, 1, 1]
 
 
-def test_layouts_in_a_directory_that_is_known_take_two_look_ups(cluster: Cluster) -> None:
+def test_layouts_in_a_directory_that_is_known_take_one_look_up(cluster: Cluster) -> None:
     cluster.do(mkdir(b"/a"), *(put(b"/a/%d" % number) for number in range(3)))
     asked = [n.ReadOp(layout=n.LayoutRequest(ref=ref(b"/a/%d" % number))) for number in range(3)]
-    assert statements_for(cluster, asked) == [4, 2, 2]
+    assert statements_for(cluster, asked) == [4, 1, 1]
+
+
+def test_a_file_of_many_extents_in_a_known_directory_is_told_whole(cluster: Cluster) -> None:
+    cluster.do(mkdir(b"/a"), put(b"/a/0"))
+    cluster.upload(b"/a/1", 100, 50, 7)
+    asked = [n.ReadOp(layout=n.LayoutRequest(ref=ref(b"/a/%d" % number))) for number in range(2)]
+    directories: lookup.Directories = {}
+    told = [n.ReadResult(), n.ReadResult()]
+    for op, one in zip(asked, told, strict=True):
+        queries.answer_among(cluster.replica.db, op, directories, {}, one)
+    assert [extent.length for extent in told[1].layout.extents] == [100, 50, 7]
+    assert told[1] == queries.answer(cluster.replica.db, asked[1])
+
+
+def test_a_chunk_of_many_files_is_told_once_to_whoever_asks_for_new_chunks_only(cluster: Cluster) -> None:
+    cluster.do(mkdir(b"/a"))
+    cluster.upload(b"/a/0", 100)
+    cluster.do(
+        clone(b"/a/0", b"/a/1"), clone(b"/a/0", b"/2"), put(b"/a/3", b"inline"), clone(b"/a/3", b"/a/4")
+    )
+    directories: lookup.Directories = {}
+    packs: layouts.Packs = {}
+    counts = []
+    for path in (b"/a/0", b"/a/1", b"/2", b"/a/3", b"/a/4"):
+        op = n.ReadOp(layout=n.LayoutRequest(ref=ref(path), new_chunks=True))
+        told = n.ReadResult()
+        queries.answer_among(cluster.replica.db, op, directories, packs, told)
+        assert len(told.layout.extents) == 1
+        counts.append(len(told.layout.chunks))
+    assert counts == [1, 0, 0, 1, 1]
 
 
 def test_a_chunk_that_many_files_share_is_looked_up_once(cluster: Cluster) -> None:
