@@ -45,6 +45,7 @@ class Context:
         "marks",
         "now_ms",
         "op",
+        "packs",
         "principal",
         "seed",
         "totals",
@@ -68,6 +69,9 @@ class Context:
         self.directories: dict[bytes, tuple[int, bytes]] = {}
         """What the entry has looked up: directory as a path spells it -> its inode and own path. Who takes
         anything out of its place clears it."""
+        self.packs: dict[tuple[bytes, bytes], tuple[int, int, int, int]] = {}
+        """Sealed chunks of open uploads in which files were put since anything else was done, by (upload, chunk):
+        length, live replicas, how many are wanted, and how many the upload asks for at least."""
         self.arrivals = Arrivals()
         self.worded = False
         """Whether the result of the item at hand may have sentences in it."""
@@ -81,6 +85,7 @@ class Context:
     def settle(self) -> None:
         """From here on the tables hold all that the entry has done so far, its counters apart."""
         self.arrivals.write(self.tx)
+        self.packs.clear()
 
     def store_totals(self) -> None:
         self.totals.store(self.tx, self._loaded)

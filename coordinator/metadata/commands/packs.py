@@ -28,18 +28,8 @@ def check(context: Context, request: n.PutFileRequest, replication: int) -> int:
     packed = request.packed
     if request.body:
         raise InvalidArgumentError("a packed file has no body")
-    if len(packed.upload) != ID_BYTES or len(packed.chunk) != ID_BYTES:
-        raise InvalidArgumentError("a packed file names an upload and a chunk of it")
-    upload = context.execute(_UPLOAD, (packed.upload,)).fetchone()
-    if upload is None:
-        raise UploadGoneError("the upload of the pack is not open", next="send the pack again")
-    row = context.execute(_PACK, (packed.chunk, packed.upload, contents.SEALED)).fetchone()
-    if row is None:
-        raise ChunkNotFoundError(
-            f"chunk {packed.chunk.hex()} is no sealed one of this upload", next="hand it in first"
-        )
-    length, live, want = row
-    asked = max(upload[0], min(context.setting("data.min_replicas"), replication))
+    length, live, want, least = _pack(context, packed)
+    asked = max(least, min(context.setting("data.min_replicas"), replication))
     if live < asked:
         raise ChunkNotFoundError(
             f"chunk {packed.chunk.hex()} is durable on {live} datanodes",
@@ -51,9 +41,31 @@ def check(context: Context, request: n.PutFileRequest, replication: int) -> int:
             f"chunk {packed.chunk.hex()} has {length} bytes",
             cause=f"a file names {packed.length} from {packed.chunk_offset} on",
         )
-    return int(want)
+    return want
+
+
+def _pack(context: Context, packed: n.Packed) -> tuple[int, int, int, int]:
+    """Like `Context.packs`; hundreds of files of an entry name the same. Raises like `check`."""
+    key = packed.upload, packed.chunk
+    known = context.packs.get(key)
+    if known is not None:
+        return known
+    if len(packed.upload) != ID_BYTES or len(packed.chunk) != ID_BYTES:
+        raise InvalidArgumentError("a packed file names an upload and a chunk of it")
+    upload = context.execute(_UPLOAD, (packed.upload,)).fetchone()
+    if upload is None:
+        raise UploadGoneError("the upload of the pack is not open", next="send the pack again")
+    row = context.execute(_PACK, (packed.chunk, packed.upload, contents.SEALED)).fetchone()
+    if row is None:
+        raise ChunkNotFoundError(
+            f"chunk {packed.chunk.hex()} is no sealed one of this upload", next="hand it in first"
+        )
+    length, live, want = row
+    found = context.packs[key] = length, live, want, upload[0]
+    return found
 
 
 def want(context: Context, packed: n.Packed, replication: int) -> None:
     """Of a pack as many replicas are wanted as of the file in it that asks for most."""
     context.execute("UPDATE chunk SET want = ?1 WHERE id = ?2 AND want < ?1", (replication, packed.chunk))
+    context.packs.clear()

@@ -126,3 +126,46 @@ def test_no_file_is_made_of_a_pack_that_was_lost_meanwhile(cluster: Cluster) -> 
     assert cluster.one(put(b"/a", packed=part(pack, 0, 1))).code == Code.OK
     lost(cluster, pack, "d2")
     assert cluster.one(put(b"/b", packed=part(pack, 0, 1))).code == Code.CHUNK_NOT_FOUND
+
+
+def test_the_pack_of_many_files_of_an_entry_is_looked_up_once(cluster: Cluster) -> None:
+    pack = sealed_pack(cluster)
+    files = [put(b"/%d" % number, packed=part(pack, number, 1)) for number in range(10)]
+    statements: list[str] = []
+    cluster.replica.db.set_trace_callback(statements.append)
+    assert {one.code for one in cluster.do(*files)} == {Code.OK}
+    cluster.replica.db.set_trace_callback(None)
+    assert len([one for one in statements if "FROM upload" in one]) == 1
+    assert len([one for one in statements if one.startswith("SELECT length, live, want")]) == 1
+
+
+def test_what_happens_to_a_pack_between_two_of_its_files_in_an_entry_counts(cluster: Cluster) -> None:
+    pack = sealed_pack(cluster)
+    first, wider, third, last, late = cluster.do(
+        put(b"/a", packed=part(pack, 0, 1)),
+        put(b"/b", packed=part(pack, 1, 1), replication=5),
+        put(b"/d", packed=part(pack, 3, 1), replication=4),
+        n.Op(abort_upload=n.AbortUploadRequest(upload=pack.upload)),
+        put(b"/c", packed=part(pack, 2, 1)),
+    )
+    assert {one.code for one in (first, wider, third, last)} == {Code.OK}
+    assert late.code == Code.UPLOAD_GONE
+    assert rows(cluster, "SELECT want FROM chunk") == [(5,)]
+
+
+def test_replicas_that_an_entry_takes_away_are_missed_by_the_files_behind_it(cluster: Cluster) -> None:
+    pack = sealed_pack(cluster)
+    batch = n.Batch(ops=[put(b"/a", packed=part(pack, 0, 1))])
+    again = n.Batch(ops=[put(b"/b", packed=part(pack, 1, 1))])
+    updates = [
+        e.ReplicaUpdate(chunk=pack.chunk, node_id=one, state=t.REPLICA_STATE_MISSING) for one in ("d1", "d2")
+    ]
+    lost = e.SystemBatch(commands=[e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates))])
+    principal = e.Principal(name="somebody")
+    told = cluster.entry(
+        e.Item(principal=principal, batch=batch.SerializeToString()),
+        e.Item(principal=principal, system=lost.SerializeToString()),
+        e.Item(principal=principal, batch=again.SerializeToString()),
+    )
+    results = [n.BatchResult.FromString(told[number]).results[0].code for number in (0, 2)]
+    assert results == [Code.OK, Code.CHUNK_NOT_FOUND]
