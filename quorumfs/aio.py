@@ -177,16 +177,18 @@ class AsyncClient:
         if_absent: bool = False,
         replication: int = 0,
         failed: dict[str, QuorumFSError | OSError] | None = None,
+        stored: dict[str, FileStatus] | None = None,
         progress: Progress | None = None,
     ) -> dict[str, FileStatus]:
         """Store many files; raises PartialError, which names the failures, when some were not stored, unless
-        `failed` takes them."""
+        `failed` takes them. When an error ends it all, `stored` and `failed` hold the account."""
         return await self._in_thread(
             self._client.put_many,
             files,
             if_absent=if_absent,
             replication=replication,
             failed=failed,
+            stored=stored,
             progress=progress,
         )
 

@@ -231,6 +231,7 @@ class Client:
         if_absent: bool = False,
         replication: int = 0,
         failed: dict[str, QuorumFSError | OSError] | None = None,
+        stored: dict[str, FileStatus] | None = None,
         progress: Progress | None = None,
     ) -> dict[str, FileStatus]:
         """Store many files, small ones hundreds per chunk and log entry; each appears whole, not all at once.
@@ -239,17 +240,16 @@ class Client:
         at a time, however many files are given. Returns path -> status. When some fail the others are stored
         all the same, and PartialError names the failures (`ids`: path -> reason); or, when `failed` is given,
         they are put into it, by path, and nothing is raised for them.
+        What concerns them all (NoLeaderError, OutcomeUnknownError, an error of `files` itself) is raised and ends it:
+        then `stored` and `failed`, if given, hold the account of all files that were taken until then.
         """
         given = files.items() if isinstance(files, Mapping) else files
-        many = ManyFiles(self._uploader, self.namespace, self._keep_alive, progress)
+        many = ManyFiles(self._uploader, self.namespace, self._keep_alive, progress, stored, failed)
         many.put(
             (NewFile(remote_path(name), if_absent=if_absent, replication=replication), data)
             for name, data in given
         )
-        if failed is None:
-            return many.check()
-        failed.update(many.failed)
-        return many.stored
+        return many.check() if failed is None else many.stored
 
     def get_many(
         self, files: Iterable[RemotePath], *, failed: dict[str, QuorumFSError] | None = None

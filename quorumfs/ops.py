@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quorumfs import limits
 from quorumfs.v1 import namespace_pb2 as pb
+
+BATCH_ROOM_BYTES = limits.BATCH_BYTES_MAX - 64
+"""What operations may take of a Batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +160,20 @@ def stat(path: bytes, follow: bool = True) -> pb.ReadOp:
     if follow:
         request.follow = True
     return op
+
+
+def messages(ops: Sequence[pb.Op]) -> list[tuple[list[pb.Op], int]]:
+    """`ops` cut into what one Batch may hold, with their sizes."""
+    parts: list[tuple[list[pb.Op], int]] = []
+    part: list[pb.Op] = []
+    size = 0
+    for op in ops:
+        op_size = op.ByteSize() + 4  # its tag and length
+        if part and (len(part) == limits.BATCH_OPS_MAX or size + op_size > BATCH_ROOM_BYTES):
+            parts.append((part, size))
+            part, size = [], 0
+        part.append(op)
+        size += op_size
+    if part:
+        parts.append((part, size))
+    return parts

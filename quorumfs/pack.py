@@ -24,6 +24,8 @@ from quorumfs.store_chunk import Tally
 from quorumfs.upload import Uploader
 from quorumfs.v1 import namespace_pb2
 
+_FEW_PACKS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class PackFile:
@@ -59,22 +61,30 @@ class PackUpload:
         self._held = ExitStack()
         self._open: tuple[bytes, ChunkSender] | None = None
         self._opened: list[bytes] = []
+        self._packs = 0
         self._lock = threading.Lock()
 
-    def store(self, files: Sequence[PackFile], patience_seconds: float) -> StoredPack:
-        """Their bytes as a chunk, durable on enough datanodes; no file is made yet.
+    def store(self, files: Sequence[PackFile], patience_seconds: float, more: bool = False) -> StoredPack:
+        """Their bytes as a chunk, durable on enough datanodes; no file is made yet. `more`: another pack follows for
+        sure; then chunks are allocated for more than this one at once, the more, the more packs there were.
 
         Raises NoPlacementError, NoSpaceError, UploadGoneError, UnavailableError, NoLeaderError and the like.
         """
         upload, sender = self._current()
         data = b"".join(file.body for file in files)
         (body,) = BytesSource(data).bodies(len(data))
+        sender.expect(self._ahead() if more else 1, len(data))
         try:
             sealed = sender.send(body, patience_seconds)
         except QuorumFSError:
             self.renew(upload)  # its sender may have given up for good
             raise
         return StoredPack(sealed, layout(upload, sealed.chunk, [len(file.body) for file in files]))
+
+    def _ahead(self) -> int:
+        with self._lock:
+            self._packs += 1
+            return 2 if self._packs <= _FEW_PACKS else 4
 
     def renew(self, upload: bytes) -> None:
         """`upload` is of no more use: the next pack opens another."""

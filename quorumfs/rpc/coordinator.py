@@ -46,6 +46,7 @@ from quorumfs.errors import (
     TimedOutError,
     UnavailableError,
 )
+from quorumfs.ops import BATCH_ROOM_BYTES, messages
 from quorumfs.rpc import methods
 from quorumfs.rpc.channels import Channels, ChannelSource
 from quorumfs.rpc.leader import Outcome, Route, Step
@@ -61,7 +62,6 @@ _DO = "/quorumfs.v1.Namespace/Do"
 _READ = "/quorumfs.v1.Namespace/Read"
 _READ_BATCH_OPS_MAX = 256
 _BATCH_TTL_MS = int(limits.RPC_DEADLINE_SECONDS * 1000)
-_BATCH_OVERHEAD_BYTES = 64
 _ENTRY_PAUSE_SECONDS = 0.05
 _LOOK_PAUSE_SECONDS = 0.1
 
@@ -114,7 +114,7 @@ class Coordinator:
             self._session.send,
             lanes=lanes,
             ops_max=limits.BATCH_OPS_MAX,
-            size_max=limits.BATCH_BYTES_MAX - _BATCH_OVERHEAD_BYTES,
+            size_max=BATCH_ROOM_BYTES,
             clock=self._clock,
         )
         self._reads: Combiner[namespace_pb2.ReadOp, namespace_pb2.ReadResult] = Combiner(
@@ -140,13 +140,13 @@ class Coordinator:
         if len(ops) == 1:
             return [self._do_one(ops[0], self.timeout if timeout is None else timeout)]
         results: list[namespace_pb2.Result] = []
-        for part, size in _messages(ops):
+        for part, size in messages(ops):
             results += self._changes.run(part, size, self.timeout if timeout is None else timeout)
         return results
 
     def _do_one(self, op: namespace_pb2.Op, patience: float) -> namespace_pb2.Result:
         deadline = self._clock.monotonic() + patience
-        (message,) = _messages([op])
+        (message,) = messages([op])
         while True:
             (result,) = self._changes.run(*message, patience)
             patience = deadline - self._clock.monotonic() - _ENTRY_PAUSE_SECONDS
@@ -557,24 +557,6 @@ def _outcome(error: QuorumFSError, *, transport: bool) -> tuple[Outcome | None, 
 
 def _leaves_doubt(error: QuorumFSError) -> bool:
     return isinstance(error, OutcomeUnknownError) and error.retry is Retry.SAME_BYTES
-
-
-def _messages(ops: Sequence[namespace_pb2.Op]) -> list[tuple[list[namespace_pb2.Op], int]]:
-    """`ops` cut into what one Batch may hold, with their sizes."""
-    room = limits.BATCH_BYTES_MAX - _BATCH_OVERHEAD_BYTES
-    parts: list[tuple[list[namespace_pb2.Op], int]] = []
-    part: list[namespace_pb2.Op] = []
-    size = 0
-    for op in ops:
-        op_size = op.ByteSize() + 4  # its tag and length
-        if part and (len(part) == limits.BATCH_OPS_MAX or size + op_size > room):
-            parts.append((part, size))
-            part, size = [], 0
-        part.append(op)
-        size += op_size
-    if part:
-        parts.append((part, size))
-    return parts
 
 
 def _client_name() -> str:

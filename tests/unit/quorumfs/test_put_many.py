@@ -13,12 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quorumfs import Client, limits
-from quorumfs.errors import AlreadyExistsError, NoLeaderError, PartialError, UnavailableError
+from quorumfs.errors import (
+    AlreadyExistsError,
+    NoLeaderError,
+    OutcomeUnknownError,
+    PartialError,
+    UnavailableError,
+)
 from quorumfs.limits import KIB, MIB
 from quorumfs.ops import NewFile
 from quorumfs.pack import layout
 from quorumfs.put_many import ManyFiles
 from quorumfs.v1 import namespace_pb2 as pb
+from quorumfs.values import FileStatus
 from tests.unit.quorumfs.fakes import Cluster
 
 RANDOM = random.Random(11)
@@ -196,6 +203,88 @@ def test_no_leader_ends_it_all(cluster: Cluster) -> None:
         cluster.net.down.update(cluster.coordinators)
         with pytest.raises((NoLeaderError, UnavailableError)):
             fs.put_many(some(600))
+
+
+def without_coordinators_from(cluster: Cluster, number: int) -> None:
+    """They are gone from the `number`-th message on that makes files."""
+    seen = 0
+
+    def note(where: str, path: str, raw: bytes) -> None:
+        nonlocal seen
+        if path.endswith("/Do") and any(op.HasField("put_file") for op in pb.Batch.FromString(raw).ops):
+            seen += 1
+            if seen == number:
+                cluster.net.down.update(cluster.coordinators)
+
+    cluster.net.before = note
+
+
+def test_an_error_that_ends_it_all_leaves_an_account_of_every_file_that_was_taken(cluster: Cluster) -> None:
+    stored: dict[str, FileStatus] = {}
+    failed: dict[str, Exception] = {}
+    taken = []
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        for name, body in some(900).items():
+            taken.append(name)
+            yield name, body
+
+    with Client("c1:1", channels=cluster.net, timeout=0.2) as fs:
+        fs.mkdir("/warm")
+        without_coordinators_from(cluster, 2)
+        with pytest.raises((NoLeaderError, UnavailableError, OutcomeUnknownError)):
+            fs.put_many(files(), stored=stored, failed=failed)  # type: ignore[arg-type]
+    assert len(stored) == 255
+    assert set(stored) == {name.decode() for name in cluster.names} - {"/warm", "/"}
+    assert set(stored) | set(failed) == set(taken)
+    assert not set(stored) & set(failed)
+
+
+def test_what_earlier_messages_of_a_pack_have_stored_is_known_when_a_later_one_fails(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PACK_SECONDS", 0.0)
+    for node in list(cluster.nodes):
+        del cluster.nodes[node]
+    files = some(40, 16 * KIB)
+    stored: dict[str, FileStatus] = {}
+    failed: dict[str, Exception] = {}
+    with Client("c1:1", channels=cluster.net, timeout=0.2) as fs:
+        fs.mkdir("/warm")
+        without_coordinators_from(cluster, 2)
+        with pytest.raises((NoLeaderError, UnavailableError, OutcomeUnknownError)):
+            fs.put_many(files, stored=stored, failed=failed)  # type: ignore[arg-type]
+    assert 0 < len(stored) < 40
+    assert set(stored) == {name.decode() for name in cluster.names} - {"/warm", "/"}
+    assert set(stored) | set(failed) == set(files)
+    assert not set(stored) & set(failed)
+
+
+def test_an_error_of_what_gives_the_files_leaves_the_account_too(fs: Client, cluster: Cluster) -> None:
+    stored: dict[str, FileStatus] = {}
+    failed: dict[str, Exception] = {}
+    given = some(300)
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        yield from given.items()
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        fs.put_many(files(), stored=stored, failed=failed)  # type: ignore[arg-type]
+    assert set(stored) == {name.decode() for name in cluster.names} - {"/"}
+    assert set(stored) | set(failed) == set(given)
+    assert not set(stored) & set(failed)
+    assert cluster.uploads == {}
+
+
+def test_chunks_are_allocated_for_several_packs_at_once_and_none_in_vain(
+    fs: Client, cluster: Cluster
+) -> None:
+    fs.put_many(some(800))
+    ops = [op for _, name, raw in cluster.net.calls if name == "Do" for op in pb.Batch.FromString(raw).ops]
+    asked = [op.allocate.count for op in ops if op.HasField("allocate")]
+    assert sum(asked) == 4
+    assert len(asked) < 4
 
 
 def test_only_a_few_packs_are_in_memory(fs: Client) -> None:
