@@ -28,7 +28,7 @@ from quorumfs.read_chunk import ChunkReader
 from quorumfs.rpc.status import raise_for
 from quorumfs.v1 import namespace_pb2
 
-_LAYOUTS_AT_ONCE = limits.PACK_FILES_MAX  # those of one pack, if they come in their order
+_LAYOUTS_AT_ONCE = limits.BATCH_OPS_MAX
 _PAGES_IN_FLIGHT = 2
 
 

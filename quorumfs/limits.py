@@ -35,7 +35,7 @@ PACK_BYTES_MAX = 4 * MIB
 PACK_BYTES_MIN = 64 * KIB  # less is not worth a write on datanodes, if it may be inline
 PACK_AGED_BYTES_MIN = 1 * MIB  # of bodies that are moved from the metadata only for their age
 PACKED_FILE_BYTES_MAX = 1 * MIB
-PACKS_IN_FLIGHT = 2
+PACKS_IN_FLIGHT = 3  # one being stored, one on its way, one whose files are made
 RUN_BYTES_MAX = 4 * MIB  # of a pack, read in one call
 RUN_GAP_BYTES = 2 * BLOCK_BYTES  # between two files that are read together
 RUNS_IN_FLIGHT = 4
@@ -44,7 +44,7 @@ PACK_SECONDS = 5.0  # all tries to store a pack whose files may also be inline
 # Metadata
 ENTRY_BYTES_MAX = 512 * KIB
 BATCH_OPS_MAX = 256
-PACK_FILES_MAX = BATCH_OPS_MAX - 1  # with the pack itself, one message
+PACK_FILES_MAX = 2 * BATCH_OPS_MAX - 1  # with the pack itself, two messages
 BATCH_BYTES_MAX = 320 * KIB
 ENTRY_OPS_MAX = 1024
 QUEUE_OPS_MAX = 20_000

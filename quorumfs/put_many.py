@@ -1,7 +1,7 @@
 """Many files at once: small ones share chunks and log entries, hundreds each; the others go one by one.
 
-1. Small files are collected into packs. A pack is stored on datanodes in one pass, then its files are made in one
-   message; two packs are under way while the next is collected.
+1. Small files are collected into packs. A pack is stored on datanodes in one pass, then its files are made in one or
+   two messages; a few packs are under way while the next is collected.
 2. What is too little for a write on datanodes goes inline, if the metadata takes it; and so does a pack that no
    datanodes take, as far as its files are small enough.
 3. A pack that is refused when its files are made (its upload expired, its replicas were lost) is sent again, with

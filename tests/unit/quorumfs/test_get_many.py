@@ -45,7 +45,7 @@ def test_the_files_of_a_pack_come_in_one_read(fs: Client, cluster: Cluster) -> N
     assert fs.get_many(files) == files
     assert reads(cluster) == 2
     asked = [raw for _, name, raw in cluster.net.calls if name == "Read"]
-    assert [len(pb.ReadBatch.FromString(raw).ops) for raw in asked] == [255, 245]
+    assert [len(pb.ReadBatch.FromString(raw).ops) for raw in asked] == [256, 244]
 
 
 def test_a_chunk_of_many_files_is_told_once_in_a_message(fs: Client, cluster: Cluster) -> None:

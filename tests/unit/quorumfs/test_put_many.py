@@ -56,8 +56,8 @@ def test_hundreds_of_small_files_share_a_chunk_and_a_message(fs: Client, cluster
     files = some(600)
     stored = fs.put_many(files)
     assert {name: one.size_bytes for name, one in stored.items()} == dict.fromkeys(files, 4 * KIB)
-    assert sorted(chunks(cluster).values()) == [90, 255, 255]
-    assert sum(node.writes for node in cluster.nodes.values()) == 3
+    assert sorted(chunks(cluster).values()) == [89, 511]
+    assert sum(node.writes for node in cluster.nodes.values()) == 2
     changes = [pb.Batch.FromString(raw) for _, name, raw in cluster.net.calls if name == "Do"]
     assert len([batch for batch in changes if batch.session and len(batch.ops) > 1]) == 3
     assert {name: fs.read_bytes(name) for name in files} == files
@@ -280,7 +280,7 @@ def test_an_error_of_what_gives_the_files_leaves_the_account_too(fs: Client, clu
 def test_chunks_are_allocated_for_several_packs_at_once_and_none_in_vain(
     fs: Client, cluster: Cluster
 ) -> None:
-    fs.put_many(some(800))
+    fs.put_many(some(2000))
     ops = [op for _, name, raw in cluster.net.calls if name == "Do" for op in pb.Batch.FromString(raw).ops]
     asked = [op.allocate.count for op in ops if op.HasField("allocate")]
     assert sum(asked) == 4
