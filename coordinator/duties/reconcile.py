@@ -80,6 +80,7 @@ class Reconcile:
         self._early: Later[Report] = Later(clock, EARLY_SECONDS, EARLY_MAX)
         self._undecided: Later[Done] = Later(clock, UNDECIDED_SECONDS, UNDECIDED_MAX)
         self._comparing: Iterator[None] | None = None
+        self._compared = False  # something, in the last unit
         self._busy = False
         self._took = 0.0
         self._clock = clock
@@ -107,7 +108,7 @@ class Reconcile:
             return (
                 0.0 if self.waiting >= REPORTS_PER_ENTRY else min(REST_SECONDS_MAX, REST_SHARE * self._took)
             )
-        return PAGE_PAUSE_SECONDS if self._comparing is not None else IDLE_SECONDS
+        return PAGE_PAUSE_SECONDS if self._compared else IDLE_SECONDS
 
     @property
     def waiting(self) -> int:
@@ -151,12 +152,14 @@ class Reconcile:
 
     def _go_on_comparing(self) -> None:
         """One page of the inventory at hand, or of the next: what the metadata says of a million replicas is no single
-        piece of work."""
+        piece of work. The next does not wait because this one was short: a thousand nodes have one each."""
+        self._compared = False
         if self._comparing is None:
             inventory = self._soft.take_inventory()
             if inventory is None:
                 return
             self._comparing = self._compare(inventory)
+        self._compared = True
         comparing, self._comparing = self._comparing, None  # an error ends it
         if next(comparing, OVER) is not OVER:
             self._comparing = comparing

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from coordinator.duties import doubts
-from coordinator.duties.reconcile import EARLY_SECONDS, HEALED_SECONDS, UNDECIDED_SECONDS, Reconcile
+from coordinator.duties.reconcile import (
+    EARLY_SECONDS,
+    HEALED_SECONDS,
+    IDLE_SECONDS,
+    PAGE_PAUSE_SECONDS,
+    UNDECIDED_SECONDS,
+    Reconcile,
+)
 from coordinator.metadata import queries
 from quorumfs.checksum import crc32c
 from quorumfs.errors import BusyError
@@ -309,3 +316,15 @@ def test_a_corrupt_replica_that_was_healed_elsewhere_is_forgotten_as_one(
     duty.work()
     assert leader.replicas(chunk) == {"d1": "missing", "d2": "live", "d3": "live", "d4": "live"}
     assert queries.chunk_counts(leader.db, ()).corrupt == 0
+
+
+def test_inventories_that_came_are_compared_one_after_the_other(leader: Coordinator, duty: Reconcile) -> None:
+    """A thousand nodes have a short one each."""
+    duty.work()
+    for node in ("d1", "d2", "d3"):
+        inventory(leader, node)
+    for _ in range(3):
+        duty.work()
+        assert duty.wait() == PAGE_PAUSE_SECONDS
+    duty.work()
+    assert duty.wait() == IDLE_SECONDS
