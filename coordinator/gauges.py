@@ -68,9 +68,7 @@ def add_gauges(figures: CoordinatorMetrics, gateway: Gateway, soft: SoftState) -
         return lambda: [((), float(getattr(gateway.consensus.status(), field)))] if gateway.attached else []
 
     def nodes() -> Sequence[Sample]:
-        states = Counter(
-            soft.pulse(node_id).liveness.value for node_id, one in soft.known().items() if one.is_datanode
-        )
+        states = Counter(pulse.liveness.value for pulse in soft.pulses().values())
         return [((state,), float(number)) for state, number in states.items()]
 
     gauges = figures.gauges

@@ -410,7 +410,7 @@ class CoordinatorNode:
         return RemoteHolders(self._trusted(), self._address_of, self._circuits, NODE_SECONDS)
 
     def _address_of(self, node_id: str) -> str | None:
-        known = self._soft.known().get(node_id)
+        known = self._soft.known_as(node_id)
         return known.info.grpc if known is not None else None
 
     # What the faces ask

@@ -28,6 +28,7 @@ from coordinator.decisions.placement import DECOMMISSIONED, DECOMMISSIONING, IN_
 from coordinator.metadata.queries import LostDisk
 from coordinator.soft.inventories import Inventories
 from coordinator.soft.orders import INVENTORY, LABELS, OrderBook
+from coordinator.soft.roster import Roster
 from coordinator.soft.signs import Promises, Signs
 from coordinator.soft.tables import known_node, known_nodes, lost_disks, node_table
 from coordinator.soft.values import (
@@ -63,6 +64,7 @@ __all__ = [
 REPORTS_MAX = 200_000
 FLAP_GAP_SECONDS_MIN = 1.0
 INHERITED_SECONDS = 5.0
+NO_DISKS: frozenset[str] = frozenset()
 CANDIDATE_SECONDS = 1.0  # how long what placement sees of a silent node may be used again
 
 INTENT_NAMES: dict[int, str] = {
@@ -115,9 +117,7 @@ class SoftState:
         self._clear()
 
     def _clear(self) -> None:
-        self._known: dict[str, KnownNode] = {}
-        self._known_index = 0
-        self._read_alone: dict[str, int] = {}  # rows newer than the table: as of which index
+        self._roster = Roster()
         self._nodes: dict[str, _Node] = {}
         self._orders = OrderBook(self._epoch)
         self._inventories = Inventories()
@@ -133,11 +133,11 @@ class SoftState:
 
     def begin(self, history: int, term: int, nodes: Iterable[KnownNode], index: int = 0) -> None:
         """A leadership of this member begins: everything anew. `nodes`: the node table as of the log's `index`."""
-        known = {node.info.node_id: node for node in nodes}
+        roster = Roster(nodes, index)
         with self._lock:
             self._epoch = t.Epoch(history=history, term=term)
             self._clear()
-            self._known, self._known_index = known, index
+            self._roster = roster
             self._leading_since = self._awake_at = self._clock.monotonic()
 
     def end(self) -> None:
@@ -164,38 +164,40 @@ class SoftState:
 
     def set_known(self, table: NodeTable) -> None:
         """Take the node table over, unless a newer one came first; soft halves of forgotten nodes go."""
-        known = {node.info.node_id: node for node in table.nodes}
         with self._lock:
-            if self._leading_since is None or table.index < self._known_index:
+            if self._leading_since is None or not self._roster.take(table):
                 return
-            self._read_alone = {one: index for one, index in self._read_alone.items() if index > table.index}
-            known.update((one, self._known[one]) for one in self._read_alone)
-            self._known, self._known_index = known, table.index
-            for node_id in [one for one in self._nodes if one not in known]:
+            for node_id in [one for one in self._nodes if one not in self._roster]:
                 del self._nodes[node_id]
                 self._orders.give_up(node_id)
 
     def learn_known(self, node: KnownNode, index: int) -> None:
         """Take one row of the node table over, as of the log's `index`, unless it is known as of later. A thousand
         nodes that register at once must not read the whole table each."""
-        node_id = node.info.node_id
         with self._lock:
-            if self._leading_since is None or index < max(
-                self._known_index, self._read_alone.get(node_id, 0)
-            ):
-                return
-            self._known = {**self._known, node_id: node}
-            self._read_alone[node_id] = index
+            if self._leading_since is not None:
+                self._roster.learn(node, index)
 
     def known(self) -> dict[str, KnownNode]:
+        """All of them, copied: whoever wants one asks `known_as`."""
         with self._lock:
-            return dict(self._known)
+            return dict(self._roster.nodes)
+
+    def known_as(self, node_id: str) -> KnownNode | None:
+        """The node that is registered under this id."""
+        with self._lock:
+            return self._roster.get(node_id)
+
+    def known_with(self, node_uuid: str) -> frozenset[str]:
+        """The ids under which this UUID is registered."""
+        with self._lock:
+            return frozenset(self._roster.with_uuid(node_uuid))
 
     def registered(self, node_id: str, incarnation: int) -> None:
         """A registration was accepted. Another process than before begins anew; the same one keeps its orders (its
         first heartbeat to a new leader may come before the registration), and tells again what it has."""
         with self._lock:
-            node, known = self._nodes.setdefault(node_id, _Node()), self._known.get(node_id)
+            node, known = self._nodes.setdefault(node_id, _Node()), self._roster.get(node_id)
             node_uuid = known.info.node_uuid if known is not None else ""
             if (node_uuid, incarnation) != (node.node_uuid, node.incarnation):
                 self._begin_incarnation(node_id, node, node_uuid, incarnation)
@@ -210,7 +212,7 @@ class SoftState:
         now = self._clock.monotonic()
         with self._lock:
             self.require_leading()
-            known = self._known.get(beat.node_id)
+            known = self._roster.get(beat.node_id)
             if known is None:
                 return False
             if known.info.node_uuid != beat.node_uuid:
@@ -287,9 +289,10 @@ class SoftState:
             if self._leading_since is None:
                 return []
             changes = []
-            for node_id in [node_id for node_id, known in self._known.items() if known.is_datanode]:
+            now, since = self._now()
+            for node_id in self._roster.datanodes:
                 node = self._nodes.setdefault(node_id, _Node())
-                after, silence = self._judge(node)
+                after, silence = self._judge(node, now, since)
                 if after is not node.was:
                     changes.append(Transition(node_id, node.was, after, silence))
                     node.was = after
@@ -303,10 +306,13 @@ class SoftState:
         self._listening_since = max(self._listening_since, self._deaf_until(now))
         self._awake_at = now
 
-    def _judge(self, node: _Node) -> tuple[Liveness, float]:
+    def _now(self) -> tuple[float, float]:
+        """The time, and since when silence counts: for one look at any number of nodes."""
         now = self._clock.monotonic()
         self._forgive_own_silence(now)
-        since = now if self._leading_since is None else max(self._leading_since, self._listening_since)
+        return now, now if self._leading_since is None else max(self._leading_since, self._listening_since)
+
+    def _judge(self, node: _Node, now: float, since: float) -> tuple[Liveness, float]:
         if node.was is Liveness.ALIVE and node.last_heard is not None and node.last_heard >= since:
             silence = now - node.last_heard
             if 0 <= silence < self._timing.suspect_seconds:
@@ -317,22 +323,35 @@ class SoftState:
     def pulse(self, node_id: str) -> Pulse:
         """What is known of a node's health now."""
         with self._lock:
-            node = self._nodes.get(node_id) or _Node()
-            liveness, silence = self._judge(node)
-            known = self._known.get(node_id)
-            lost = frozenset(disk.disk_id for disk in self._lost_disks(known, node)) if known else frozenset()
-            return Pulse(liveness, silence, node.last_heard is not None, node.load, node.disks, lost)
+            return self._pulse_of(node_id, self._roster.get(node_id), *self._now())
+
+    def pulses(self) -> dict[str, Pulse]:
+        """The same of all datanodes."""
+        with self._lock:
+            now, since = self._now()
+            return {
+                node_id: self._pulse_of(node_id, known, now, since)
+                for node_id, known in self._roster.datanodes.items()
+            }
+
+    def _pulse_of(self, node_id: str, known: KnownNode | None, now: float, since: float) -> Pulse:
+        node = self._nodes.get(node_id) or _Node()
+        liveness, silence = self._judge(node, now, since)
+        lost = self._lost_disks(known, node) if known is not None else ()
+        ids = frozenset(disk.disk_id for disk in lost) if lost else NO_DISKS
+        return Pulse(liveness, silence, node.last_heard is not None, node.load, node.disks, ids)
 
     def gone(self) -> frozenset[str | LostDisk]:
         """Whose replicas count as lost: nodes that are dead, and disks that failed or were taken out of nodes that are
         there. Nothing of a node in maintenance: it comes back. Empty outside of a leadership."""
         with self._lock:
             found: set[str | LostDisk] = set()
-            for node_id, known in self._known.items():
+            now, since = self._now()
+            for node_id, known in self._roster.datanodes.items():
                 node = self._nodes.get(node_id) or _Node()
-                if not known.is_datanode or known.intent == t.NODE_INTENT_MAINTENANCE:
+                if known.intent == t.NODE_INTENT_MAINTENANCE:
                     continue
-                if self._leading_since is not None and self._judge(node)[0] is Liveness.DEAD:
+                if self._leading_since is not None and self._judge(node, now, since)[0] is Liveness.DEAD:
                     found.add(node_id)
                 else:
                     found.update(self._lost_disks(known, node))
@@ -375,15 +394,18 @@ class SoftState:
         """
         with self._lock:
             self.require_leading()
-            promised = self._promises.sums(self._clock.monotonic())
-            return {
-                node_id: self._candidate(known, self._nodes.get(node_id) or _Node(), promised.get(node_id, 0))
-                for node_id, known in self._known.items()
-                if known.is_datanode
-            }
+            now, since = self._now()
+            promised = self._promises.sums(now)
+            found = {}
+            for node_id, known in self._roster.datanodes.items():
+                node = self._nodes.get(node_id) or _Node()
+                how = self._judge(node, now, since)
+                found[node_id] = self._candidate(known, node, promised.get(node_id, 0), *how)
+            return found
 
-    def _candidate(self, known: KnownNode, node: _Node, promised: int) -> Candidate:
-        liveness, silence = self._judge(node)
+    def _candidate(
+        self, known: KnownNode, node: _Node, promised: int, liveness: Liveness, silence: float
+    ) -> Candidate:
         if node.candidate is not None:
             of, then_promised, one = node.candidate
             young = silence - one.heartbeat_age_seconds < CANDIDATE_SECONDS
@@ -432,7 +454,7 @@ class SoftState:
         leads here.
         """
         with self._lock:
-            if self._leading_since is None or node_id not in self._known:
+            if self._leading_since is None or node_id not in self._roster:
                 return False
             return self._orders.put(node_id, kind, command, chunk, source)
 
@@ -496,12 +518,13 @@ class SoftState:
     def wanting_inventory(self) -> list[str]:
         """Datanodes that are heard and shall send a full inventory now; not too many send together."""
         with self._lock:
-            heard = [
-                node_id
-                for node_id, node in self._nodes.items()
-                if node.last_heard is not None and self._judge(node)[0] is not Liveness.DEAD
-            ]
-            return self._inventories.wanting(heard, self._clock.monotonic())
+            now, since = self._now()
+
+            def is_heard(node_id: str) -> bool:
+                node = self._nodes[node_id]
+                return node.last_heard is not None and self._judge(node, now, since)[0] is not Liveness.DEAD
+
+            return self._inventories.wanting(self._nodes, is_heard, now)
 
     def want_inventory(self, node_id: str) -> None:
         """What was reported of this node could not be kept: it shall tell everything again."""
@@ -525,7 +548,7 @@ class SoftState:
     def inventory_page(self, page: m.InventoryPage) -> bool:
         """Take in one page. False: it belongs to no gathering that runs; the node need not go on."""
         with self._lock:
-            node, known = self._nodes.get(page.node_id), self._known.get(page.node_id)
+            node, known = self._nodes.get(page.node_id), self._roster.get(page.node_id)
             if node is None or known is None or known.info.node_uuid != page.node_uuid:
                 return False
             return self._inventories.page(page, node.incarnation, self._clock.monotonic())

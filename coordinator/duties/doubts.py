@@ -40,7 +40,7 @@ class Doubts:
         ordered = 0
         for node_id, chunks in list(self._of.items()):
             dead = self._soft.pulse(node_id).liveness is Liveness.DEAD
-            if dead or node_id not in self._soft.known():
+            if dead or self._soft.known_as(node_id) is None:
                 chunks.clear()
                 self._again.discard(node_id)
             ordered += self._order(node_id, chunks)

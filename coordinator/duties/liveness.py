@@ -35,7 +35,7 @@ class LivenessDuty:
         changes = self._soft.judge()
         for change in changes:
             self._tell(change)
-        for node_id in self._alarmed - self._soft.known().keys():  # forgotten since
+        for node_id in [one for one in self._alarmed if self._soft.known_as(one) is None]:  # forgotten since
             self._clear(node_id)
         self._tell_disks()
         if not changes:
@@ -58,7 +58,7 @@ class LivenessDuty:
         self._changed(change)
 
     def _raise(self, node_id: str) -> None:
-        node = self._soft.known().get(node_id)
+        node = self._soft.known_as(node_id)
         follows = FOLLOWS.get(node.intent if node is not None else 0, "its replicas are being replaced")
         how = (
             "sends no heartbeats, though it answers when it is asked: it is cut off"

@@ -76,9 +76,9 @@ class ProbeDuty:
     def _late(self) -> dict[str, str]:
         """Addresses of the nodes to ask now."""
         of: dict[Liveness, list[str]] = {Liveness.SUSPECT: [], Liveness.DEAD: []}
-        for node_id, known in self._soft.known().items():
-            if known.is_datanode and (liveness := self._soft.pulse(node_id).liveness) in of:
-                of[liveness].append(node_id)
+        for node_id, pulse in self._soft.pulses().items():
+            if pulse.liveness in of:
+                of[pulse.liveness].append(node_id)
         dead: Sequence[str] = ()
         if self._clock.monotonic() >= self._dead_due:
             dead, self._dead_due = of[Liveness.DEAD], self._clock.monotonic() + DEAD_EVERY_SECONDS

@@ -37,8 +37,8 @@ class Space:
 def space(soft: SoftState) -> Space:
     disks = [
         disk
-        for node_id in soft.known()
-        if (pulse := soft.pulse(node_id)).liveness is not Liveness.DEAD
+        for pulse in soft.pulses().values()
+        if pulse.liveness is not Liveness.DEAD
         for disk in pulse.disks
     ]
     return Space(

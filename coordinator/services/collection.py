@@ -131,9 +131,7 @@ class CollectionDesk:
         status.cycle, status.paused = now.cycle, now.paused
         status.candidates, status.condemned, status.held = counts.candidates, counts.condemned, counts.held
         status.quarantined = sum(
-            disk.quarantined_chunks
-            for node_id in self._soft.known()
-            for disk in self._soft.pulse(node_id).disks
+            disk.quarantined_chunks for pulse in self._soft.pulses().values() for disk in pulse.disks
         )
         collect = self._collect()
         phase = collect.phase() if collect is not None else ""

@@ -11,7 +11,7 @@ refused: then it is the node's turn to look for the leader.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import grpc
@@ -24,7 +24,7 @@ from coordinator.metadata import queries
 from coordinator.services import view
 from coordinator.services.gateway import Gateway
 from coordinator.services.tokens import TokenDesk
-from coordinator.soft_state import KnownNode, SoftState, known_node
+from coordinator.soft_state import SoftState, known_node
 from quorumfs.errors import (
     BusyError,
     DuplicateNodeError,
@@ -68,6 +68,7 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
         self._interval_ms = int(heartbeat_seconds * 1000)
         self._count = count
         self._streams: set[asyncio.Task[Any]] = set()
+        self._entering: dict[str, tuple[e.RegisterNode, asyncio.Task[None]]] = {}
         self._common: tuple[tuple[object, ...], m.HeartbeatResponse] | None = None
 
     # Registration
@@ -92,22 +93,11 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
         await self._check_history(
             leadership, request.highest_epoch, request.highest_commit_index, node.node_id
         )
-        refuse_duplicate(request, self._soft.known(), self._soft.recently_heard)
+        refuse_duplicate(request, self._soft)
         if await self._is_news(request):
-            command = e.SystemCommand(register_node=e.RegisterNode(node=node, empty=request.empty))
-            done = await self._gateway.system(command)
-            while (
-                done.code == t.ERROR_CODE_OK and not done.number
-            ):  # an entry takes some of its former replicas
-                done = await self._gateway.system(command)
-            if done.code != t.ERROR_CODE_OK:
-                raise make(done.code, done.error.message, cause=done.error.cause, next=done.error.next)
-            found = await self._gateway.ask(lambda tx: known_node(tx, node.node_id))
-            if found is not None:
-                self._soft.learn_known(*found)
-            _log.info("node.registered", node=node.node_id, grpc=node.grpc, version=node.version)
+            await self._entered(e.RegisterNode(node=node, empty=request.empty))
         self._soft.registered(node.node_id, node.incarnation)
-        known = self._soft.known().get(node.node_id)
+        known = self._soft.known_as(node.node_id)
         return m.RegisterResponse(
             code=t.ERROR_CODE_OK,
             cluster_id=self._gateway.consensus.identity.cluster_id,
@@ -118,11 +108,41 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
             labels=known.info.labels if known is not None else node.labels,
         )
 
+    async def _entered(self, told: e.RegisterNode) -> None:
+        """Wait for the entry of a registration. It is made to the end also when its caller waits no longer, and who
+        says the same again waits for it: else, while a thousand come at once, each try of each would be one more."""
+        node_id = told.node.node_id
+        said, entering = self._entering.get(node_id, (None, None))
+        if entering is None or said != told:
+            entering = asyncio.get_running_loop().create_task(self._enter(told))
+            self._entering[node_id] = told, entering
+            entering.add_done_callback(lambda done: self._has_entered(node_id, done))
+        await asyncio.shield(entering)
+
+    def _has_entered(self, node_id: str, done: asyncio.Task[None]) -> None:
+        if self._entering.get(node_id, (None, None))[1] is done:
+            del self._entering[node_id]
+        if not done.cancelled():
+            done.exception()  # of one for which nobody waits any more, nobody asks
+
+    async def _enter(self, told: e.RegisterNode) -> None:
+        node = told.node
+        command = e.SystemCommand(register_node=told)
+        done = await self._gateway.system(command)
+        while done.code == t.ERROR_CODE_OK and not done.number:  # an entry takes some of its former replicas
+            done = await self._gateway.system(command)
+        if done.code != t.ERROR_CODE_OK:
+            raise make(done.code, done.error.message, cause=done.error.cause, next=done.error.next)
+        found = await self._gateway.ask(lambda tx: known_node(tx, node.node_id))
+        if found is not None:
+            self._soft.learn_known(*found)
+        _log.info("node.registered", node=node.node_id, grpc=node.grpc, version=node.version)
+
     async def _is_news(self, request: m.RegisterRequest) -> bool:
         """Whether the registration says anything that the metadata does not: every node registers with
         every new leader, and that alone must not write an entry each."""
         node = request.node
-        known = self._soft.known().get(node.node_id)
+        known = self._soft.known_as(node.node_id)
         if known is None or not same_node(known.info, node):
             return True
         if not request.empty:
@@ -296,23 +316,24 @@ def require_self(context: Any, node_id: str) -> None:
         )
 
 
-def refuse_duplicate(request: m.RegisterRequest, known: Mapping[str, KnownNode], recently_heard: Any) -> None:
+def refuse_duplicate(request: m.RegisterRequest, soft: SoftState) -> None:
     """Two nodes under one id, or one node under two. Raises DuplicateNodeError.
 
     A node may come back with a new UUID (a replaced machine) only empty, and once the old one is silent.
     """
     node = request.node
-    for other_id, other in known.items():
-        if other_id != node.node_id and other.info.node_uuid == node.node_uuid:
-            raise DuplicateNodeError(
-                f"{node.node_id} has the identity of {other_id}",
-                cause=f"both have UUID {node.node_uuid}: a copied data directory, or a changed node.id",
-                next=f"give {node.node_id} an empty data directory, or call it {other_id} again",
-            )
-    mine = known.get(node.node_id)
+    others = soft.known_with(node.node_uuid) - {node.node_id}
+    if others:
+        other_id = min(others)
+        raise DuplicateNodeError(
+            f"{node.node_id} has the identity of {other_id}",
+            cause=f"both have UUID {node.node_uuid}: a copied data directory, or a changed node.id",
+            next=f"give {node.node_id} an empty data directory, or call it {other_id} again",
+        )
+    mine = soft.known_as(node.node_id)
     if mine is None:
         return
-    heard = recently_heard(node.node_id)
+    heard = soft.recently_heard(node.node_id)
     if mine.info.node_uuid == node.node_uuid:
         if heard and mine.info.incarnation >= node.incarnation and mine.info.grpc != node.grpc:
             raise DuplicateNodeError(

@@ -89,7 +89,7 @@ class NodeDesk:
             raise InvalidArgumentError(f"a node cannot be told to {request.action!r}", next=f"use {known}")
         if command.intent == MAINTENANCE:
             command.maintenance_until_cluster_ms = self._until(request.seconds)
-        known_node = self._soft.known().get(node_id)
+        known_node = self._soft.known_as(node_id)
         if known_node is not None:
             if request.action == "decommission" and known_node.intent == DECOMMISSIONED:
                 return f"{node_id} is decommissioned already"
@@ -191,7 +191,7 @@ class NodeDesk:
 
     def _progress(self, node_id: str, look: Look, candidates: Mapping[str, Candidate]) -> a.Decommission:
         held = look.held
-        known = self._soft.known().get(node_id)
+        known = self._soft.known_as(node_id)
         told = a.Decommission(
             node_id=node_id,
             intent=known.intent if known is not None else t.NODE_INTENT_DECOMMISSIONING,

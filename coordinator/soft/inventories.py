@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from coordinator.decisions.packed import PackedIds, in_order, split
 from coordinator.soft.values import Inventory, Report
@@ -63,12 +64,14 @@ class Inventories:
         self._running.pop(node_id, None)
         self._told.discard(node_id)
 
-    def wanting(self, heard: Iterable[str], now: float) -> list[str]:
-        """Of the nodes that are heard, those to ask now, so that not too many tell together."""
+    def wanting(self, nodes: Iterable[str], is_heard: Callable[[str], bool], now: float) -> list[str]:
+        """Of the nodes that are heard, those to ask now, so that not too many tell together. Who has told, or cannot
+        be asked yet, is not looked at: this is asked again with every page that is compared."""
         for node_id in [one for one, gathering in self._running.items() if gathering.until <= now]:
             self.want(node_id)
         room = max(0, self._at_once - len(self._running))
-        return [node_id for node_id in heard if node_id not in self._told][:room]
+        untold = (node_id for node_id in nodes if node_id not in self._told and is_heard(node_id))
+        return list(islice(untold, room))
 
     def begin(self, node_id: str, gather_id: int, incarnation: int, now: float) -> None:
         """The node is to be told to send its inventory; `delivered` when it was."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from coordinator.decisions.liveness import Liveness, Timing
@@ -437,6 +439,19 @@ def page(gather_id: int, number: int, **fields: object) -> m.InventoryPage:
     return m.InventoryPage(gather_id=gather_id, page=number, **values)  # type: ignore[arg-type]  # a test's shorthand
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, of: type, name: str) -> list[str]:
+    """One item for each call of that method from now on."""
+    calls: list[str] = []
+    method = getattr(of, name)
+
+    def call(*given: Any) -> Any:
+        calls.append(name)
+        return method(*given)
+
+    monkeypatch.setattr(of, name, call)
+    return calls
+
+
 def many(soft: SoftState, count: int) -> None:
     """So many nodes, all of them heard."""
     names = [f"n{number:03d}" for number in range(count)]
@@ -459,6 +474,46 @@ def test_few_nodes_gather_at_once_and_more_when_they_have_little_to_tell(soft: S
             assert soft.inventory_page(told)
     assert AT_ONCE_MIN < widest <= AT_ONCE_MAX
     assert rounds < 200 / AT_ONCE_MIN / 2
+
+
+def test_who_shall_tell_next_is_found_without_a_look_at_those_who_have_told(
+    soft: SoftState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked with every page that is compared, of a thousand nodes."""
+    many(soft, 200)
+    looks = counted(monkeypatch, SoftState, "_judge")
+    while asked := soft.wanting_inventory():
+        for node_id in asked:
+            soft.gather(node_id)
+            gather_id = soft.deliver(node_id)[0].full_inventory.gather_id
+            soft.inventory_page(page(gather_id, 0, node_id=node_id, node_uuid=f"uuid-{node_id}", last=True))
+    assert len(looks) == 200
+    soft.wanting_inventory()
+    assert len(looks) == 200
+
+
+def test_a_look_at_all_nodes_asks_the_time_once(soft: SoftState, monkeypatch: pytest.MonkeyPatch) -> None:
+    many(soft, 200)
+    asked = counted(monkeypatch, ManualClock, "monotonic")
+    for look in (soft.judge, soft.gone, soft.candidates, soft.pulses, soft.wanting_inventory):
+        asked.clear()
+        look()
+        assert len(asked) == 1, look
+
+
+def test_how_all_datanodes_are_is_what_each_of_them_is(soft: SoftState, clock: ManualClock) -> None:
+    soft.heard(beat("d1"))
+    clock.advance(2.5)
+    soft.heard(beat("d2"))
+    clock.advance(1)
+    coordinator = KnownNode(m.NodeInfo(node_id="c1", role=t.NODE_ROLE_COORDINATOR))
+    soft.learn_known(coordinator, 30)
+    assert soft.pulses() == {one: soft.pulse(one) for one in ("d1", "d2", "d3")}
+    assert [one.liveness for one in soft.pulses().values()] == [
+        Liveness.SUSPECT,
+        Liveness.ALIVE,
+        Liveness.SUSPECT,
+    ]
 
 
 def test_nodes_with_much_to_tell_do_it_few_at_once(soft: SoftState) -> None:

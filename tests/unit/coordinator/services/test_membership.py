@@ -11,6 +11,7 @@ import pytest
 
 from coordinator.services.membership import MembershipService
 from coordinator.services.tokens import TokenDesk
+from coordinator.soft_state import SoftState
 from quorumfs.errors import Code, InvalidArgumentError, NotLeaderError, PermissionDeniedError
 from quorumfs.mint import system_random
 from quorumfs.v1 import entries_pb2 as e
@@ -133,6 +134,59 @@ def test_a_node_of_another_cluster_is_refused(served: Served) -> None:
 def test_a_copied_disk_under_another_name_is_refused(served: Served) -> None:
     served.register(node_info("d1"))
     assert served.register(node_info("d2", node_uuid="uuid-d1")).code == Code.DUPLICATE_NODE
+
+
+def test_a_registration_looks_at_no_other_node(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand register with every new leader."""
+    served.register(node_info("d1"))
+    monkeypatch.setattr(SoftState, "known", None)
+    assert served.register(node_info("d2")).code == Code.OK
+    assert served.register(node_info("d1")).code == Code.OK
+    assert served.register(node_info("d3", node_uuid="uuid-d1")).code == Code.DUPLICATE_NODE
+
+
+def test_who_gave_up_waiting_and_registers_again_writes_no_second_entry(served: Served) -> None:
+    """A leader that is late for a thousand of them would only be later by it."""
+    request = m.RegisterRequest(node=node_info("d1"))
+    call: Any = SimpleNamespace(node="d1")
+
+    async def late_twice_then_patient() -> m.RegisterResponse:
+        for _ in range(2):
+            waiting = asyncio.ensure_future(served.service.Register(request, call))
+            while not served.entries:
+                await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        return await served.service.Register(request, call)
+
+    assert served.leader.run(late_twice_then_patient).code == Code.OK
+    assert served.entries == 1
+
+
+def test_a_registration_that_says_something_else_does_not_wait_for_the_one_before(served: Served) -> None:
+    call: Any = SimpleNamespace(node="d1")
+
+    async def one_start_after_the_other() -> None:
+        starts = [m.RegisterRequest(node=node_info("d1", incarnation=number)) for number in (1, 2)]
+        answers = await asyncio.gather(*(served.service.Register(one, call) for one in starts))
+        assert [one.code for one in answers] == [Code.OK, Code.OK]
+
+    served.leader.run(one_start_after_the_other)
+    assert served.entries == 2
+    known = served.leader.soft.known_as("d1")
+    assert known is not None
+    assert known.info.incarnation == 2
+
+
+def test_a_refusal_reaches_also_who_asks_while_the_first_waits(served: Served) -> None:
+    call: Any = SimpleNamespace(node="d1")
+    request = m.RegisterRequest(node=node_info("d1", labels={"": "nothing"}))
+
+    async def both() -> list[m.RegisterResponse]:
+        return await asyncio.gather(*(served.service.Register(request, call) for _ in range(2)))
+
+    assert [one.code for one in served.leader.run(both)] == [Code.INVALID_ARGUMENT] * 2
 
 
 def test_another_machine_under_a_known_name_comes_in_only_empty_and_when_the_first_is_silent(
