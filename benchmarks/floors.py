@@ -56,4 +56,15 @@ FLOORS = (
     Floor("gc/memory added/1000000 chunks", "quorumfs", "", 300.0),
     Floor("gc/stat p99/one caller", "quorumfs, beside a cycle", "quorumfs", 1.5),
     Floor("gc/create p99/one caller", "quorumfs, beside a cycle", "quorumfs", 1.5),
+    *(
+        Floor(f"heartbeats/{figure}/1000 datanodes", system, "", bound)
+        for system in ("quorumfs, idle", "quorumfs")
+        for figure, bound in (
+            ("busy core", 1.0),
+            ("not acknowledged", 0.0),
+            ("called suspect", 0.0),
+            ("late p99", 1000.0),
+        )
+    ),
+    Floor("heartbeats/cpu leader/1000 datanodes", "quorumfs, idle", "empty messages", 3.0, aim=True),
 )

@@ -9,7 +9,6 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.children import Child, WorkloadError
 from benchmarks.herd import DISKS, REPLICAS, held_by, node_name
-from benchmarks.machine import Meter, keep_to_cores, resident_bytes
+from benchmarks.machine import Account, Meter, keep_to_cores, resident_bytes
 from benchmarks.plan import Plan
 from benchmarks.restoring import FILE, PATIENCE_SECONDS, put_file, put_replicas, restore_filled
 from benchmarks.results import Results, percentile
 from benchmarks.systems import coordinator_pids
+from coordinator.decisions.liveness import Liveness
 from quorumfs import Client
 from quorumfs.ids import ID_BYTES
 from quorumfs.testing import LocalCluster, wait_for
@@ -30,10 +30,13 @@ from quorumfs.v1 import admin_pb2
 
 CHUNKS_PER_NODE = 1000
 CHANGES = 3  # replicas that a heartbeat reports
-WINDOW_SECONDS = 20.0
-ROUNDS_MAX = 3
+WINDOW_SECONDS = 10.0
+ROUNDS_MAX = 2
 LEADER_CORE = 0
 BACKLOG = "quorumfs_replica_reports_waiting"
+TRANSITIONS = "quorumfs_node_transitions_total"
+EMPTY = "empty messages"
+_DOUBTS = (Liveness.SUSPECT.value, Liveness.DEAD.value)
 _LONG_SECONDS = 600.0
 _MS, _US = 1e3, 1e6
 
@@ -51,6 +54,7 @@ def heartbeats(plan: Plan, results: Results) -> None:
             return
         stack.callback(keep_to_cores, os.getpid(), os.sched_getaffinity(0))
         keep_to_cores(os.getpid(), others)  # what is started from here as well
+        _transport(directory, plan, results)
         plan.say("heartbeats: starting the cluster")
         cluster = stack.enter_context(
             LocalCluster(coordinators=1, datanodes=0, directory=directory / "cluster")
@@ -67,7 +71,7 @@ def heartbeats(plan: Plan, results: Results) -> None:
         herd = stack.enter_context(Child("herd", config, directory / "herd.log")).wait_ready()
         (pid,) = coordinator_pids(cluster).values()
         keep_to_cores(pid, {LEADER_CORE})
-        case = f"{plan.datanodes} datanodes"
+        case = _case(plan)
         _register(herd, pid, case, plan, results)
         pid = _load(cluster, herd, directory, plan)
         keep_to_cores(pid, {LEADER_CORE})
@@ -79,6 +83,38 @@ def heartbeats(plan: Plan, results: Results) -> None:
         results.add(
             f"heartbeats/resident leader/{case}", "quorumfs", resident_bytes(pid) / 2**20, "MiB", "lower"
         )
+
+
+def _transport(directory: Path, plan: Plan, results: Results) -> None:
+    """As many empty messages over as many streams: what no leader's heartbeat can cost less than."""
+    plan.say(f"heartbeats: {plan.datanodes} streams of empty messages")
+    log = directory / "empty.log"
+    with ExitStack() as stack:
+        server = stack.enter_context(Child("empty_streams", {}, log)).wait_ready()
+        keep_to_cores(server.pid, {LEADER_CORE})
+        config = {"address": f"127.0.0.1:{server.call(verb='port')['port']}", "streams": plan.datanodes}
+        callers = stack.enter_context(Child("empty_streams", config, log)).wait_ready()
+        callers.call(_LONG_SECONDS, verb="connect")
+        for _ in range(min(plan.rounds, ROUNDS_MAX)):
+            meter = Meter({"leader": [server.pid]})
+            callers.ask(verb="run", seconds=WINDOW_SECONDS)
+            seen = callers.answer(WINDOW_SECONDS)
+            _add_cost(seen, meter.read(), _case(plan), EMPTY, results)
+
+
+def _case(plan: Plan) -> str:
+    return f"{plan.datanodes} datanodes"
+
+
+def _add_cost(seen: dict[str, Any], account: Account, case: str, system: str, results: Results) -> None:
+    cpu_seconds, count = account.cpu_seconds["leader"], len(seen["took_ms"])
+    for figure, value, unit in (
+        ("answer median", percentile(seen["took_ms"], 0.5), "ms"),
+        ("answer p99", percentile(seen["took_ms"], 0.99), "ms"),
+        ("cpu leader", cpu_seconds / count * _US, "us/heartbeat"),
+        ("busy core", cpu_seconds / account.wall_seconds, "cores"),
+    ):
+        results.add(f"heartbeats/{figure}/{case}", system, value, unit, "lower", account.other_cores)
 
 
 def _register(herd: Child, pid: int, case: str, plan: Plan, results: Results) -> None:
@@ -131,42 +167,40 @@ def _inventories(
 
 
 def _round(client: Client, herd: Child, pid: int, case: str, plan: Plan, results: Results) -> None:
-    """A window of heartbeats without changes, then one with."""
+    """Windows of heartbeats without changes, then with: what they cost, and then, for a caller costs the leader more
+    than they do, what one caller's stats take beside them."""
     for changes, system in ((0, "quorumfs, idle"), (CHANGES, "quorumfs")):
-        meter = Meter({"leader": [pid]})
+        doubted, meter = _doubted(client), Meter({"leader": [pid]})
         herd.ask(verb="run", seconds=WINDOW_SECONDS, changes=changes)
-        stats = _stats(client, WINDOW_SECONDS)
         seen = herd.answer(WINDOW_SECONDS)
         account = meter.read()
-        _add(seen, account.cpu_seconds["leader"], stats, account.other_cores, case, system, results)
+        _add(seen, account, case, system, results)
+        herd.ask(verb="run", seconds=WINDOW_SECONDS, changes=changes)
+        stats = _stats(client, WINDOW_SECONDS)
+        herd.answer(WINDOW_SECONDS)
+        for figure, share in (("stat median", 0.5), ("stat p99", 0.99)):
+            results.add(f"heartbeats/{figure}/{case}", system, percentile(stats, share), "ms", "lower")
+        doubts = _doubted(client) - doubted
+        results.add(f"heartbeats/called suspect/{case}", system, doubts, "times", "lower")
+        untold = plan.datanodes - seen["acknowledged"]
+        results.add(f"heartbeats/not acknowledged/{case}", system, untold, "datanodes", "lower")
         if changes:
             _catch_up(client, case, system, results)
 
 
-def _add(
-    seen: dict[str, Any],
-    cpu_seconds: float,
-    stats: Sequence[float],
-    others: float,
-    case: str,
-    system: str,
-    results: Results,
-) -> None:
-    def add(figure: str, value: float, unit: str) -> None:
-        results.add(f"heartbeats/{figure}/{case}", system, value, unit, "lower", others)
-
+def _add(seen: dict[str, Any], account: Account, case: str, system: str, results: Results) -> None:
     count, seconds = len(seen["late_ms"]), seen["seconds"]
     if not count:
         raise WorkloadError(f"no heartbeat was answered in {seconds:.0f} s: {seen['failures']}")
-    add("late p99", percentile(seen["late_ms"], 0.99), "ms")
-    add("late worst", seen["late_ms"][-1], "ms")
-    add("answer median", percentile(seen["took_ms"], 0.5), "ms")
-    add("failed", float(sum(seen["failures"].values())), "heartbeats")
-    add("cpu leader", cpu_seconds / count * _US, "us/heartbeat")
-    add("busy core", cpu_seconds / seconds, "cores")
-    add("stat median", percentile(stats, 0.5), "ms")
-    add("stat p99", percentile(stats, 0.99), "ms")
-    results.add(f"heartbeats/rate/{case}", system, count / seconds, "heartbeats/s", "higher", others)
+    _add_cost(seen, account, case, system, results)
+    for figure, value, unit in (
+        ("late p99", percentile(seen["late_ms"], 0.99), "ms"),
+        ("late worst", seen["late_ms"][-1], "ms"),
+        ("failed", float(sum(seen["failures"].values())), "heartbeats"),
+    ):
+        results.add(f"heartbeats/{figure}/{case}", system, value, unit, "lower", account.other_cores)
+    rate = count / seconds
+    results.add(f"heartbeats/rate/{case}", system, rate, "heartbeats/s", "higher", account.other_cores)
     for what, number in seen["failures"].items():
         results.note(f"heartbeats, {system}: {number} times {what}")
     late = percentile(seen["sent_late_ms"], 0.99)
@@ -184,13 +218,22 @@ def _catch_up(client: Client, case: str, system: str, results: Results) -> None:
 
 def _backlog(client: Client) -> float:
     """Replicas that were reported and are not compared with the metadata yet."""
+    return sum(value for _, value in _samples(client, BACKLOG))
+
+
+def _doubted(client: Client) -> float:
+    """How often the leader has called a datanode suspect or dead."""
+    return sum(value for labels, value in _samples(client, TRANSITIONS) if labels["state"] in _DOUBTS)
+
+
+def _samples(client: Client, name: str) -> list[tuple[dict[str, str], float]]:
     answer = client.coordinator.call("Admin.GetMetrics", admin_pb2.GetMetricsRequest(), leader=True)
-    return sum(
-        sample.value
+    return [
+        (sample.labels, sample.value)
         for family in text_string_to_metric_families(answer.text.decode())
         for sample in family.samples
-        if sample.name == BACKLOG
-    )
+        if sample.name == name
+    ]
 
 
 def _stats(client: Client, seconds: float) -> list[float]:
