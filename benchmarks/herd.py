@@ -181,11 +181,12 @@ class Simulated:
     async def _come(self) -> None:
         """Few come for the first time in the same instant: a thousand machines take longer than that to start, and the
         herd's own core would be what is late."""
-        if self._token:
+        if self._token and self._epoch.term:
             await self._register()
             return
         async with self._herd.coming:
-            await self._prove()
+            if not self._token:
+                await self._prove()
             await self._register()
 
     async def _register(self) -> None:
