@@ -279,8 +279,8 @@ class Replica(SyncObj):  # type: ignore[misc]
     # Elections
 
     def _ask_for_pre_votes(self) -> None:
-        """Harmless, so asked again sooner than an election: who hears a leader does not answer. Who may not campaign, as
-        a learner, asks all the same: so it is told whom to hear, when others lead than it knows of."""
+        """Harmless, so asked again sooner than an election: who hears a leader does not answer. Who may not campaign,
+        as a learner, asks all the same: so it is told whom to hear, when others lead than it knows of."""
         self._SyncObj__raftLeader = None
         timing = self._timing
         wait = timing.heartbeat + (timing.election_min - timing.heartbeat) * self._chance()

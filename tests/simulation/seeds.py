@@ -14,4 +14,5 @@ SEEDS: Mapping[int, str] = {
     83: "a member that waits for its disk is woken meanwhile, and must not turn with a clock that stands still",
     3030: "a leader's voters change, and those who answer it are others",
     3075: "an entry is committed by the voters of before in the turn that changes the voters",
+    60040: "a learner that was away while others joined knew nobody who leads, and asked nobody",
 }
