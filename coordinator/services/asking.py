@@ -15,7 +15,7 @@ from common import log
 from quorumfs.errors import QuorumFSError, TimedOutError
 from quorumfs.limits import RPC_SECONDS_FIRST
 
-NODE_SECONDS = 1.2  # an operator has an answer in two seconds, whoever hangs
+NODE_SECONDS = 0.9  # an operator has an answer in two seconds, whoever hangs
 THREADS_MAX = 64
 
 assert NODE_SECONDS < RPC_SECONDS_FIRST  # else who asked the coordinator has given up before

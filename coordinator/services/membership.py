@@ -114,7 +114,7 @@ class MembershipService(membership_pb2_grpc.MembershipServicer):
         node_id = told.node.node_id
         said, entering = self._entering.get(node_id, (None, None))
         if entering is None or said != told:
-            entering = asyncio.get_running_loop().create_task(self._enter(told))
+            entering = asyncio.create_task(self._enter(told))
             self._entering[node_id] = told, entering
             entering.add_done_callback(lambda done: self._has_entered(node_id, done))
         await asyncio.shield(entering)

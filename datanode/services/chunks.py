@@ -114,7 +114,8 @@ class ChunksService:
         limit = min(request.limit or limits.LIST_PAGE_DEFAULT, limits.LIST_PAGE_MAX)
         ids = self._store.ids(request.after[:ID_BYTES], limit, request.quarantined)
         if request.ids_only:
-            chunks = [pb.ChunkInfo(chunk=chunk, quarantined=request.quarantined) for chunk in ids]
+            there = filter(self._store.has_file, ids)
+            chunks = [pb.ChunkInfo(chunk=chunk, quarantined=request.quarantined) for chunk in there]
         else:
             chunks = [info for chunk in ids if (info := self._told(chunk)) is not None]
         return pb.ListChunksResponse(chunks=chunks, next=ids[-1] if len(ids) == limit else b"")

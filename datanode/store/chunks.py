@@ -254,6 +254,23 @@ class ChunkStore:
             disk = self._disk_of(chunk)
             return disk.disk_id, str(disk.chunk_path(chunk)), False
 
+    def has_file(self, chunk: ChunkId) -> bool:
+        """Whether the file of a sealed or quarantined chunk is there; nothing is read. True when nobody can say."""
+        with self._lock:
+            aside = None if chunk in self._index else self._index.aside(chunk)
+            number = aside.disk if aside is not None else self._index.disk_of(chunk)
+            if number is None:
+                return False
+            disk = self.disks[number]
+            path = self._aside_path(chunk, aside) if aside is not None else disk.chunk_path(chunk)
+        try:
+            disk.files.size_of(path)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
+
     def on_failed_disk(self, chunk: ChunkId) -> bool:
         """Whether what is here of it lies on a disk that failed: it can be read perhaps, but is no copy to count on."""
         with self._lock:

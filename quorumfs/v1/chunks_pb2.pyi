@@ -441,7 +441,7 @@ class ListChunksRequest(_message.Message):
     limit: _builtins.int
     quarantined: _builtins.bool
     ids_only: _builtins.bool
-    """of each no more than its id: no chunk's header is read for it"""
+    """of each whose file is there no more than its id: no header is read"""
     def __init__(
         self,
         *,

@@ -6,13 +6,14 @@ it up, or is gone: that is what fences are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any, Protocol
 from unittest.mock import patch
 
 from coordinator.services import collection, membership
+from coordinator.services.asking import Questions
 from datanode.services import chunks
 from quorumfs.errors import QuorumFSError, TimedOutError, UnavailableError
 from tests.simulation.garbage import fibres
@@ -96,6 +97,57 @@ def answered(work: Callable[[], Any]) -> Any:
         return error
 
 
+class Task:
+    """A task of a loop that is not there: whoever waits for it first carries it out, the others wait for that."""
+
+    def __init__(self, steps: Coroutine[Any, Any, None]) -> None:
+        self._steps = steps
+        self._begun = self._over = False
+        self._error: Exception | None = None
+        self._then: list[Callable[[Task], None]] = []
+        self._waiting: list[Done] = []
+
+    def add_done_callback(self, then: Callable[[Task], None]) -> None:
+        self._then.append(then)
+
+    def cancelled(self) -> bool:
+        return False
+
+    def exception(self) -> Exception | None:
+        return self._error
+
+    async def result(self) -> None:
+        if not self._begun:
+            await self._carry_out()
+        elif not self._over:
+            fibres.wait(self._waiting.append)
+        if self._error is not None:
+            raise self._error
+
+    async def _carry_out(self) -> None:
+        self._begun = True
+        try:
+            await self._steps
+        except Exception as error:  # noqa: BLE001  raised at everybody who waits
+            self._error = error
+        self._over = True
+        for then in self._then:
+            then(self)
+        for done in self._waiting:
+            done(None)
+
+
+class _Asked:
+    """Questions to many datanodes, one after the other."""
+
+    async def of_one(self, node: str, ask: Callable[[str], Any]) -> Any:
+        return ask(node)
+
+    async def of_each(self, nodes: Sequence[str], ask: Callable[[str], Any]) -> dict[str, Any]:
+        asked = {one: answered(lambda one=one: ask(one)) for one in nodes}  # type: ignore[misc]
+        return {one: found for one, found in asked.items() if not isinstance(found, QuorumFSError)}
+
+
 @contextmanager
 def on_fibres() -> Iterator[None]:
     """Production handlers run as fibres within the block: what they do in threads is done at once, in order, and
@@ -120,8 +172,11 @@ def on_fibres() -> Iterator[None]:
                 one.close()
         return found
 
-    loop = SimpleNamespace(wait_for=wait_for, to_thread=to_thread, gather=gather)
+    loop = SimpleNamespace(
+        wait_for=wait_for, to_thread=to_thread, gather=gather, create_task=Task, shield=Task.result
+    )
     with ExitStack() as stack:
+        stack.enter_context(patch.multiple(Questions, of_one=_Asked.of_one, of_each=_Asked.of_each))
         for module in (membership, collection):
             stack.enter_context(patch.object(module, "asyncio", loop))
         for module in (membership, chunks):

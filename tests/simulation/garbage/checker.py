@@ -320,6 +320,11 @@ class Checker:
             ).fetchall()
         return base, extents
 
+    def are_allocated(self, chunks: Sequence[bytes]) -> bool:
+        """Whether the metadata knows all of them."""
+        with self._truth.tx() as tx:
+            return all(tx.execute("SELECT 1 FROM chunk WHERE id = ?", (one,)).fetchone() for one in chunks)
+
     def is_version(self, version: int) -> bool:
         with self._truth.tx() as tx:
             return tx.execute("SELECT 1 FROM version WHERE id = ?", (version,)).fetchone() is not None

@@ -66,7 +66,7 @@ def test_every_route_that_changes_something_requires_a_role() -> None:
         assert role >= Role.OPERATOR
 
 
-OPEN = {"/health", "/health/live", "/health/ready", "/leader", "/openapi.json", "/ui/", "/ui/<name>"}
+OPEN = {"/", "/health", "/health/live", "/health/ready", "/leader", "/openapi.json", "/ui/", "/ui/<name>"}
 
 
 def test_every_other_question_wants_a_role_from_elsewhere() -> None:
@@ -180,7 +180,7 @@ def test_questions_are_open_here_and_want_a_token_from_elsewhere(path: str, role
         low = {"Authorization": f"Bearer {TOKENS['metrics']}"}
         assert tested.get(path, environ_base=there, headers=low).status_code == 403
     for open_path in map(sample, OPEN):
-        assert tested.get(open_path, environ_base=there).status_code == 200
+        assert tested.get(open_path, environ_base=there, follow_redirects=True).status_code == 200
 
 
 def test_while_every_coordinator_hangs_callers_are_judged_at_once_by_what_was_told_last() -> None:

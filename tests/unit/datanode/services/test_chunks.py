@@ -50,6 +50,19 @@ def test_a_chunk_that_cannot_be_brought_back_is_named_and_the_others_come(
     assert "Read-only" in answer.error.cause
 
 
+def test_a_list_of_ids_leaves_out_what_somebody_removed(tmp_path: Path) -> None:
+    nothing: Any = None
+    with opened(tmp_path) as (store, disks):
+        fence = EpochStore(disks.disks)
+        fence.load()
+        put(store, CHUNK, b"x")
+        put(store, OTHER, b"x")
+        Path(store.where(OTHER)[1]).unlink()
+        service = ChunksService("d1", store, fence, nothing, nothing, nothing, nothing, nothing, None)
+        live = service.List(pb.ListChunksRequest(ids_only=True), nothing)
+    assert [one.chunk for one in live.chunks] == [CHUNK]
+
+
 def test_a_list_of_ids_reads_no_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nothing: Any = None
     with opened(tmp_path) as (store, disks):
