@@ -135,7 +135,9 @@ class RemoteHolders:
     def _look(self, node_id: str, method: str, request: Any) -> Any:
         if self._look_seconds is None:
             return self._call(node_id, method, request)
-        answer = self._send(node_id, self._address_of(node_id), method, request, self._look_seconds)
+        answer = self._send(
+            node_id, self._address_of(node_id), method, request, self._look_seconds, sent=False
+        )
         self._circuits.ended(node_id, None)
         return answer
 
@@ -158,9 +160,12 @@ class RemoteHolders:
             raise UnavailableError(f"{node_id} is not known here")
         return address
 
-    def _send(self, node_id: str, address: str, method: str, request: Any, seconds: float) -> Any:
+    def _send(
+        self, node_id: str, address: str, method: str, request: Any, seconds: float, *, sent: bool = True
+    ) -> Any:
+        """`sent`: a lost answer leaves doubt; a question's does not."""
         try:
             stub = chunks_pb2_grpc.ChunksStub(self._channels.get(address))
             return getattr(stub, method)(request, timeout=seconds)
         except grpc.RpcError as error:
-            raise from_rpc(error, f"{method} at {node_id}", sent=True) from error
+            raise from_rpc(error, f"{method} at {node_id}", sent=sent) from error

@@ -60,6 +60,17 @@ class Machine:
         heads = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         self.run(f"{INSTALLATION}/bin/python3", "-c", POST, url, json.dumps(body), json.dumps(heads))
 
+    def is_ready(self, port: int) -> bool:
+        """Whether the agent at this port finds its node ready."""
+        asked = (
+            f"from urllib.request import urlopen; urlopen('http://127.0.0.1:{port}/health/ready', timeout=30)"
+        )
+        try:
+            self.run(f"{INSTALLATION}/bin/python3", "-c", asked)
+        except AssertionError:
+            return False
+        return True
+
     def install(self) -> None:
         """Steps 1 to 5."""
         self.run(
@@ -154,6 +165,7 @@ def test_who_is_killed_is_started_again(machine: Machine, unit: str) -> None:
 def test_a_node_that_ends_to_begin_anew_is_started_again_by_systemd(
     machine: Machine, unit: str, port: int
 ) -> None:
+    eventually(lambda: machine.is_ready(port), PATIENCE_SECONDS)
     before = machine.told(unit, "MainPID")
     machine.post(f"http://127.0.0.1:{port}/shutdown", {"mode": "restart"})
     machine.is_begun_anew(unit, before)

@@ -314,7 +314,7 @@ PLAYS = (
 
 MUTATIONS = (
     Mutation("apply condemns what it is told to", _command("condemn", _condemn_whatever_is_named)),
-    Mutation("no grace", _command("condemn", _without_grace)),
+    Mutation("no grace", _command("condemn", _without_grace), an_old_file_is_removed),
     Mutation(
         "grace counts from the birth of a chunk",
         partial(patch.object, commands, "_CANDIDATE", commands._CANDIDATE.replace("since_ms", "birth_ms", 1)),

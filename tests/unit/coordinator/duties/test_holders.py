@@ -105,10 +105,18 @@ def test_an_operator_s_question_is_asked_of_a_node_that_duties_leave_alone_and_i
 def test_a_node_that_is_late_for_an_operator_is_still_asked_by_duties() -> None:
     circuits = Circuits(ManualClock(), lambda: 0.5)
     node = Node(Failed(None))
-    with pytest.raises(OutcomeUnknownError):
+    with pytest.raises(UnavailableError):
         holders_of(node, circuits, 1.2).present("d1", b"", 10)
     node.error = None
     assert holders_of(node, circuits).present("d1", b"", 10) == []
+
+
+def test_a_question_of_an_operator_that_was_lost_leaves_no_doubt() -> None:
+    """Who asked the coordinator would else repeat it until its patience is over."""
+    operator = holders_of(Node(Failed(None)), look_seconds=1.2)
+    for ask in (operator.present, operator.quarantined):
+        with pytest.raises(UnavailableError, match="at d1"):
+            ask("d1", b"", 10)
 
 
 def test_a_node_that_does_not_answer_a_handshake_is_silent() -> None:
