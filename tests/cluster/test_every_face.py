@@ -278,7 +278,11 @@ def _lies(world: World, pattern: str, answer: Answer, leader: str | None) -> lis
     if pattern == "/v1/cluster" and world.led:
         for one in (*told["coordinators"], *told["datanodes"]):
             if (one["state"] == "alive") is (one["node_id"] in world.victims):
-                wrong.append(f"{one['node_id']} is not {one['state']}")
+                as_of = {
+                    name: told.get(name)
+                    for name in ("current", "authoritative", "age_seconds", "observed_by", "reason")
+                }
+                wrong.append(f"{one['node_id']} is not {one['state']}, as of {as_of}")
     if pattern in OF_THE_LEADER and not world.led and told.get("current"):
         wrong.append("it is told as current, and nobody leads")
     if pattern == "/v1/cluster/exec":
