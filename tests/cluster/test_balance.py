@@ -39,15 +39,21 @@ def counts(cluster: LocalCluster) -> dict[str, int]:
 
 
 @contextmanager
-def small_disks(cluster: LocalCluster) -> Iterator[None]:
+def small_disks(cluster: LocalCluster, dfsctl: Dfsctl) -> Iterator[None]:
     """File systems of their own: on a large one that others use as well, nobody can say which node is fuller."""
+    nodes = {node.node_id for node in cluster.layout.datanodes}
+
+    def alive() -> set[str]:
+        told = dfsctl("status", "-o", "json").json["datanodes"]
+        return {one["node_id"] for one in told if one["state"] == "alive"}
+
     with ExitStack() as stack:
         for node in cluster.layout.datanodes:
             path = Path(cluster.layout.process(node, "node").config)
             path.write_text(f"{path.read_text()}\n[storage]\nreserve_bytes = {CHUNK_BYTES}\n")
             stack.enter_context(small_disk(cluster, node.node_id, ROOM_BYTES))
             cluster.start_node(node.node_id)
-        cluster.wait_ready()
+        wait_for(lambda: alive() == nodes, PATIENCE_SECONDS, "all datanodes are back")
         yield
 
 
@@ -66,15 +72,17 @@ def settled(cluster: LocalCluster, fs: Client, path: str) -> bool:
 def test_a_node_without_data_gets_its_share_though_leaders_die(
     cluster: LocalCluster, fs: Client, dfsctl: Dfsctl
 ) -> None:
-    with small_disks(cluster):
+    with small_disks(cluster, dfsctl):
         gets_its_share(cluster, fs, dfsctl)
 
 
 @pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system wants root")
 def test_a_node_without_data_gets_its_share_though_a_leader_is_stopped(tmp_path: Path) -> None:
-    with LocalCluster(datanodes=4, settings=SETTINGS) as one, one.client() as fs, small_disks(one):
-        gets_its_share(one, fs, Dfsctl(tmp_path, one.coordinators), "stopped")
+    with LocalCluster(datanodes=4, settings=SETTINGS) as one, one.client() as fs:
+        dfsctl = Dfsctl(tmp_path, one.coordinators)
+        with small_disks(one, dfsctl):
+            gets_its_share(one, fs, dfsctl, "stopped")
 
 
 @pytest.mark.long
@@ -82,7 +90,7 @@ def test_a_node_without_data_gets_its_share_though_a_leader_is_stopped(tmp_path:
 def test_a_node_without_data_gets_its_share_though_a_leader_is_cut_off(
     cluster: LocalCluster, fs: Client, dfsctl: Dfsctl
 ) -> None:
-    with small_disks(cluster):
+    with small_disks(cluster, dfsctl):
         gets_its_share(cluster, fs, dfsctl, "cut")
 
 

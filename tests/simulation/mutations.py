@@ -428,6 +428,14 @@ def _newest_members(configurations: Configurations) -> Mapping[str, Any]:
     return {member.node_id: member for member in configurations.current.members}
 
 
+def _only_of_candidates(original: Callable[..., None]) -> Callable[..., None]:
+    def mutated(replica: Replica) -> None:
+        if replica._may_campaign():
+            original(replica)
+
+    return mutated
+
+
 MUTATIONS = (
     Mutation("entries are not synced", _method(Journal, "sync", _without_sync), 1),
     Mutation("term and vote are not synced", _method(Journal, "set_term", _term_without_sync), 1),
@@ -640,6 +648,12 @@ MUTATIONS = (
         lambda: _handler("members", lambda original: lambda *_: None),
         20,
         play=scenarios.a_leader_who_joined_meanwhile_is_heard,
+    ),
+    Mutation(
+        "who may not campaign asks nobody who leads",
+        _method(Replica, "_ask_for_pre_votes", _only_of_candidates),
+        20,
+        play=scenarios.a_learner_hears_a_leader_who_joined_meanwhile,
     ),
 )
 
