@@ -82,6 +82,7 @@ def test_reads_on_the_datanodes_host_move_no_byte_over_grpc(
     with fs.open(path, "rb") as file:
         file.seek(CHUNK_BYTES - 10)
         assert file.read(20) == content[CHUNK_BYTES - 10 : CHUNK_BYTES + 10]
+    cluster.wait_for(lambda: counts(cluster, fs)[0] >= passed + 4, 10, "what was handed over is counted")
     assert counts(cluster, fs) == (passed + 4, sent)
 
 
@@ -96,6 +97,7 @@ def test_the_command_line_does_so_unless_it_is_switched_off(
     path, content = stored
     passed, sent = counts(cluster, fs)
     assert dfsctl.well("cat", path).out == content
+    cluster.wait_for(lambda: counts(cluster, fs)[0] >= passed + 4, 10, "what was handed over is counted")
     assert counts(cluster, fs) == (passed + 4, sent)
     monkeypatch.setattr(
         dfsctl, "environment", lambda inner=dfsctl.environment: {**inner(), "QUORUMFS_SHORT_CIRCUIT": "off"}

@@ -109,6 +109,7 @@ def descriptors_open() -> set[str]:
 def test_a_client_on_this_host_reads_the_chunk_from_its_file(node: Node, client: ShortCircuit) -> None:
     assert read(client) == DATA
     assert read(client) == DATA
+    wait_for(lambda: node.meter.counts().passed, 10, "what was handed over is counted")
     assert (node.asked, node.meter.counts().passed) == (1, 1), "asked once, opened once"
 
 
