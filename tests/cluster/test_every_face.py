@@ -276,11 +276,14 @@ def _lies(world: World, pattern: str, answer: Answer, leader: str | None) -> lis
     if pattern in ("/v1/cluster", "/v1/raft") and is_new and named_id in world.victims:
         wrong.append(f"{named_id} does not lead")
     if pattern == "/v1/cluster" and world.led:
+        # A follower that answers for a leader who is late knows no datanode's state, and says that it does not lead.
+        may_not_know = not told["authoritative"] and any(one in COORDINATORS for one in world.victims)
         for one in (*told["coordinators"], *told["datanodes"]):
+            if one["state"] == "unspecified" and may_not_know:
+                continue
             if (one["state"] == "alive") is (one["node_id"] in world.victims):
                 as_of = {
-                    name: told.get(name)
-                    for name in ("current", "authoritative", "age_seconds", "observed_by", "reason")
+                    name: told[name] for name in ("authoritative", "age_seconds", "observed_by", "reason")
                 }
                 wrong.append(f"{one['node_id']} is not {one['state']}, as of {as_of}")
     if pattern in OF_THE_LEADER and not world.led and told.get("current"):
