@@ -3,7 +3,9 @@
 1. Opening asks for the layout once; from then on this version (inode and version number) is read, whatever
    happens to the name.
 2. A range becomes parts, one per extent; each part is read by `read_chunk`.
-3. Long ranges are read ahead: a thread per part, two parts at a time, a bounded number of frames each.
+3. Long ranges are read ahead. What lies on this machine: a thread per part, two parts at a time, a bounded number of
+   frames each. What comes over gRPC: gRPC itself fetches what fits into the stream's window, and the next part is
+   asked for when no more than a window is left of this one; one more thread would only hand frames on.
 4. A chunk that is gone means that its bytes live elsewhere by now: the layout is fetched again.
 """
 
@@ -21,6 +23,7 @@ from quorumfs import limits
 from quorumfs.errors import ChunkNotFoundError, IntegrityError
 from quorumfs.namespace import Namespace
 from quorumfs.read_chunk import ChunkReader
+from quorumfs.replica_stream import Asked
 from quorumfs.v1 import namespace_pb2, types_pb2
 
 _MOVES_MAX = 3
@@ -67,7 +70,7 @@ class OpenedFile:
         end = self.size if length is None else min(self.size, offset + length)
         if end - offset <= _AHEAD_FROM_BYTES:
             return self._read_here(offset, end)
-        return self._read_ahead(offset, end)
+        return self._read_long(offset, end)
 
     def read_into(self, offset: int, view: memoryview) -> int:
         """Fill the beginning of `view` with verified bytes at `offset` without a copy between; how many.
@@ -96,14 +99,15 @@ class OpenedFile:
             at += count
         return at
 
-    def _read_here(self, at: int, end: int) -> Iterator[memoryview]:
+    def _read_here(self, at: int, end: int, asked: Asked | None = None) -> Iterator[memoryview]:
         moves = 0
         while at < end:
             part = self._part_at(at)
             stop = min(end, part.end)
             try:
                 start = part.chunk_offset + at - part.offset
-                for data in self._reader.read(part.chunk, start, stop - at, partial(self._again, part)):
+                find_again = partial(self._again, part)
+                for data in self._reader.read(part.chunk, start, stop - at, find_again, asked):
                     at += len(data)
                     yield data
             except ChunkNotFoundError as error:
@@ -112,6 +116,37 @@ class OpenedFile:
                     raise IntegrityError(
                         f"bytes of {self._name()} at {at} cannot be found", cause=str(error)
                     ) from error
+
+    def _read_long(self, at: int, end: int) -> Iterator[memoryview]:
+        here = self._reader.is_here(self._part_at(at).chunk)
+        yield from self._read_ahead(at, end) if here else self._read_in_turn(at, end)
+
+    def _read_in_turn(self, at: int, end: int) -> Iterator[memoryview]:
+        """Part after part in the caller's thread, the next one asked for before this one ends."""
+        current: Asked | None = None
+        asked: Asked | None = None
+        try:
+            while at < end:
+                stop = min(end, self._part_at(at).end)
+                current, asked, next_asked = asked, None, False
+                for data in self._read_here(at, stop, current):
+                    at += len(data)
+                    if not next_asked and stop - at <= limits.STREAM_WINDOW_BYTES:
+                        asked, next_asked = self._ask(stop, end), True
+                    yield data
+                if current is not None:
+                    current.cancel()  # if another replica was read after all
+        finally:
+            for one in (current, asked):
+                if one is not None:
+                    one.cancel()
+
+    def _ask(self, at: int, end: int) -> Asked | None:
+        """Have the part at `at` sent, if it is known and there is one."""
+        part = self._known_at(at) if at < end else None
+        if part is None:
+            return None
+        return self._reader.ask(part.chunk, part.chunk_offset + at - part.offset, min(end, part.end) - at)
 
     def _read_ahead(self, at: int, end: int) -> Iterator[memoryview]:
         under_way: deque[_Ahead] = deque()

@@ -21,12 +21,13 @@ from typing import Protocol
 
 from quorumfs import limits
 from quorumfs.backoff import Backoff
-from quorumfs.checksum import block_count, combine, compose, crc32c, verify_blocks
+from quorumfs.checksum import CHECKSUM_BYTES, block_count, combine, compose, crc32c, verify_blocks
 from quorumfs.clock import Clock, SystemClock
 from quorumfs.errors import (
     ChunkNotFoundError,
     IntegrityError,
     InvalidArgumentError,
+    PreconditionFailedError,
     QuorumFSError,
     UnavailableError,
 )
@@ -34,7 +35,7 @@ from quorumfs.frames import WriteFrame, decode_frame
 from quorumfs.hedging import Hedging
 from quorumfs.nearness import Nearness
 from quorumfs.open_chunks import BadBlockError, OpenChunk
-from quorumfs.replica_stream import Reading, ReplicaFailed, Wanted, corrupt
+from quorumfs.replica_stream import Asked, Reading, ReplicaFailed, ReplicaStream, Wanted, corrupt
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.suspects import Suspects
 from quorumfs.v1 import namespace_pb2, types_pb2
@@ -51,6 +52,8 @@ FindAgain = Callable[[], namespace_pb2.ChunkLocation | None]
 class LocalFiles(Protocol):
     """What gives open files of replicas on this machine: `ShortCircuit`, or a test's fake."""
 
+    def may_have(self, replica: namespace_pb2.ReplicaLocation) -> bool: ...
+
     def open(
         self, replica: namespace_pb2.ReplicaLocation, chunk: namespace_pb2.ChunkLocation
     ) -> AbstractContextManager[OpenChunk | None]: ...
@@ -65,6 +68,7 @@ class _Attempt:
     bad: dict[str, types_pb2.ReplicaState.ValueType] = field(default_factory=dict)  # for good
     errors: dict[str, QuorumFSError] = field(default_factory=dict)  # node id -> the last failure
     reading: str = ""  # the node that is being read from
+    asked: Asked | None = None  # before the reading began
 
     def told(self) -> str:
         return "; ".join(f"{node}: {error}" for node, error in self.errors.items())
@@ -103,11 +107,17 @@ class ChunkReader:
         self._slow = Suspects(self._clock)  # lost a race: for reads only, writes are not to avoid them
 
     def read(
-        self, chunk: namespace_pb2.ChunkLocation, offset: int, length: int, find_again: FindAgain
+        self,
+        chunk: namespace_pb2.ChunkLocation,
+        offset: int,
+        length: int,
+        find_again: FindAgain,
+        asked: Asked | None = None,
     ) -> Iterator[memoryview]:
         """`length` bytes at `offset` of the chunk, in order, verified; all of them or an error.
 
-        Raises IntegrityError when only corrupt or missing replicas are left, UnavailableError.
+        `asked`: what `ask` gave for this range. Raises IntegrityError when only corrupt or missing replicas are
+        left, UnavailableError.
         """
         if offset + length > chunk.length:
             raise IntegrityError(
@@ -118,7 +128,7 @@ class ChunkReader:
             yield _inline(chunk, offset, length)
             return
         at, end = offset, offset + length
-        attempt = _Attempt()
+        attempt = _Attempt(asked=asked)
         deadline = self._clock.monotonic() + limits.READ_CHUNK_SECONDS
         rounds = 0
         failed_at = -1
@@ -168,6 +178,25 @@ class ChunkReader:
             except (BadBlockError, OSError):
                 return 0
         return count
+
+    def is_here(self, chunk: namespace_pb2.ChunkLocation) -> bool:
+        """Whether `chunk` seems to be read from a file on this machine."""
+        replica = self._nearest(chunk)
+        return self._local_files is not None and replica is not None and self._local_files.may_have(replica)
+
+    def ask(self, chunk: namespace_pb2.ChunkLocation, offset: int, length: int) -> Asked | None:
+        """Have the first bytes of a range sent that will be read soon; `read` takes it. None if that is of no use.
+
+        At most STREAM_WINDOW_BYTES are held for it. Nothing is raised: `read` says what is wrong.
+        """
+        replica = None if chunk.inline or offset + length > chunk.length else self._nearest(chunk)
+        if replica is None or self.is_here(chunk):
+            return None
+        wanted = _whole_blocks(chunk, offset, offset + length)
+        try:
+            return Asked(ReplicaStream(self._channels, replica, wanted), wanted)
+        except (ReplicaFailed, PreconditionFailedError):
+            return None
 
     def _nearest(self, chunk: namespace_pb2.ChunkLocation) -> namespace_pb2.ReplicaLocation | None:
         """The best replica; remembered, because a file is read in many small steps."""
@@ -264,11 +293,10 @@ class ChunkReader:
         with local_files.open(replica, chunk) as opened:
             if opened is None:
                 return
-            start = offset - offset % _BLOCK
-            stop = min(chunk.length, -(-end // _BLOCK) * _BLOCK)
-            for at in range(start, stop, limits.FRAME_BYTES):
+            wanted = _whole_blocks(chunk, offset, end)
+            for at in range(wanted.start, wanted.stop, limits.FRAME_BYTES):
                 try:
-                    data = opened.read(at, min(limits.FRAME_BYTES, stop - at))
+                    data = opened.read(at, min(limits.FRAME_BYTES, wanted.stop - at))
                 except BadBlockError as error:
                     local_files.drop(replica, chunk)
                     what = f"read chunk {chunk.chunk.hex()} from the file of {replica.node_id}"
@@ -286,26 +314,25 @@ class ChunkReader:
         end: int,
         attempt: _Attempt,
     ) -> Iterator[memoryview]:
-        start = offset - offset % _BLOCK
-        stop = min(chunk.length, -(-end // _BLOCK) * _BLOCK)
+        wanted = _whole_blocks(chunk, offset, end)
+        start, stop = wanted.start, wanted.stop
         whole = start == 0 and stop == chunk.length
         reading = Reading(
             self._channels,
             self._watchdog,
             self._hedging,
             replica,
-            Wanted(chunk.chunk, start, stop),
+            wanted,
             lambda: self._another(chunk, attempt),
             self._clock,
+            attempt.asked,
         )
         checksum, at = 0, start
         try:
             while at < stop:
-                frame = self._next(reading, at, stop, attempt)
+                frame, told = self._next(reading, at, stop, attempt)
                 if whole:
-                    checksum = combine(
-                        checksum, compose(frame.block_checksums, len(frame.data)), len(frame.data)
-                    )
+                    checksum = combine(checksum, told, len(frame.data))
                     if at + len(frame.data) == stop and checksum != chunk.checksum:
                         raise _not_the_chunk(reading, gave_bytes=at > start)
                 data = frame.data[max(0, offset - at) : end - at]
@@ -315,8 +342,8 @@ class ChunkReader:
         finally:
             reading.cancel()
 
-    def _next(self, reading: Reading, at: int, stop: int, attempt: _Attempt) -> WriteFrame:
-        """The frame at byte `at`, verified. Raises ReplicaFailed."""
+    def _next(self, reading: Reading, at: int, stop: int, attempt: _Attempt) -> tuple[WriteFrame, int]:
+        """The frame at byte `at`, verified, and the checksum of its data. Raises ReplicaFailed."""
         raw = reading.next(at)
         stream = reading.stream
         if stream.replica.node_id != attempt.reading:
@@ -328,8 +355,7 @@ class ChunkReader:
             frame = decode_frame(raw)
         except InvalidArgumentError as error:
             raise corrupt(stream.what, str(error)) from error
-        _check_frame(frame, at, stop, stream.what)
-        return frame
+        return frame, _check_frame(frame, at, stop, stream.what)
 
     def _another(
         self, chunk: namespace_pb2.ChunkLocation, attempt: _Attempt
@@ -342,7 +368,14 @@ class ChunkReader:
         return order[0]
 
 
-def _check_frame(frame: WriteFrame, at: int, stop: int, what: str) -> None:
+def _whole_blocks(chunk: namespace_pb2.ChunkLocation, offset: int, end: int) -> Wanted:
+    """The blocks that hold the bytes from `offset` to `end`."""
+    start = offset - offset % _BLOCK
+    return Wanted(chunk.chunk, start, min(chunk.length, -(-end // _BLOCK) * _BLOCK))
+
+
+def _check_frame(frame: WriteFrame, at: int, stop: int, what: str) -> int:
+    """The checksum of its data, which is the one that its table composes to. Raises ReplicaFailed."""
     length = len(frame.data)
     if frame.offset != at or not length or at + length > stop:
         raise ReplicaFailed(
@@ -350,9 +383,13 @@ def _check_frame(frame: WriteFrame, at: int, stop: int, what: str) -> None:
         )
     if length % _BLOCK and at + length != stop:
         raise ReplicaFailed(UnavailableError(what, cause=f"a frame of {length} bytes in the middle"))
-    bad = verify_blocks(frame.data, frame.block_checksums)
-    if bad is not None:
-        raise corrupt(what, f"block {at // _BLOCK + bad} of {block_count(stop)} does not match its checksum")
+    checksum = crc32c(frame.data)
+    if len(frame.block_checksums) != CHECKSUM_BYTES * block_count(length) or checksum != compose(
+        frame.block_checksums, length
+    ):
+        bad = at // _BLOCK + (verify_blocks(frame.data, frame.block_checksums) or 0)
+        raise corrupt(what, f"block {bad} of {block_count(stop)} does not match its checksum")
+    return checksum
 
 
 def _inline(chunk: namespace_pb2.ChunkLocation, offset: int, length: int) -> memoryview:

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from quorumfs import limits
+from quorumfs.allocator import keep_freed_memory
 from quorumfs.clock import Clock
 from quorumfs.errors import (
     ChunkNotFoundError,
@@ -59,6 +60,7 @@ class ReplicaStream:
         self, channels: ChannelSource, replica: namespace_pb2.ReplicaLocation, wanted: Wanted
     ) -> None:
         """Send the question. Raises ReplicaFailed when the channel is closed, PreconditionFailedError in a fork."""
+        keep_freed_memory()
         self.replica = replica
         self.what = f"read chunk {wanted.chunk.hex()} from {replica.node_id} at {replica.grpc}"
         request = chunks_pb2.ReadChunkRequest(
@@ -90,6 +92,31 @@ class ReplicaStream:
         self._call.cancel()
 
 
+class Asked:
+    """A range that was asked for before it is read: its first messages are on their way. Any thread."""
+
+    def __init__(self, stream: ReplicaStream, wanted: Wanted) -> None:
+        self._node_id = stream.replica.node_id
+        self._wanted = wanted
+        self._stream: ReplicaStream | None = stream
+        self._lock = threading.Lock()
+
+    def take(self, replica: namespace_pb2.ReplicaLocation, wanted: Wanted) -> ReplicaStream | None:
+        """The call, once, if it is what is wanted now."""
+        with self._lock:
+            if replica.node_id != self._node_id or wanted != self._wanted:
+                return None
+            stream, self._stream = self._stream, None
+            return stream
+
+    def cancel(self) -> None:
+        """Nobody needs it any more; of no effect on a call that was taken."""
+        with self._lock:
+            stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.cancel()
+
+
 class Reading:
     """The messages of one range, from one replica or, after a race, from the one that won."""
 
@@ -102,15 +129,18 @@ class Reading:
         wanted: Wanted,
         another: Callable[[], namespace_pb2.ReplicaLocation | None],
         clock: Clock,
+        asked: Asked | None = None,
     ) -> None:
-        """Ask `replica`. `another`: whom a hedge may ask; None if there is nobody. Raises ReplicaFailed."""
+        """Ask `replica`, unless `asked` is that. `another`: whom a hedge may ask; None if there is nobody. Raises
+        ReplicaFailed."""
         self._channels = channels
         self._watchdog = watchdog
         self._hedging = hedging
         self._wanted = wanted
         self._another = another
         self._clock = clock
-        self.stream = ReplicaStream(channels, replica, wanted)
+        taken = asked.take(replica, wanted) if asked else None
+        self.stream = taken or ReplicaStream(channels, replica, wanted)
         self.left: list[namespace_pb2.ReplicaLocation] = []
         hedging.opened()
 

@@ -97,6 +97,7 @@ class Network:
         self.channels: dict[str, Channel] = {}
         self.streams = True  # whether the servers have streams of batches
         self.exchanges: list[Exchange] = []
+        self.streamed: list[StreamCall] = []
 
     def answer(self, address: str, path: str, raw: bytes) -> bytes:
         """What a unary call, or a message of a stream, is answered with."""
@@ -196,6 +197,7 @@ class StreamCall:
     def __init__(self, network: Network, address: str, path: str, raw: bytes) -> None:
         self.cancelled = threading.Event()
         self._parts = self._run(network, address, path, raw)
+        network.streamed.append(self)
 
     def _run(self, network: Network, address: str, path: str, raw: bytes) -> Iterator[bytes]:
         try:

@@ -222,6 +222,9 @@ class Files:
     def store(self, node_id: str, data: bytes = DATA) -> None:
         self.path(node_id).write_bytes(data)
 
+    def may_have(self, replica: namespace_pb2.ReplicaLocation) -> bool:
+        return self.path(replica.node_id).exists()
+
     @contextmanager
     def open(
         self, replica: namespace_pb2.ReplicaLocation, chunk: namespace_pb2.ChunkLocation
@@ -303,6 +306,23 @@ def test_a_file_that_cannot_be_read_is_read_over_grpc_from_the_same_node(local: 
     assert local.read() == DATA
     assert local.asked(1) == [(0, len(DATA))]
     assert local.reports == []
+
+
+def test_what_lies_on_this_machine_is_not_asked_for_before_it_is_read(local: Chunk, files: Files) -> None:
+    files.store("d1")
+    assert local.reader.ask(local.location, 0, len(DATA)) is None
+    assert local.cluster.net.streamed == []
+
+
+@pytest.mark.parametrize("block", [0, 1, 15, 16, 47, 48])
+def test_the_bad_block_of_a_frame_is_named(chunk: Chunk, block: int) -> None:
+    damaged = bytearray(DATA)
+    damaged[block * 64 * KIB + 3] ^= 1
+    chunk.node(1).chunks[CHUNK] = bytes(damaged)
+    told: list[str] = []
+    chunk.reader._report = lambda chunk, node_id, state, detail: told.append(detail)
+    assert chunk.read() == DATA
+    assert f"block {block} of 49 " in told[0]
 
 
 def test_whole_blocks_go_straight_into_the_readers_buffer(local: Chunk, files: Files) -> None:

@@ -547,17 +547,53 @@ def test_a_gap_in_the_layout_is_an_integrity_error_and_not_a_short_read(world: W
         world.get()
 
 
-def test_a_reader_that_stops_early_ends_its_threads(world: World) -> None:
+def test_a_reader_of_this_machines_files_that_stops_early_ends_its_threads(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.put()
+    monkeypatch.setattr(world.reader, "is_here", lambda chunk: True)
     stream = world.open().read(0)
     next(stream)
     stream.close()  # type: ignore[attr-defined]  it is a generator
     deadline = threading.Event()
     for _ in range(400):
-        if not any(thread.name == "quorumfs-read-ahead" for thread in threading.enumerate()):
+        if not _reading_ahead():
             return
         deadline.wait(0.01)
     pytest.fail("a thread that reads ahead is left")
+
+
+def test_each_part_is_asked_for_once_before_the_one_in_front_ends_and_without_a_thread(world: World) -> None:
+    world.put()
+    stream = world.open().read(0)
+    first = bytes(next(stream))
+    assert len(world.cluster.net.streamed) == 2
+    assert not _reading_ahead()
+    assert first + b"".join(stream) == DATA
+    assert len(world.cluster.net.streamed) == 3
+
+
+def test_what_was_asked_for_and_is_not_read_is_cancelled(world: World) -> None:
+    world.put()
+    stream = world.open().read(0)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]  it is a generator
+    assert [call.cancelled.is_set() for call in world.cluster.net.streamed] == [True, True]
+
+
+def test_a_part_that_was_asked_of_a_node_that_failed_meanwhile_is_read_elsewhere(world: World) -> None:
+    world.put()
+    stream = world.open().read(0)
+    first = bytes(next(stream))
+    asked = world.cluster.net.streamed[1]
+    world.suspects.add([_preferred(world, world.cluster.names[PATH].extents[1].chunk).node_id])
+    assert first + b"".join(stream) == DATA
+    assert asked.cancelled.is_set()
+    assert len(world.cluster.net.streamed) == 4
+
+
+def _reading_ahead() -> bool:
+    return any(thread.name == "quorumfs-read-ahead" for thread in threading.enumerate())
 
 
 def test_the_nearest_replica_is_asked_first(world: World) -> None:
