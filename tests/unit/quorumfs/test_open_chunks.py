@@ -12,6 +12,7 @@ import pytest
 
 from quorumfs.checksum import block_checksums
 from quorumfs.clock import ManualClock
+from quorumfs.companion import Companion, Work
 from quorumfs.descriptors import Opened
 from quorumfs.limits import BLOCK_BYTES, KIB, MIB
 from quorumfs.open_chunks import BadBlockError, Key, OpenChunk, OpenChunks
@@ -97,10 +98,57 @@ def test_a_flipped_bit_is_never_given_away_and_its_block_is_named(
     assert caught.value.block == place // BLOCK_BYTES
 
 
+class Pair(Companion):
+    """Tells how often it was shared with."""
+
+    times = 0
+
+    def share(self, mine: Work, other: Work) -> bool:
+        self.times += 1
+        return super().share(mine, other)
+
+
+@pytest.fixture
+def pair(chunk: OpenChunk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+    """Shares what `chunk` reads from 1 MiB on."""
+    made = Pair()
+    monkeypatch.setattr("quorumfs.open_chunks._SHARED_BYTES", MIB)
+    chunk._companion = made
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("offset", "length"), RANGES)
+def test_a_long_range_is_read_by_two_threads_and_a_short_one_by_its_own(
+    chunk: OpenChunk, pair: Pair, offset: int, length: int
+) -> None:
+    buffer = bytearray(length)
+    chunk.read_into(memoryview(buffer), offset)
+    assert buffer == DATA[offset : offset + length]
+    assert pair.times == (length >= MIB)
+
+
+@pytest.mark.parametrize("bad", [[0], [MIB], [len(DATA) - 1], [0, len(DATA) - 1]])
+def test_of_what_two_threads_read_the_first_bad_block_is_named(
+    shelf: Shelf, chunk: OpenChunk, pair: Pair, bad: list[int]
+) -> None:
+    damaged = bytearray(DATA)
+    for place in bad:
+        damaged[place] ^= 1
+    with shelf.path.open("r+b") as file:
+        file.seek(BEFORE)
+        file.write(damaged)
+    with pytest.raises(BadBlockError) as caught:
+        chunk.read_into(memoryview(bytearray(len(DATA))), 0)
+    assert (pair.times, caught.value.block) == (1, bad[0] // BLOCK_BYTES)
+
+
 def test_a_file_that_was_cut_off_is_a_bad_block(shelf: Shelf, chunk: OpenChunk) -> None:
     os.truncate(shelf.path, BEFORE + MIB + 5)
     with pytest.raises(BadBlockError):
         chunk.read(MIB, MIB)
+    with pytest.raises(BadBlockError):
+        chunk.read_into(memoryview(bytearray(len(DATA))), 0)
     assert chunk.read(0, MIB) == DATA[:MIB]
 
 
