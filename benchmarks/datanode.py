@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 import time
@@ -103,7 +104,7 @@ def _serves(channel: grpc.Channel) -> bool:
 
 
 def _plant(cluster: LocalCluster, node: NodeSpec, count: int) -> None:
-    """So many sealed chunks, as a datanode writes them, in its directory."""
+    """So many sealed chunks, as a datanode writes them and durable like those, in its directory."""
     chunks = _shards(cluster.directory / node.node_id)
     checksum, table = crc32c(_BODY), block_checksums(_BODY)
     for _ in range(count):
@@ -111,6 +112,7 @@ def _plant(cluster: LocalCluster, node: NodeSpec, count: int) -> None:
         header = Header(chunk, UploadId(bytes(16)), Birth(1, 1, 1), len(_BODY), checksum)
         content = layout.encode_header(header) + _BODY + layout.encode_trailer(chunk, table)
         (chunks / chunk.hex()[:2] / chunk.hex()).write_bytes(content)
+    os.sync()
 
 
 def _shards(directory: Path) -> Path:

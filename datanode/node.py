@@ -28,7 +28,15 @@ from common.workers import Worker, Workers
 from datanode.duties.answering import Answers
 from datanode.duties.commands import Commands, Hands, LaneDuty, Outcomes
 from datanode.duties.content import Content
-from datanode.duties.upkeep import MeasureDuty, PurgeDuty, ScrubDuty, ScrubFigures, SettleDuty, VerifyDuty
+from datanode.duties.upkeep import (
+    ListDuty,
+    MeasureDuty,
+    PurgeDuty,
+    ScrubDuty,
+    ScrubFigures,
+    SettleDuty,
+    VerifyDuty,
+)
 from datanode.metrics import DatanodeMetrics
 from datanode.services.chunks import ChunksService
 from datanode.services.face import DRAIN_SECONDS_DEFAULT, DatanodeFace, Drain, Labels
@@ -131,6 +139,7 @@ class Datanode:
             lambda: self._fence.epoch[0],
         )
         quiet: list[Worker] = [
+            ListDuty(self._store, SystemClock()),
             scrub,
             VerifyDuty(self._store),
             MeasureDuty(self._store),
@@ -261,13 +270,12 @@ class Datanode:
         if self._short_circuit is not None:
             self._short_circuit.start()
         self._watch.start()
+        self._server.set_serving(True)  # from here on any chunk is found; the whole is listed by a duty
         self._workers.start()
         self._cluster.start()
-        self._server.set_serving(True)
-        self._lifecycle.notify_ready(f"{self._config.node.id} serves {len(self._store)} chunks")
+        self._lifecycle.notify_ready(f"{self._config.node.id} serves its chunks")
         _log.info(
             "node.started",
-            chunks=len(self._store),
             node_uuid=self._disks.node_uuid,
             cluster_id=self._disks.cluster_id,
             disks=[f"{disk.path}: {disk.state} {disk.error}".strip() for disk in self._store.usage()],

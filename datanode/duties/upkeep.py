@@ -1,5 +1,5 @@
-"""Quiet duties over the store: scrub everything, verify suspects, learn file sizes, keep what was heard of
-leaders, remove what has been in quarantine for long enough.
+"""Quiet duties over the store: list all names, scrub everything, verify suspects, learn file sizes, keep what was
+heard of leaders, remove what has been in quarantine for long enough.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ SUSPECT_PAUSE_SECONDS = 1.0
 REST_SECONDS_MAX = 3600.0
 REST_LOOK_SECONDS = 10.0
 MEASURE_PAUSE_SECONDS = 3600.0
+LISTED_SECONDS = 3600.0  # nothing is left to do
 SETTLE_SECONDS = 10.0  # of commits heard may be forgotten in a crash
 PURGE_SECONDS = 30.0
 PURGES_PER_UNIT = 1000
@@ -37,6 +38,30 @@ class ScrubFigures:
     bytes: int
     corrupt: int
     bytes_per_second: float
+
+
+class ListDuty:
+    """Lists what lies on the disks after a start, one directory per unit; who needs one before is not kept waiting."""
+
+    name = "list"
+
+    def __init__(self, store: ChunkStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._began_at = clock.monotonic()
+        self._done = False
+
+    def work(self) -> str:
+        if self._store.listing.advance():
+            return f"{len(self._store)} chunks so far"
+        if not self._done:
+            took = self._clock.monotonic() - self._began_at
+            _log.info("chunks.listed", chunks=len(self._store), took_ms=round(1000 * took))
+        self._done = True
+        return f"{len(self._store)} chunks"
+
+    def wait(self) -> float:
+        return LISTED_SECONDS if self._done else 0.0
 
 
 class ScrubDuty:

@@ -43,6 +43,7 @@ class AsideChunks(HeldChunks):
 
         `inode`: the file that was found damaged. Another one has come in its place meanwhile: it stays.
         """
+        self.listing.know(chunk)
         with self._lock:
             number = self._index.disk_of(chunk)
             if number is None:
@@ -67,6 +68,7 @@ class AsideChunks(HeldChunks):
         The caller has obeyed the epoch of the order. Raises SafetyGuardError for a chunk that must not go,
         UnavailableError when the disk refuses.
         """
+        self.listing.know(chunk)
         gone = False
         while self._quarantine_sealed(chunk, condemned):
             gone = True  # from one disk; it may lie on another
@@ -146,6 +148,7 @@ class AsideChunks(HeldChunks):
 
         A chunk that was not quarantined gets the hold alone: the order to delete it may be on its way.
         """
+        self.listing.know(chunk)
         number = self._lies_on(chunk)
         if number is None:
             return False
@@ -167,6 +170,7 @@ class AsideChunks(HeldChunks):
     def unquarantine(self, chunk: ChunkId, hold: Hold) -> None:
         """Bring back what an earlier history put aside, or a condemnation at or below the hold's index: the chunk is
         wanted here again. Nothing happens when there is none. Its bytes are not verified. Raises UnavailableError."""
+        self.listing.list_aside()
         aside = self._index.aside(chunk)
         if (
             aside is not None
@@ -213,11 +217,13 @@ class AsideChunks(HeldChunks):
 
     def condemned(self) -> list[tuple[ChunkId, int]]:
         """(chunk, condemn index) of all that lies in quarantine by order."""
+        self.listing.list_aside()
         with self._lock:
             return self._index.condemned()
 
     def corrupt(self) -> list[ChunkId]:
         """Chunks of which wrong bytes lie here that nobody has condemned."""
+        self.listing.list_aside()
         with self._lock:
             return self._index.corrupt()
 
@@ -225,6 +231,7 @@ class AsideChunks(HeldChunks):
         """What may go before its time on one disk, as (chunk, condemn index): wrong bytes that were there long enough
         for a look, then what lies in quarantine by order, oldest first, without what an earlier history condemned: the
         present one may have gone back behind that, and want it again."""
+        self.listing.list_aside()
         with self._lock:
             worthless = [chunk for chunk in self._index.corrupt(number) if chunk in self.worthless]
             return [*((chunk, None) for chunk in worthless), *self._index.condemned(number, self._history())]
@@ -235,6 +242,7 @@ class AsideChunks(HeldChunks):
 
         Not synced: what comes back after a crash lies in quarantine still. Raises UnavailableError.
         """
+        self.listing.list_aside()
         purged = False
         with self._restoring:
             with self._lock:

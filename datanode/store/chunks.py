@@ -12,8 +12,9 @@ aside (`aside.py`). Theory of operation of the three:
    A chunk that lies on several disks is deleted on all of them; where one copy is lost, another takes its place.
 5. The index lock guards memory only; files are touched outside it, except by the renames of point 4, which
    are short and must not cross a reader's look-up of the same chunk.
-6. At start names are listed, temporaries removed, directories synced once: a rename that a killed process had
-   not yet made durable must not be counted before it is.
+6. Names are listed, temporaries removed, directories synced when the first who needs one comes, and all of them soon
+   after a start (`listing.py`): a rename that a killed process had not yet made durable must not be counted before it
+   is. Who touches a chunk's files has its directory listed first, and outside the index lock.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from pathlib import Path
 
 from datanode.store.aside import AsideChunks
 from datanode.store.disk import TEMPORARY, Disk
-from datanode.store.index import Quarantined
 from datanode.store.layout import Birth, Header, file_size
 from datanode.store.room import EarlyPurges
 from datanode.store.writer import ChunkInfo, ChunkWriter
@@ -56,47 +56,14 @@ class ChunkStore(AsideChunks):
     # Starting
 
     def load(self) -> None:
-        """Build the index from names; remove what a crash left. A disk that cannot be listed is failed."""
-        for number, disk in enumerate(self.disks):
+        """Read what must be known before anything is deleted. Names are listed when they are needed (`listing.py`)."""
+        for disk, holds in zip(self.disks, self._holds, strict=True):
             if not disk.usable:
                 continue
             try:
-                self._load_chunks(number, disk)
-                self._load_quarantine(number, disk)
-                self._holds[number].load()
+                holds.load()
             except OSError as error:
-                disk.fail(f"its chunks cannot be listed: {error}")
-
-    def _load_chunks(self, number: int, disk: Disk) -> None:
-        for shard in range(256):
-            directory = disk.chunks / f"{shard:02x}"
-            prefix = directory.name
-            for name in list(disk.files.names(directory)):
-                if name.endswith(TEMPORARY):
-                    if disk.writable:
-                        disk.files.remove(directory / name)
-                    continue
-                chunk = _parse(name) if name.startswith(prefix) else None
-                if chunk is not None:
-                    (self._index.add_other if chunk in self._index else self._index.add)(chunk, number)
-            if disk.writable:
-                disk.sync_directory(directory)
-        if disk.writable:
-            disk.sync_directory(disk.quarantine)
-
-    def _load_quarantine(self, number: int, disk: Disk) -> None:
-        found: list[tuple[int, int, ChunkId, bool]] = []
-        for corrupt, directory in ((False, disk.quarantine), (True, disk.corrupt)):
-            for name in disk.files.names(directory):
-                chunk, index, history = _parse_aside(name)
-                if chunk is None:
-                    continue
-                if index is not None:
-                    found.append((history, index, chunk, corrupt))
-                elif corrupt:
-                    self._index.set_aside(chunk, Quarantined(number, None, corrupt=True))
-        for history, index, chunk, corrupt in sorted(found):  # what was condemned first is the oldest
-            self._index.set_aside(chunk, Quarantined(number, index, 0, history, corrupt))
+                disk.fail(f"what was restored on it cannot be read: {error}")
 
     # Writing
 
@@ -107,6 +74,8 @@ class ChunkStore(AsideChunks):
         Raises NoSpaceError, UnavailableError (no disk can be written), BusyError, PreconditionFailedError
         (the id has been condemned here: ids are never used again).
         """
+        self.listing.list(chunk[0])
+        self.listing.list_aside()
         with self._lock:
             aside = self._index.aside(chunk)
         if aside is not None and not aside.corrupt:
@@ -214,6 +183,8 @@ class ChunkStore(AsideChunks):
 
     def measure(self, shard: int) -> int:
         """Learn the sizes of the files of one shard (0..255) that are not known; how many were learned."""
+        self.listing.list(shard)
+        self.listing.list_aside()
         with self._lock:
             unknown = self._index.unmeasured(shard)
             unknown_aside = self._index.unmeasured_aside(shard)
@@ -236,24 +207,3 @@ class ChunkStore(AsideChunks):
             with self._lock:
                 self._index.measured(chunk, number, size)
         return len(unknown) + len(unknown_aside)
-
-
-def _parse_aside(name: str) -> tuple[ChunkId | None, int | None, int]:
-    """(chunk, condemn index, history) of a name in quarantine; versions before wrote no history (0). None: no chunk, or
-    no index."""
-    stem, dot, rest = name.partition(".")
-    index, _, history = rest.partition(".")
-    if not dot:
-        return _parse(stem), None, 0
-    if not index.isdecimal() or not (history or "0").isdecimal():
-        return None, None, 0
-    return _parse(stem), int(index), int(history or 0)
-
-
-def _parse(name: str) -> ChunkId | None:
-    """The chunk of that name; None for any other spelling than the one that is written here."""
-    try:
-        raw = bytes.fromhex(name)
-    except ValueError:
-        return None
-    return ChunkId(raw) if len(raw) == 16 and raw.hex() == name else None

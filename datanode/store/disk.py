@@ -94,8 +94,10 @@ class Disk:
         try:
             for directory in (self.chunks, self.quarantine, self.corrupt):
                 directory.mkdir(exist_ok=True)
-            for shard in range(256):
-                (self.chunks / f"{shard:02x}").mkdir(exist_ok=True)
+            there = set(self.files.names(self.chunks))  # one directory to read, not 256 to ask for
+            for shard in map(self.shard_path, range(256)):
+                if shard.name not in there:
+                    shard.mkdir()
             for directory in (self.chunks, self.quarantine, self.path):
                 self.files.sync_directory(directory)
             if self.identity != owner:
@@ -180,7 +182,10 @@ class Disk:
         return self.identity.disk_id if self.identity else ""
 
     def shard(self, chunk: ChunkId) -> Path:
-        return self.chunks / f"{chunk[0]:02x}"
+        return self.shard_path(chunk[0])
+
+    def shard_path(self, shard: int) -> Path:
+        return self.chunks / f"{shard:02x}"
 
     def chunk_path(self, chunk: ChunkId) -> Path:
         return self.shard(chunk) / chunk.hex()
@@ -279,7 +284,7 @@ class Disk:
         cause = f"{error.strerror or error} ({self.path})"
         if error.errno in _FULL:
             return NoSpaceError(f"{what}: no space", cause=cause)
-        if error.errno in _OURS:
+        if is_shortage(error):
             return BusyError(f"{what}: the node is short of resources", cause=cause)
         if error.errno == errno.EROFS:
             self._set_state("read_only", cause)
@@ -291,7 +296,7 @@ class Disk:
 
     def translate_read(self, error: OSError, chunk: ChunkId) -> QuorumFSError:
         """The same for reading: one bad sector condemns a chunk, several of them the disk."""
-        if error.errno in _OURS:
+        if is_shortage(error):
             return BusyError("the node is short of resources", cause=str(error))
         with self._lock:
             if len(self._unreadable) < READ_ERRORS_MAX:
@@ -316,6 +321,11 @@ class Disk:
                 return
             self._state, self._error = state, reason
         _log.error(f"disk.{state}", path=str(self.path), disk_id=self.disk_id, cause=reason)
+
+
+def is_shortage(error: OSError) -> bool:
+    """Whether it says that this process is short of something, and nothing of the disk."""
+    return error.errno in _OURS
 
 
 class GroupSync:

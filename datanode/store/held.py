@@ -16,6 +16,7 @@ from datanode.store.delta import Change, Delta, ReplicaChange
 from datanode.store.disk import Disk
 from datanode.store.index import Index, Quarantined
 from datanode.store.layout import Birth, Header
+from datanode.store.listing import SHARDS, Listing
 from datanode.store.reader import ChunkReader, Verdict
 from datanode.store.writer import ChunkInfo
 from quorumfs.errors import ChunkNotFoundError, IntegrityError, QuorumFSError
@@ -33,21 +34,30 @@ class HeldChunks:
         self._index = Index()
         self._lock = threading.RLock()
         self._suspects: dict[ChunkId, None] = {}
+        self.listing = Listing(self.disks, self._index, self._lock)
 
     def __contains__(self, chunk: ChunkId) -> bool:
+        self.listing.settle(chunk[0])
         return chunk in self._index
 
     def __len__(self) -> int:
+        """As far as names have been listed."""
         return len(self._index)
 
     def holds_nothing(self) -> bool:
         """Whether there is no chunk on any disk, in its place or put aside. Of a disk that failed nobody knows."""
+        for shard in range(SHARDS):
+            if len(self):
+                return False
+            self.listing.list(shard)
+        self.listing.list_aside()
         with self._lock:
             empty = not len(self._index) and not self._index.quarantined_after(b"", 1)
         return empty and all(disk.health()[0] != "failed" for disk in self.disks)
 
     def open_reader(self, chunk: ChunkId) -> ChunkReader:
         """Raises ChunkNotFoundError, IntegrityError (the chunk is then a suspect), BusyError."""
+        self.listing.list(chunk[0])
         with self._lock:
             disk = self._disk_of(chunk)
         try:
@@ -64,8 +74,7 @@ class HeldChunks:
 
     def info(self, chunk: ChunkId) -> ChunkInfo:
         """What a sealed or quarantined chunk says of itself. Raises as `open_reader`."""
-        with self._lock:
-            aside = None if chunk in self._index else self._index.aside(chunk)
+        aside = self._only_aside(chunk)
         if aside is None:
             with self.open_reader(chunk) as opened:
                 with self._lock:
@@ -82,8 +91,9 @@ class HeldChunks:
 
     def where(self, chunk: ChunkId) -> tuple[str, str, bool]:
         """(disk id, file, quarantined) without opening anything. Raises ChunkNotFoundError."""
+        self.listing.know(chunk)
         with self._lock:
-            aside = None if chunk in self._index else self._index.aside(chunk)
+            aside = self._only_aside(chunk)
             if aside is not None:
                 return self.disks[aside.disk].disk_id, str(self._aside_path(chunk, aside)), True
             disk = self._disk_of(chunk)
@@ -91,8 +101,9 @@ class HeldChunks:
 
     def has_file(self, chunk: ChunkId) -> bool:
         """Whether the file of a sealed or quarantined chunk is there; nothing is read. True when nobody can say."""
+        self.listing.know(chunk)
         with self._lock:
-            aside = None if chunk in self._index else self._index.aside(chunk)
+            aside = self._only_aside(chunk)
             number = aside.disk if aside is not None else self._index.disk_of(chunk)
             if number is None:
                 return False
@@ -108,6 +119,7 @@ class HeldChunks:
 
     def on_failed_disk(self, chunk: ChunkId) -> bool:
         """Whether what is here of it lies on a disk that failed: it can be read perhaps, but is no copy to count on."""
+        self.listing.settle(chunk[0])
         with self._lock:
             numbers = self._index.disks_of(chunk)
             well = next((one for one in numbers if self.disks[one].health()[0] != "failed"), None)
@@ -116,12 +128,23 @@ class HeldChunks:
         return bool(numbers) and well is None
 
     def ids(self, after: bytes, limit: int, quarantined: bool = False) -> list[ChunkId]:
-        """Up to `limit` ids that come after `after` (empty: from the first), in order. From memory."""
-        with self._lock:
-            return (self._index.quarantined_after if quarantined else self._index.after)(after, limit)
+        """Up to `limit` ids that come after `after` (empty: from the first), in order. From memory, once listed."""
+        if quarantined:
+            self.listing.list_aside()
+            with self._lock:
+                return self._index.quarantined_after(after, limit)
+        found: list[ChunkId] = []
+        for shard in range(after[0] if after else 0, SHARDS):
+            self.listing.settle(shard)
+            with self._lock:
+                found += self._index.after(after, limit - len(found), shard)
+            if len(found) >= limit:
+                break
+        return found
 
     def verify(self, chunk: ChunkId) -> Verdict:
         """Read every block and check it. Changes nothing. Raises ChunkNotFoundError, BusyError."""
+        self.listing.settle(chunk[0])
         with self._lock:
             disk = self._disk_of(chunk)
         inode = disk.files.inode_of(disk.chunk_path(chunk))
@@ -154,6 +177,14 @@ class HeldChunks:
             return chunk
 
     # Small things
+
+    def _only_aside(self, chunk: ChunkId) -> Quarantined | None:
+        """The file of a chunk that is not in its place, if one was put aside."""
+        self.listing.settle(chunk[0])
+        if chunk not in self._index:
+            self.listing.list_aside()
+        with self._lock:
+            return None if chunk in self._index else self._index.aside(chunk)
 
     def _disk_of(self, chunk: ChunkId) -> Disk:
         number = self._index.disk_of(chunk)

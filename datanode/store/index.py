@@ -186,16 +186,11 @@ class Index:
     def condemned_count(self, disk: int) -> int:
         return self._condemned[disk]
 
-    def after(self, chunk: bytes, limit: int) -> list[ChunkId]:
-        """Up to `limit` sealed chunks whose ids come after `chunk` (empty: from the first), in order."""
-        found: list[ChunkId] = []
-        for shard in range(chunk[0] if chunk else 0, 256):
-            ids = sorted(self._shards[shard])
-            start = bisect_right(ids, chunk) if chunk and shard == chunk[0] else 0
-            found.extend(ids[start : start + limit - len(found)])
-            if len(found) >= limit:
-                break
-        return found
+    def after(self, chunk: bytes, limit: int, shard: int) -> list[ChunkId]:
+        """Up to `limit` sealed chunks of a shard whose ids come after `chunk` (empty: from the first), in order."""
+        ids = sorted(self._shards[shard])
+        start = bisect_right(ids, chunk) if chunk else 0
+        return ids[start : start + limit]
 
     def quarantined_after(self, chunk: bytes, limit: int) -> list[ChunkId]:
         return sorted(found for found in self._quarantined if not chunk or found > chunk)[:limit]

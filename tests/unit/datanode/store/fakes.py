@@ -94,12 +94,19 @@ class ReadOnly(FlakyFiles):
 
 @contextmanager
 def opened(
-    *paths: Path, files: Files | None = None, reserve_bytes: int = 0, history: int = 1
+    *paths: Path,
+    files: Files | None = None,
+    reserve_bytes: int = 0,
+    history: int = 1,
+    listed: bool = True,
 ) -> Iterator[tuple[ChunkStore, NodeDisks]]:
+    """`listed`: as a node is a moment after its start; else as it is when it begins to serve."""
     disks = open_disks(paths, reserve_bytes, files)
     try:
         store = ChunkStore(disks.disks, lambda: history)
         store.load()
+        if listed:
+            store.listing.finish()
         yield store, disks
     finally:
         disks.close()
