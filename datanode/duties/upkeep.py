@@ -21,6 +21,7 @@ REST_SECONDS_MAX = 3600.0
 REST_LOOK_SECONDS = 10.0
 MEASURE_PAUSE_SECONDS = 3600.0
 LISTED_SECONDS = 3600.0  # nothing is left to do
+LIST_REST_SECONDS_MAX = 0.1
 SETTLE_SECONDS = 10.0  # of commits heard may be forgotten in a crash
 PURGE_SECONDS = 30.0
 PURGES_PER_UNIT = 1000
@@ -41,27 +42,32 @@ class ScrubFigures:
 
 
 class ListDuty:
-    """Lists what lies on the disks after a start, one directory per unit; who needs one before is not kept waiting."""
+    """Lists what lies on the disks after a start, one directory per unit; who needs one before is not kept waiting. It
+    rests as long as a unit took: nobody waits for the whole, and callers want the interpreter."""
 
     name = "list"
 
     def __init__(self, store: ChunkStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._began_at = clock.monotonic()
+        self._made_at = clock.monotonic()
+        self._rest_seconds = 0.0
         self._done = False
 
     def work(self) -> str:
-        if self._store.listing.advance():
+        began = self._clock.monotonic()
+        more = self._store.listing.advance()
+        self._rest_seconds = min(LIST_REST_SECONDS_MAX, self._clock.monotonic() - began)
+        if more:
             return f"{len(self._store)} chunks so far"
         if not self._done:
-            took = self._clock.monotonic() - self._began_at
+            took = self._clock.monotonic() - self._made_at
             _log.info("chunks.listed", chunks=len(self._store), took_ms=round(1000 * took))
         self._done = True
         return f"{len(self._store)} chunks"
 
     def wait(self) -> float:
-        return LISTED_SECONDS if self._done else 0.0
+        return LISTED_SECONDS if self._done else self._rest_seconds
 
 
 class ScrubDuty:

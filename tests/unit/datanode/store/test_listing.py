@@ -11,7 +11,7 @@ import pytest
 
 from datanode.duties.commands import Outcomes
 from datanode.duties.content import Content
-from datanode.duties.upkeep import ListDuty
+from datanode.duties.upkeep import LIST_REST_SECONDS_MAX, LISTED_SECONDS, ListDuty
 from datanode.store.holds import Hold
 from datanode.store.rules import Condemnation
 from datanode.transfer.admission import Gate
@@ -242,13 +242,48 @@ def test_the_duty_lists_all_and_then_rests(stored: Path) -> None:
     with opened(stored, files=files, listed=False) as (store, _):
         duty = ListDuty(store, SystemClock())
         units = 0
-        while not duty.wait():
+        while duty.wait() < LISTED_SECONDS:
             duty.work()
             units += 1
         assert len(files.shards_listed) == 256
         assert files.synced(A)
         assert (store.usage()[0].chunks, store.usage()[0].quarantined_chunks) == (2, 1)
         assert units < 600, "a unit is one directory, listed or synced"
+
+
+def test_who_waited_for_a_listing_does_not_list_again(stored: Path) -> None:
+    """By then somebody may be writing there: a second listing would take that for the rest of a crash."""
+    files = Watched()
+    with opened(stored, files=files, listed=False) as (store, _):
+        once = store.listing._listed[A[0]]
+
+        class Turn:
+            def __enter__(self) -> None:
+                once.done = True
+
+            def __exit__(self, *_: object) -> None: ...
+
+        once._turn = Turn()  # type: ignore[assignment]  # another one listed it meanwhile
+        store.listing.list(A[0])
+        assert files.shards_listed == set()
+
+
+@pytest.mark.parametrize(("took", "rest"), [(0.01, 0.01), (9.0, LIST_REST_SECONDS_MAX)])
+def test_the_duty_rests_as_long_as_a_directory_took_so_that_callers_get_on(
+    stored: Path, took: float, rest: float
+) -> None:
+    class Slow(SystemClock):
+        def __init__(self) -> None:
+            self.now = 0.0
+
+        def monotonic(self) -> float:
+            self.now += took
+            return self.now
+
+    with opened(stored, listed=False) as (store, _):
+        duty = ListDuty(store, Slow())
+        duty.work()
+        assert duty.wait() == pytest.approx(rest)
 
 
 def test_a_chunk_sealed_again_right_after_a_start_is_the_one_that_is_there(stored: Path) -> None:
