@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from quorumfs.checksum import Buffer
 from quorumfs.errors import InvalidArgumentError
 from quorumfs.v1 import chunks_pb2
+from quorumfs.varint import varint
 
 # Tags: field number << 3 | wire type
 _DATA = 1 << 3 | 2
@@ -50,12 +51,12 @@ def encode_frame(offset: int, data: Buffer, block_checksums: Buffer) -> bytes:
     return b"".join(
         (
             b"\x18",
-            _varint(offset),
+            varint(offset),
             b"\x22",
-            _varint(len(block_checksums)),
+            varint(len(block_checksums)),
             block_checksums,
             b"\x0a",
-            _varint(len(data)),
+            varint(len(data)),
             data,
         )
     )
@@ -64,13 +65,13 @@ def encode_frame(offset: int, data: Buffer, block_checksums: Buffer) -> bytes:
 def encode_open(message: chunks_pb2.WriteOpen) -> bytes:
     """A `WriteRequest` that opens a chunk."""
     body = message.SerializeToString()
-    return b"\x42" + _varint(len(body)) + body
+    return b"\x42" + varint(len(body)) + body
 
 
 def encode_end(length: int, checksum: int) -> bytes:
     """A `WriteRequest` that ends a chunk of `length` bytes with the CRC32C `checksum`."""
-    body = b"\x08" + _varint(length) + b"\x15" + checksum.to_bytes(4, "little")
-    return b"\x4a" + _varint(len(body)) + body
+    body = b"\x08" + varint(length) + b"\x15" + checksum.to_bytes(4, "little")
+    return b"\x4a" + varint(len(body)) + body
 
 
 def decode_write(raw: Buffer) -> WriteFrame:
@@ -141,17 +142,6 @@ def _parse_end(body: bytes | None) -> chunks_pb2.WriteEnd | None:
         return chunks_pb2.WriteEnd.FromString(body)
     except DecodeError as error:
         raise _refused(f"its `end`: {error}")
-
-
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return value.to_bytes(1, "little")
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def _read_varint(view: memoryview, at: int, size: int) -> tuple[int, int]:

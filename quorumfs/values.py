@@ -23,6 +23,7 @@ _TYPES = {
     types_pb2.INODE_TYPE_DIRECTORY: FileType.DIRECTORY,
     types_pb2.INODE_TYPE_SYMLINK: FileType.SYMLINK,
 }
+_FILE = FileType.FILE  # an enumeration's attribute costs more than all numbers of a status
 
 
 class FileStatus(NamedTuple):
@@ -122,7 +123,7 @@ def file_status(info: namespace_pb2.FileInfo, path: bytes = b"") -> FileStatus:
     return FileStatus(
         where.decode("utf-8", "replace"),
         name.decode("utf-8", "replace"),
-        _TYPES.get(info.type, FileType.FILE),
+        _TYPES.get(info.type, _FILE),
         info.size,
         info.mode,
         info.mtime_ns,

@@ -47,6 +47,7 @@ from quorumfs.errors import (
     UnavailableError,
 )
 from quorumfs.ops import BATCH_ROOM_BYTES, messages
+from quorumfs.questions import encode_batch
 from quorumfs.rpc import methods
 from quorumfs.rpc.channels import Channels, ChannelSource
 from quorumfs.rpc.leader import Outcome, Route, Step
@@ -117,9 +118,9 @@ class Coordinator:
             size_max=BATCH_ROOM_BYTES,
             clock=self._clock,
         )
-        self._reads: Combiner[namespace_pb2.ReadOp, namespace_pb2.ReadResult] = Combiner(
-            lambda lane, ops, patience: self._read(
-                ops, namespace_pb2.CONSISTENCY_LINEARIZABLE, patience, lane
+        self._reads: Combiner[bytes, namespace_pb2.ReadResult] = Combiner(
+            lambda lane, ops, patience: self._ask(
+                "read (stat)", encode_batch(ops), len(ops), patience, lane=lane
             ),
             lanes=lanes,
             ops_max=_READ_BATCH_OPS_MAX,
@@ -168,11 +169,11 @@ class Coordinator:
 
     def submit_reads(
         self,
-        calls: Sequence[tuple[namespace_pb2.ReadOp, Done[namespace_pb2.ReadResult]]],
+        calls: Sequence[tuple[bytes, Done[namespace_pb2.ReadResult]]],
         later: Later | None = None,
     ) -> None:
-        """Like `submit`, for linearizable questions with short answers."""
-        self._reads.submit((([op], op.ByteSize() + 4, done) for op, done in calls), self.timeout, later)
+        """Like `submit`, for linearizable stats, serialized (see `quorumfs.questions`)."""
+        self._reads.submit((([op], len(op) + 4, done) for op, done in calls), self.timeout, later)
 
     def read(
         self,
@@ -187,7 +188,8 @@ class Coordinator:
             return self._read(ops, consistency, self.timeout)
         if ops[0].WhichOneof("op") != "stat":  # pages and layouts are large: alone in their message
             return self._read(ops, consistency, self.timeout)
-        return self._reads.run(ops, ops[0].ByteSize(), self.timeout)
+        question = ops[0].SerializeToString()
+        return self._reads.run([question], len(question) + 4, self.timeout)
 
     def keep_alive(self, uploads: Sequence[bytes]) -> list[bytes]:
         """A sign of life for open uploads and the session; returns the uploads that are gone."""
@@ -338,10 +340,24 @@ class Coordinator:
         ops: Sequence[namespace_pb2.ReadOp],
         consistency: namespace_pb2.Consistency.ValueType,
         patience: float,
-        lane: int | None = None,
     ) -> list[namespace_pb2.ReadResult]:
-        """`lane`: whose stream to use; None: a call of its own."""
         raw = namespace_pb2.ReadBatch(ops=ops, consistency=consistency).SerializeToString()
+        what = f"read ({ops[0].WhichOneof('op') if ops else 'nothing'})"
+        stale = consistency == namespace_pb2.CONSISTENCY_STALE
+        return self._ask(what, raw, len(ops), patience, anybody=stale)
+
+    def _ask(
+        self,
+        what: str,
+        raw: bytes,
+        count: int,
+        patience: float,
+        *,
+        lane: int | None = None,
+        anybody: bool = False,
+    ) -> list[namespace_pb2.ReadResult]:
+        """The answers to the `count` questions of the ReadBatch `raw`. `lane`: whose stream to use; None: a call of its
+        own."""
 
         def ask(node: str, timeout: float) -> namespace_pb2.ReadBatchResult:
             answer = (
@@ -351,14 +367,12 @@ class Coordinator:
             )
             reply = namespace_pb2.ReadBatchResult.FromString(answer)
             raise_for(reply.code, reply.error)
-            if len(reply.results) != len(ops):
-                raise InternalError(f"{node} answered {len(reply.results)} of {len(ops)} questions")
+            if len(reply.results) != count:
+                raise InternalError(f"{node} answered {len(reply.results)} of {count} questions")
             return reply
 
-        stale = consistency == namespace_pb2.CONSISTENCY_STALE
-        what = f"read ({ops[0].WhichOneof('op') if ops else 'nothing'})"
         try:
-            return list(self._follow(what, ask, patience, changes=False, anybody=stale).results)
+            return list(self._follow(what, ask, patience, changes=False, anybody=anybody).results)
         except Refused as refused:
             raise refused.error from refused.error.__cause__
 
