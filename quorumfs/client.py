@@ -15,13 +15,14 @@ import os
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
 from quorumfs import limits, paths
 from quorumfs.checksum import Buffer, crc32c
 from quorumfs.discovery import TOKEN_VARIABLE, find_coordinators
-from quorumfs.download import OpenedFile
+from quorumfs.download import OpenedFile, of_one_version
 from quorumfs.errors import (
     AlreadyExistsError,
     IntegrityError,
@@ -187,15 +188,14 @@ class Client:
         IntegrityError, UnavailableError; OSError of the local file.
         """
         source = remote_path(path)
-        try:
-            return self._get_once(source, target, fsync, progress)
-        except (IntegrityError, NotFoundError):
-            # What failed is avoided by now; and a version may have been purged while it was read.
-            return self._get_once(source, target, fsync, progress)
+        return of_one_version(
+            partial(self._open, source),
+            lambda opened: self._get_once(opened, source, target, fsync, progress),
+        )
 
     def read_bytes(self, path: RemotePath) -> bytes:
-        """The whole content."""
-        return self._open(remote_path(path)).read_whole()
+        """The whole content, of one version."""
+        return of_one_version(partial(self._open, remote_path(path)), OpenedFile.read_whole)
 
     def write_bytes(
         self,
@@ -495,9 +495,8 @@ class Client:
         return OpenedFile(self.namespace, self._reader, path)
 
     def _get_once(
-        self, source: bytes, target: LocalPath, fsync: bool, progress: Progress | None
+        self, opened: OpenedFile, source: bytes, target: LocalPath, fsync: bool, progress: Progress | None
     ) -> FileStatus:
-        opened = self._open(source)
         with NewLocalFile(target) as file:
             checksum = self._fetch(opened, file, progress)
             if checksum != opened.info.checksum:

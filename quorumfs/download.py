@@ -15,19 +15,24 @@ import io
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from quorumfs import limits
-from quorumfs.errors import ChunkNotFoundError, IntegrityError
+from quorumfs.errors import ChunkNotFoundError, IntegrityError, NotFoundError, UnavailableError
 from quorumfs.namespace import Namespace
 from quorumfs.read_chunk import ChunkReader
 from quorumfs.replica_stream import Asked
 from quorumfs.v1 import namespace_pb2, types_pb2
 
 _MOVES_MAX = 3
+_VERSIONS_MAX = 5
 _AHEAD_FROM_BYTES = 2 * limits.MIB  # shorter ranges are read in the caller's thread
+
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class OpenedFile:
                 moves += 1
                 if moves > _MOVES_MAX:
                     raise IntegrityError(
-                        f"bytes of {self._name()} at {at} cannot be found", cause=str(error)
+                        f"bytes of {self.name} at {at} cannot be found", cause=str(error)
                     ) from error
 
     def _read_long(self, at: int, end: int) -> Iterator[memoryview]:
@@ -170,7 +175,7 @@ class OpenedFile:
             part = self._known_at(at)
         if part is None:
             raise IntegrityError(
-                f"bytes of {self._name()} at {at} lie nowhere", cause="the layout has a gap there"
+                f"bytes of {self.name} at {at} lie nowhere", cause="the layout has a gap there"
             )
         return part
 
@@ -200,7 +205,9 @@ class OpenedFile:
                     self._parts[extent.offset] = _part(extent, chunks[extent.chunk])
             self._starts = sorted(self._parts)
 
-    def _name(self) -> str:
+    @property
+    def name(self) -> str:
+        """For messages."""
         return self.info.path.decode("utf-8", "replace") or f"inode {self.info.id}"
 
 
@@ -253,6 +260,29 @@ class _Ahead:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
+
+
+def of_one_version(open_file: Callable[[], OpenedFile], read: Callable[[OpenedFile], Read]) -> Read:
+    """What `read` makes of all of a file, begun anew where that helps: once when bytes did not match (the replicas that
+    had them are avoided by now), and when the version was replaced and purged while it was read.
+
+    NotFoundError comes from opening alone: nothing is at the path. Raises UnavailableError when one version after the
+    other is purged.
+    """
+    for tried in range(1, _VERSIONS_MAX + 1):
+        opened = open_file()
+        try:
+            return read(opened)
+        except IntegrityError:
+            if tried > 1:
+                raise
+        except NotFoundError as error:
+            gone, name = error, opened.name
+    raise UnavailableError(
+        f"{name} cannot be read: it was replaced {_VERSIONS_MAX} times while it was read",
+        cause=str(gone),
+        next="try again, or keep what is replaced in the trash",
+    ) from gone
 
 
 def _part(extent: types_pb2.Extent, chunk: namespace_pb2.ChunkLocation) -> Part:

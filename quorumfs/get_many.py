@@ -21,8 +21,8 @@ from operator import attrgetter
 
 from quorumfs import limits, ops
 from quorumfs.checksum import crc32c
-from quorumfs.download import OpenedFile
-from quorumfs.errors import Code, IntegrityError, NotFoundError, QuorumFSError
+from quorumfs.download import OpenedFile, of_one_version
+from quorumfs.errors import Code, IntegrityError, QuorumFSError
 from quorumfs.namespace import Namespace
 from quorumfs.read_chunk import ChunkReader
 from quorumfs.rpc.status import raise_for
@@ -164,16 +164,13 @@ class ManyReader:
 
     def _alone(self, path: bytes) -> list[Got]:
         try:
-            try:
-                return [self._read_alone(path)]
-            except (IntegrityError, NotFoundError):
-                # What failed is avoided by now; and a version may have been purged while it was read.
-                return [self._read_alone(path)]
+            open_file = partial(OpenedFile, self._namespace, self._reader, path)
+            return [of_one_version(open_file, partial(self._read_alone, path))]
         except QuorumFSError as error:
             return [Got(path, namespace_pb2.FileInfo(), error=error)]
 
-    def _read_alone(self, path: bytes) -> Got:
-        opened = OpenedFile(self._namespace, self._reader, path)
+    @staticmethod
+    def _read_alone(path: bytes, opened: OpenedFile) -> Got:
         content = b"".join(opened.read(0))
         if crc32c(content) != opened.info.checksum:
             raise IntegrityError(

@@ -118,21 +118,49 @@ def test_get_goes_on_elsewhere_when_a_replica_turns_out_to_be_another_chunk(
     assert (tmp_path / "a").read_bytes() == DATA
 
 
-def test_get_begins_again_when_the_version_it_read_was_purged(
-    fs: Client, cluster: Cluster, tmp_path: Path
-) -> None:
-    fs.put(DATA, "/a")
-    old = cluster.names[b"/a"].info
+def purges_what_is_read(fs: Client, cluster: Cluster, times: int) -> None:
+    """So many times: once the first page of a layout was given, the version is replaced and purged."""
+    left = times
 
     def replace(where: str, path: str, raw: bytes) -> None:
-        if path.endswith("/Read") and len(cluster.names[b"/a"].extents) > 2:
-            cluster.net.after = lambda *_: None
-            fs.write_bytes("/a", b"new")
-            del cluster.versions[old.id, old.version]
+        nonlocal left
+        if not path.endswith("/Read") or not left or len(cluster.names[b"/a"].extents) <= 2:
+            return
+        left, old = left - 1, cluster.names[b"/a"].info
+        cluster.net.after = lambda *_: None
+        fs.write_bytes("/a", b"new" if not left else DATA)
+        cluster.net.after = replace
+        del cluster.versions[old.id, old.version]
 
-    cluster.net.after = replace  # once the first page of the layout was given
+    fs.put(DATA, "/a")
+    cluster.net.after = replace
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_get_begins_again_when_the_version_it_read_was_purged(
+    fs: Client, cluster: Cluster, tmp_path: Path, times: int
+) -> None:
+    purges_what_is_read(fs, cluster, times)
     fs.get("/a", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_file_that_is_overwritten_and_purged_while_it_is_read_is_not_said_to_be_missing(
+    fs: Client, cluster: Cluster, times: int
+) -> None:
+    purges_what_is_read(fs, cluster, times)
+    assert fs.read_bytes("/a") == b"new"
+    purges_what_is_read(fs, cluster, times)
+    assert fs.get_many(["/a"]) == {"/a": b"new"}
+
+
+def test_a_file_that_is_never_the_same_for_long_enough_is_unavailable_and_not_missing(
+    fs: Client, cluster: Cluster
+) -> None:
+    purges_what_is_read(fs, cluster, 1000)
+    with pytest.raises(UnavailableError, match="replaced 5 times while it was read"):
+        fs.read_bytes("/a")
 
 
 def test_many_files_travel_together_and_the_bad_ones_are_named(fs: Client, cluster: Cluster) -> None:
