@@ -20,12 +20,13 @@ from benchmarks import loopback, raw_chain
 from benchmarks.children import serve
 from benchmarks.tally import Stopwatch
 from quorumfs import Client
+from quorumfs.allocator import keep_freed_memory
 
 _PIECE_BYTES = 1 << 20
 
 
 class Transfers:
-    """One Client, as `dfsctl` has one."""
+    """One Client, as `dfsctl` has one, with its allocator's thresholds."""
 
     def __init__(self, coordinators: str) -> None:
         self._client = Client(coordinators)
@@ -90,6 +91,7 @@ def make_source(path: Path, size: int) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()
     serve(Transfers(json.loads(sys.argv[1])["coordinators"]).handle)
 
 

@@ -77,6 +77,9 @@ def settings() -> Settings:
 
 def _connect(given: Settings) -> Client:
     from quorumfs import Client
+    from quorumfs.allocator import keep_freed_memory
+
+    keep_freed_memory()
 
     if given.timeout_seconds is None:
         return Client(given.coordinators, fail_fast=True)

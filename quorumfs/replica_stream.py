@@ -16,7 +16,6 @@ from typing import Any
 import grpc
 
 from quorumfs import limits
-from quorumfs.allocator import keep_freed_memory
 from quorumfs.clock import Clock
 from quorumfs.errors import (
     ChunkNotFoundError,
@@ -60,7 +59,6 @@ class ReplicaStream:
         self, channels: ChannelSource, replica: namespace_pb2.ReplicaLocation, wanted: Wanted
     ) -> None:
         """Send the question. Raises ReplicaFailed when the channel is closed, PreconditionFailedError in a fork."""
-        keep_freed_memory()
         self.replica = replica
         self.what = f"read chunk {wanted.chunk.hex()} from {replica.node_id} at {replica.grpc}"
         request = chunks_pb2.ReadChunkRequest(
