@@ -4,7 +4,8 @@
 2. Otherwise `quorumfs.rpc.leader.Route` finds the way: hints at once, others in turn, the silent ones left
    out for a while, pauses that grow between rounds. It never ends, it only slows down.
 3. A leader that answers and refuses this node (foreign cluster, duplicate, history behind) is asked again,
-   slowly: only an operator changes that, and then nothing needs a restart.
+   slowly: only an operator changes that, and then nothing needs a restart. When it refuses again the others are asked
+   as well, as slowly: another may lead the history that this node has obeyed.
 4. Whoever else names a leader (`advise`: a sidecar) is believed as far as to be asked, unless it was silent just now.
 5. All calls that do not come at the interval have one budget (`Tries`): whatever coordinators answer, and however many
    there are, a node calls them so often and no oftener.
@@ -54,6 +55,7 @@ _OUTCOME = {
     Event.NOT_LEADER: Outcome.NOT_LEADER,
     Event.SILENT: Outcome.SILENT,
     Event.BUSY: Outcome.BUSY,
+    Event.REFUSED: Outcome.NOT_LEADER,  # by one that refused before
 }
 
 
@@ -92,6 +94,7 @@ class Following:
         self._leader = first
         self._route: Route | None = None
         self._tries = Tries()
+        self._refused_by = ""
         self._step = self._begin().begin()
 
     @property
@@ -103,6 +106,11 @@ class Following:
     def searching(self) -> bool:
         """Whether the last call was not answered by a leader."""
         return self._route is not None
+
+    @property
+    def refused(self) -> bool:
+        """Whether a leader refused this node, and no other has been found since."""
+        return self._refused_by != ""
 
     def learn(self, coordinators: Iterable[str]) -> None:
         """Further addresses of coordinators, as the leader told them; used from the next search on."""
@@ -127,14 +135,19 @@ class Following:
 
     def _next(self, event: Event, hint: str | None, interval_seconds: float, chance: float) -> Step:
         if event is Event.ACCEPTED:
-            self._leader, self._route = self.address, None
+            self._leader, self._route, self._refused_by = self.address, None, ""
             return Step(self.address, interval_seconds * (1 - JITTER * chance))
-        if event is Event.REFUSED:
-            return Step(self.address, REFUSED_SECONDS * (1 - JITTER * chance))
+        slowly = REFUSED_SECONDS * (1 - JITTER * chance)
+        if event is Event.REFUSED and self._refused_by != self.address:
+            self._refused_by = self.address
+            return Step(self.address, slowly)
+        if event is not Event.REFUSED and self._refused_by == self.address:
+            self._refused_by = ""  # it leads no more
         route = self._route or self._begin()
         # A hint to the one that was just asked says only that it does not know yet.
         useful = hint if hint != self.address else None
-        return route.after(self.address, _OUTCOME[event], useful, chance)
+        step = route.after(self.address, _OUTCOME[event], useful, chance)
+        return Step(step.address, max(step.wait_seconds, slowly)) if self._refused_by else step
 
     def _begin(self) -> Route:
         self._route = Route(self._known, self._leader, _BACKOFF)

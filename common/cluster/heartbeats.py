@@ -213,7 +213,10 @@ class Heartbeats:
             self._tracker.lost(address)
 
     def _note(self, event: Event, error: QuorumFSError | None) -> None:
-        """Tell the log when how it goes has changed; the rest is for debugging."""
+        """Tell the log when how it goes has changed; the rest is for debugging. Who does not lead explains nothing
+        while who does refuses this node."""
+        if event is Event.NOT_LEADER and self._following.refused:
+            return
         self.trouble = str(error) if error is not None else ""
         kind = error.code if error is not None else Code.OK
         changed, self._last_kind = kind is not self._last_kind, kind

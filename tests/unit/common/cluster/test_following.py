@@ -74,6 +74,20 @@ def test_a_leader_that_refuses_this_node_is_asked_again_slowly() -> None:
     assert (step.address, step.wait_seconds) == ("c1:1", REFUSED_SECONDS)
 
 
+def test_a_leader_that_goes_on_refusing_does_not_keep_a_node_from_one_that_would_not() -> None:
+    """A group that leads an older history refuses whoever has obeyed a later one, whose leader is another."""
+    following = followed("c1:1")
+    following.after(Event.ACCEPTED, None, 1.0, 0.0, 0.0)
+    step, asked = following.after(Event.SILENT, None, 0.0, 0.0, 0.0), 0
+    while step.address != "c1:1":
+        old = step.address == "c2:1"
+        event, hint = (Event.REFUSED, None) if old else (Event.NOT_LEADER, "c2:1")
+        before, now = step.address, 100.0 * asked
+        step, asked = following.after(event, hint, 0.0, 0.0, now), asked + 1
+        assert not old or step.wait_seconds >= REFUSED_SECONDS
+        assert asked < 20, f"{before} is asked again and again"
+
+
 def test_coordinators_that_were_learnt_are_asked_in_the_next_search() -> None:
     following = Following(["c1:1"])
     following.after(Event.ACCEPTED, None, 1.0, 0.5, 0.0)
