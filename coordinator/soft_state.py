@@ -379,6 +379,15 @@ class SoftState:
             node = self._nodes.get(node_id)
             return node is not None and node.answers_probes
 
+    def may_be_alive(self, node_id: str) -> bool:
+        """False when the node is dead, or has been silent for `suspect_seconds` in which this leader could have heard
+        it: whatever would harm a living node waits for that. A node that is not registered is not alive."""
+        with self._lock:
+            if node_id not in self._roster:
+                return False
+            liveness, silence = self._judge(self._nodes.get(node_id) or _Node(), *self._now())
+            return liveness is not Liveness.DEAD and silence < self._timing.suspect_seconds
+
     def recently_heard(self, node_id: str) -> bool:
         """True when the node sent a heartbeat to this leader less than `suspect_seconds` ago."""
         with self._lock:

@@ -11,6 +11,8 @@ Theory of operation
 4. A suspect node is alive with its next heartbeat, the first time. From the second lapse on it must have been heard
    without a gap for `suspect_seconds`, twice as long after each further lapse, up to `dead_seconds`; so must one
    that comes back from dead. CALM_DEADS times `dead_seconds` without a gap, and its lapses are forgotten.
+5. While the leader itself could hear nobody (then `leading_since` moves on) nobody falls silent. Nor does a dead node
+   come back by that, nor a returning one go on: they have to be heard.
 """
 
 from __future__ import annotations
@@ -79,6 +81,8 @@ def judge(signs: Signs, timing: Timing, leading_since: float, now: float) -> Liv
 def _coming_back(signs: Signs, timing: Timing, silence: float, now: float) -> Liveness:
     if signs.last_heard is None or silence >= timing.suspect_seconds:
         return Liveness.DEAD
+    if now - signs.last_heard >= timing.suspect_seconds:
+        return signs.was
     hold = max(timing.suspect_seconds, timing.hold_seconds(signs.lapses))
     return Liveness.ALIVE if _heard_for(signs, now) >= hold else Liveness.RETURNING
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from coordinator.decisions.absence import Picture, why_not_leave, why_not_without
 from coordinator.metadata import departures
 from coordinator.services import view
@@ -26,6 +28,7 @@ class Absences:
         self._own = own
         self._clock = clock
         self._reserved: dict[str, float] = {}
+        self._one = asyncio.Lock()  # what one was let go for, the next is to know
 
     async def reserve(self, request: a.ReserveAbsenceRequest) -> str:
         """Raises SafetyGuardError with the reason, NotFoundError, NotLeaderError."""
@@ -40,6 +43,10 @@ class Absences:
             raise InvalidArgumentError(
                 f"name 1 to {NODES_MAX} nodes, for up to {RESERVED_SECONDS_MAX:g} seconds"
             )
+        async with self._one:
+            return await self._reserve(request, leaving)
+
+    async def _reserve(self, request: a.ReserveAbsenceRequest, leaving: set[str]) -> str:
         for node_id in request.back:
             self._reserved.pop(node_id, None)
         picture = await self._picture(leaving)

@@ -319,7 +319,8 @@ def require_self(context: Any, node_id: str) -> None:
 def refuse_duplicate(request: m.RegisterRequest, soft: SoftState) -> None:
     """Two nodes under one id, or one node under two. Raises DuplicateNodeError.
 
-    A node may come back with a new UUID (a replaced machine) only empty, and once the old one is silent.
+    A node may come back with a new UUID (a replaced machine) only empty, and at another address (a moved one, or a
+    twin) not as long as the one that was there may be alive.
     """
     node = request.node
     others = soft.known_with(node.node_uuid) - {node.node_id}
@@ -333,17 +334,19 @@ def refuse_duplicate(request: m.RegisterRequest, soft: SoftState) -> None:
     mine = soft.known_as(node.node_id)
     if mine is None:
         return
-    heard = soft.recently_heard(node.node_id)
+    lives = soft.may_be_alive(node.node_id)
     if mine.info.node_uuid == node.node_uuid:
-        if heard and mine.info.incarnation >= node.incarnation and mine.info.grpc != node.grpc:
+        if lives and mine.info.grpc != node.grpc:
             raise DuplicateNodeError(
-                f"a twin of {node.node_id} is alive at {mine.info.grpc}",
-                cause=f"both have UUID {node.node_uuid}: a copied data directory",
-                next="stop one of them and empty its data directory",
+                f"a twin of {node.node_id} is alive at {mine.info.grpc}, or was a moment ago",
+                cause=f"both have UUID {node.node_uuid}: a copied data directory, or a node that was moved just now",
+                next="stop one of them and empty its data directory; one that was moved is taken in soon",
             )
         return
-    if heard or not request.empty:
-        cause = "that one is alive" if heard else "this one holds chunks of another identity"
+    if lives or not request.empty:
+        cause = (
+            "that one is alive, or was a moment ago" if lives else "this one holds chunks of another identity"
+        )
         raise DuplicateNodeError(
             f"another node is registered as {node.node_id}",
             cause=f"its UUID is {mine.info.node_uuid}, this one's {node.node_uuid}; {cause}",

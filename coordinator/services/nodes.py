@@ -117,6 +117,12 @@ class NodeDesk:
             raise SafetyGuardError(f"{node_id} is a member of the Raft group", next="dfsctl raft remove")
         if self._soft.recently_heard(node_id):
             raise SafetyGuardError(f"{node_id} is alive", cause="it sends heartbeats", next="stop it first")
+        if self._soft.may_be_alive(node_id):
+            raise SafetyGuardError(
+                f"{node_id} may be alive",
+                cause="the leader has not listened for long enough to know",
+                next="try again in a few seconds",
+            )
         if not request.force:
             await self._refuse_needed(node_id)
         forget = e.SystemCommand(forget_node=e.ForgetNode(node_id=node_id))

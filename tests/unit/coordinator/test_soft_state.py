@@ -128,6 +128,34 @@ def test_the_time_in_which_the_leader_itself_stood_still_is_nobodys_silence(
     assert set(pass_time(soft, clock, 27).values()) == {Liveness.DEAD}
 
 
+def test_a_standstill_of_the_leader_brings_no_dead_node_back(soft: SoftState, clock: ManualClock) -> None:
+    soft.heard(beat("d1"))
+    assert pass_time(soft, clock, 31)["d1"] is Liveness.DEAD
+    clock.advance(40)
+    assert soft.judge() == []
+    assert soft.gone() == {"d1", "d2", "d3"}
+    soft.heard(beat("d1", 2))
+    assert [(one.node_id, one.after) for one in soft.judge()] == [("d1", Liveness.RETURNING)]
+    clock.advance(40)
+    assert soft.judge() == []  # it was not heard meanwhile, and nobody listened: it goes on returning
+    assert set(pass_time(soft, clock, 3).values()) == {Liveness.DEAD}
+
+
+def test_a_node_may_be_alive_until_this_leader_could_have_heard_it(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    assert soft.may_be_alive("d1")
+    assert not soft.recently_heard("d1")
+    assert not soft.may_be_alive("d9")
+    pass_time(soft, clock, 3)
+    assert not soft.may_be_alive("d1")
+    soft.heard(beat("d1"))
+    assert soft.may_be_alive("d1")
+    pass_time(soft, clock, 30)
+    clock.advance(40)
+    assert not soft.may_be_alive("d1")  # it was dead before the leader stood still
+
+
 def test_whoever_looks_first_after_a_standstill_of_the_leader_finds_nobody_dead(
     soft: SoftState, clock: ManualClock
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -65,6 +66,21 @@ def test_a_second_one_is_judged_as_if_the_first_were_gone_until_it_must_be(
         served("d2")
     leader.pass_time(11.0, "d1", "d2", "d3", "d4")
     assert served("d2")
+
+
+def test_of_two_who_ask_at_the_same_time_the_second_is_judged_as_if_the_first_were_gone(
+    leader: Coordinator, served: Served
+) -> None:
+    leader.store(b"/x", "d1", "d2")
+
+    async def both() -> list[object]:
+        requests = [a.ReserveAbsenceRequest(node_ids=[one], seconds=10.0) for one in ("d1", "d2")]
+        asked = [served.absences.reserve(one) for one in requests]
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    granted, refused = leader.run(both)
+    assert granted == "d1 may be stopped"
+    assert isinstance(refused, SafetyGuardError)
 
 
 def test_who_is_back_does_not_count_as_away_any_more(leader: Coordinator, served: Served) -> None:

@@ -20,7 +20,7 @@ from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 from tests.house.generate import ROOT
-from tests.support.coordinator import DEAD_SECONDS, Coordinator, node_info
+from tests.support.coordinator import DEAD_SECONDS, SUSPECT_SECONDS, Coordinator, node_info
 from tests.support.ops import ref
 
 CALL: Any = None
@@ -141,6 +141,15 @@ def test_a_follower_does_nothing_and_names_the_leader(leader: Coordinator, serve
 def test_a_node_that_is_alive_or_a_member_is_not_forgotten(served: Served) -> None:
     assert served.forget("d1", force=True).code == Code.SAFETY_GUARD
     assert served.forget("c2", force=True).code == Code.SAFETY_GUARD
+
+
+def test_a_new_leader_forgets_no_node_that_it_could_not_have_heard_yet(
+    leader: Coordinator, served: Served
+) -> None:
+    leader.begin()
+    assert served.forget("d1", force=True).code == Code.SAFETY_GUARD
+    leader.pass_time(SUSPECT_SECONDS, "d2", "d3", "d4")
+    assert served.forget("d1", force=True).code == Code.OK
 
 
 def test_a_dead_node_is_forgotten_once_its_chunks_are_elsewhere(leader: Coordinator, served: Served) -> None:

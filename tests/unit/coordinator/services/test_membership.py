@@ -202,6 +202,36 @@ def test_another_machine_under_a_known_name_comes_in_only_empty_and_when_the_fir
     assert served.beat("d1").code == Code.DUPLICATE_NODE  # the first one comes back
 
 
+def test_another_machine_under_a_known_name_waits_until_a_new_leader_could_have_heard_the_first(
+    served: Served,
+) -> None:
+    """Else a change of leaders is its chance: all that the first one holds would be struck."""
+    leader = served.leader
+    for node in ("d1", "d2"):
+        served.register(node_info(node), empty=True)
+    chunk = leader.store(b"/x", "d1", "d2")
+    other = node_info("d1", node_uuid="other")
+    leader.begin()
+    assert served.register(other, empty=True).code == Code.DUPLICATE_NODE
+    assert served.beat("d1").code == Code.OK
+    leader.clock.advance(10 * SUSPECT_SECONDS)  # it stood still: the first one beat, and nobody listened
+    assert served.register(other, empty=True).code == Code.DUPLICATE_NODE
+    assert leader.replicas(chunk).keys() == {"d1", "d2"}
+    leader.pass_time(SUSPECT_SECONDS, "d2")
+    assert served.register(other, empty=True).code == Code.OK
+
+
+def test_a_copy_of_a_disk_that_is_started_elsewhere_does_not_displace_the_first(served: Served) -> None:
+    """It counts its starts from where the first one was, so it seems to be a later start."""
+    served.register(node_info("d1"))
+    served.beat("d1")
+    assert served.register(node_info("d1", grpc="else:1", incarnation=2)).code == Code.DUPLICATE_NODE
+    assert served.beat("d1").code == Code.OK
+    assert served.register(node_info("d1", incarnation=2)).code == Code.OK  # a start where it was
+    served.leader.pass_time(SUSPECT_SECONDS)
+    assert served.register(node_info("d1", grpc="else:1", incarnation=3)).code == Code.OK  # it was moved
+
+
 def test_an_emptied_node_loses_its_replicas(served: Served) -> None:
     leader = served.leader
     for node in ("d1", "d2", "d3"):
