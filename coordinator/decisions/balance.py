@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from coordinator.decisions.liveness import Liveness
-from coordinator.decisions.placement import Candidate
+from coordinator.decisions.placement import IN_MAINTENANCE, LEAVING, Candidate
 from coordinator.decisions.trim import Held, trim
 
 DESTINATIONS_TRIED = 8
@@ -69,6 +69,18 @@ def excess_bytes(candidates: Mapping[str, Candidate]) -> int:
     nodes = taking_part(candidates).values()
     mean = mean_share(nodes)
     return sum(max(0, one.used_bytes - round(mean * one.room_bytes)) for one in nodes)
+
+
+def may_go_on(held: Held, destination: str, candidates: Mapping[str, Candidate]) -> bool:
+    """Whether a move that was begun can be made: there is somebody to take the chunk, and somebody to give it, now or
+    when a node is heard again. One in maintenance, or that leaves, gives none: nobody knows for how long."""
+    taker = candidates.get(destination)
+    if taker is None or taker.liveness is Liveness.DEAD or taker.intent != "normal" or held.want <= 0:
+        return False
+    givers = [candidates[node_id] for node_id in held.live if node_id in candidates]
+    return any(
+        one.liveness is not Liveness.DEAD and one.intent not in (*LEAVING, IN_MAINTENANCE) for one in givers
+    )
 
 
 def plan(chunks: Iterable[Held], candidates: Mapping[str, Candidate], rules: Rules) -> list[Move]:

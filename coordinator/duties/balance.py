@@ -6,7 +6,8 @@ Theory of operation
    tells that it copies already, for the leader before, is not ordered again.
 2. Copy: the destination is ordered to fetch the chunk, verifies and seals it. Switch: an entry makes it LIVE. Delete:
    there is one replica too many then, and trimming takes that of the fuller node, by its own rules.
-3. A move that fails is dropped with an entry; its chunk rests for a while. What a pause finds under way is finished.
+3. A move that fails, or can no more be made, is dropped with an entry; its chunk rests for a while. What a pause finds
+   under way is finished.
 4. Plans are made in batches: the next one when all moves of the last are done, what they left was trimmed, and
    heartbeats have told how full the nodes are now.
 5. When nobody is too full or too empty any more, or nothing that could move is left, it ends itself.
@@ -163,20 +164,14 @@ class BalanceDuty:
         busy = [one.node_id for one in self._running]
         number = 0
         for one in pending:
-            node = candidates.get(one.node_id)
             chunk = one.replicas.chunk
-            if (
-                node is None
-                or node.liveness is Liveness.DEAD
-                or node.intent != "normal"
-                or not one.replicas.want
-            ):
+            if not balance.may_go_on(held_of(one.replicas), one.node_id, candidates):
                 self._done.append((chunk, one.node_id, "", False))
                 continue
             sources = [known[source.node_id].info for source in counting(one.replicas.live, candidates)]
             if (one.node_id, chunk) in ordered or not sources or busy.count(one.node_id) >= PER_NODE:
                 continue
-            if not node.heard:  # what it copies already is not known yet
+            if not candidates[one.node_id].heard:  # what it copies already is not known yet
                 continue
             if not self._budget.may_spend():
                 break

@@ -12,7 +12,7 @@ from coordinator.decisions.collection import Birth, Found
 from coordinator.duties.balance import FAILURES_MAX, ORDER, SETTLE_SECONDS, BalanceDuty
 from coordinator.duties.trim import TrimDuty
 from coordinator.metadata import excess, invariants, queries, settings
-from coordinator.soft_state import INHERITED_SECONDS, known_nodes
+from coordinator.soft_state import INHERITED_SECONDS, known_nodes, node_table
 from quorumfs.checksum import crc32c
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -269,6 +269,35 @@ def test_a_destination_that_dies_is_given_up(farm: Farm) -> None:
     farm.rounds()
     farm.check(chunks, 3)
     assert farm.counts() == [20, 20, 20, 0]
+
+
+@pytest.mark.parametrize("rests", [False, True], ids=["died", "is in maintenance"])
+def test_a_move_of_a_chunk_that_nobody_can_give_holds_up_no_other(farm: Farm, rests: bool) -> None:
+    farm.leader.system(e.SystemCommand(set_setting=e.SetSetting(key="data.replication", value="1")))
+    (alone,) = farm.store(1, "d1")
+    want_two(farm)
+    farm.store(20, "d2", "d3")
+    begun = e.BeginMoves(moves=[e.BeginMoves.One(chunk=alone, node_id="d4")])
+    farm.leader.system(e.SystemCommand(begin_moves=begun))
+    farm.set(1)
+    if rests:
+        command = e.SetNode(
+            node_id="d1",
+            set_intent=True,
+            intent=t.NODE_INTENT_MAINTENANCE,
+            maintenance_until_cluster_ms=1 << 40,
+        )
+        farm.leader.system(e.SystemCommand(set_node=command))
+        farm.leader.soft.set_known(farm.leader.desk.look(node_table))
+    farm.nodes["d1"].reachable = False
+    for _ in range(int(DEAD_SECONDS) + 2):
+        farm.leader.clock.advance(1)
+        farm.beat()
+        farm.leader.soft.judge()
+    farm.rounds()
+    assert farm.pending == []
+    assert farm.duty.figures.moved > 0
+    assert farm.leader.replicas(alone) == {"d1": "live"}
 
 
 def test_moves_that_fail_are_dropped_and_tried_only_so_often(farm: Farm) -> None:
