@@ -13,7 +13,9 @@ Theory of operation
    inventory lists beyond the metadata is doubted when the node deleted replicas since its gathering began.
 5. A replica that was corrupt stays so in the metadata while its node has it at its place. Once its chunk is whole
    without it the node is told to look: it has put the bytes aside, and says that they are not there.
-6. Every node is asked for a full inventory once per leadership and per start of its process; few at a time.
+6. Inventories name chunks and no disks. When a node loses a disk, it is told to look at those of its replicas of which
+   nobody else has said where they lie: until then they count, and might be on that disk.
+7. Every node is asked for a full inventory once per leadership and per start of its process; few at a time.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from common import log
 from coordinator.duties.desk import Desk
 from coordinator.duties.doubts import Doubts, Later
 from coordinator.metadata import queries
-from coordinator.metadata.queries import ChunkRow, ReplicaRow
+from coordinator.metadata.queries import ChunkRow, LostDisk, ReplicaRow
 from coordinator.soft_state import Done, Inventory, Report, SoftState
 from quorumfs.clock import Clock
 from quorumfs.errors import QuorumFSError
@@ -51,6 +54,8 @@ UNDECIDED_SECONDS = 30.0
 UNDECIDED_MAX = 10_000
 HEALED_SECONDS = 10.0  # between two looks at what was corrupt
 HEALED_PER_LOOK = 200
+UNPLACED_SECONDS = 10.0  # between two looks at what lies nobody knows where, on nodes that lost a disk
+UNPLACED_LOOK_AT = 5000
 
 _MISSING = (t.ERROR_CODE_CHUNK_NOT_FOUND, t.ERROR_CODE_NOT_FOUND)
 _NOT_THERE = (t.REPLICA_STATE_CORRUPT, t.REPLICA_STATE_MISSING)
@@ -86,6 +91,8 @@ class Reconcile:
         self._clock = clock
         self._healed_due = clock.monotonic()
         self._healed_after = (b"", "")
+        self._unplaced_due = clock.monotonic()
+        self._unplaced_after: dict[str, bytes] = {}
 
     def work(self) -> str:
         began = self._clock.monotonic()
@@ -97,6 +104,7 @@ class Reconcile:
         written += self._write_some(self._listed, believe=False)
         self._go_on_comparing()
         self._doubt_healed()
+        self._doubt_unplaced()
         doubted = self._doubts.order()
         asked = [one for one in self._soft.wanting_inventory() if self._soft.gather(one)]
         self._busy = bool(written or self._fresh or self._findings or self._listed)
@@ -126,6 +134,23 @@ class Reconcile:
         )
         for chunk, node_id in found:
             self._doubts.add(node_id, chunk)
+
+    def _doubt_unplaced(self) -> None:
+        """A page of each node that lost a disk; without a pause until all of them were looked through."""
+        if self._clock.monotonic() < self._unplaced_due:
+            return
+        hurt = {one.node_id for one in self._soft.gone() if isinstance(one, LostDisk)}
+        places = self._unplaced_after or dict.fromkeys(hurt, b"")
+        self._unplaced_after = {}
+        for node_id in sorted(hurt & places.keys()):
+            page = partial(queries.unplaced, node_id=node_id, after=places[node_id], limit=UNPLACED_LOOK_AT)
+            found, after = self._desk.look(page)
+            for chunk in found:
+                self._doubts.add(node_id, chunk)
+            if after:
+                self._unplaced_after[node_id] = after
+        if not self._unplaced_after:
+            self._unplaced_due = self._clock.monotonic() + UNPLACED_SECONDS
 
     # Reports
 

@@ -34,6 +34,7 @@ from coordinator.metadata.replicas import healed_elsewhere as healed_elsewhere
 from coordinator.metadata.replicas import node_row as node_row
 from coordinator.metadata.replicas import node_rows as node_rows
 from coordinator.metadata.replicas import replicas_of as replicas_of
+from coordinator.metadata.replicas import unplaced as unplaced
 from coordinator.metadata.replicas import wanting_chunks as wanting_chunks
 from coordinator.metadata.tree import FILE, SYMLINK
 from quorumfs.errors import FormatTooNewError, QuorumFSError, UploadGoneError

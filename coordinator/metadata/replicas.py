@@ -289,6 +289,16 @@ def healed_elsewhere(
     return [one for one in rows if one[0] not in hurt], rows[-1] if len(rows) == limit else (b"", "")
 
 
+def unplaced(tx: sqlite3.Connection, node_id: str, after: bytes, limit: int) -> tuple[list[bytes], bytes]:
+    """Of a page of a node's LIVE replicas behind `after`: those of which nobody has said on which disk they lie; and
+    behind what the next page begins."""
+    rows = tx.execute(
+        f"SELECT chunk, disk FROM replica WHERE node = ({_NODE}) AND state = ? AND chunk > ? ORDER BY chunk LIMIT ?",
+        (node_id, LIVE, after, limit),
+    ).fetchall()
+    return [chunk for chunk, disk in rows if not disk], rows[-1][0] if len(rows) == limit else b""
+
+
 def failed_disks(gone: Gone) -> frozenset[LostDisk]:
     """Of what is gone, what can be read perhaps."""
     return frozenset(one for one in gone if isinstance(one, FailedDisk))

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from coordinator.duties.liveness import LivenessDuty
-from coordinator.duties.reconcile import Reconcile
+from coordinator.duties.reconcile import UNPLACED_SECONDS, Reconcile
 from coordinator.duties.repair import Budget, Repair
 from coordinator.metadata import queries
 from coordinator.metadata.queries import LostDisk
@@ -247,3 +247,36 @@ def test_of_a_dead_node_no_disk_is_named(two_disks: Coordinator) -> None:
             leader.beat(node_id)
         leader.soft.judge()
     assert leader.soft.gone() == {"d1"}
+
+
+def test_replicas_of_which_nobody_said_where_they_lie_are_looked_at_when_a_disk_of_their_node_is_lost(
+    two_disks: Coordinator,
+) -> None:
+    """An inventory names chunks and no disks: what only it told of might lie on the disk that failed."""
+    leader = two_disks
+    chunk = leader.store(b"/x", "d2", "d3")
+    other = leader.store(b"/y", "d1", "d2", "d3")
+    leader.become(chunk, "d1", t.REPLICA_STATE_LIVE)
+    duty = Reconcile(leader.desk, leader.soft, leader.clock)
+    duty.work()
+    assert verified(tell(leader)) == {}
+    tell(leader, "failed")
+    assert under_replicated(leader) == 1  # `other`, which is known to lie there
+    leader.clock.advance(UNPLACED_SECONDS)
+    duty.work()
+    told = verified(tell(leader, "failed"))
+    assert told.keys() == {chunk}
+    ack = t.ReplicaAck(node_id="d1", disk_id=FAILED)
+    disks = [t.DiskInfo(disk_id=FAILED, state="failed"), t.DiskInfo(disk_id="spare", state="ok")]
+    outcome = m.CommandOutcome(id=told[chunk], code=t.ERROR_CODE_OK, ack=ack)
+    leader.beat("d1", disks=disks, outcomes=[outcome])
+    duty.work()
+    assert under_replicated(leader) == 2
+    assert leader.replicas(other)["d1"] == "live"
+    leader.clock.advance(UNPLACED_SECONDS)
+    duty.work()
+    assert verified(tell(leader, "failed")) == {}
+
+
+def verified(commands: list[m.Command]) -> dict[bytes, int]:
+    return {one.verify.chunk: one.id for one in commands if one.WhichOneof("command") == "verify"}
