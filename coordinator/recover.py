@@ -44,7 +44,10 @@ def run(config: NodeConfig, *, confirmed: bool) -> int:
         raise NotFoundError(
             f"{directory} holds no member of a cluster", next="recover a coordinator that survived"
         )
-    journal = Journal.open(directory / "raft", RealFiles(), SystemClock(), segment_bytes=SEGMENT_BYTES)
+    log, files = directory / "raft", RealFiles()
+    if not confirmed and not Journal.is_there(log, files):  # opening it would make one
+        return _only_said(identity, "Its Raft log is gone, and with it what its state does not have.\n")
+    journal = Journal.open(log, files, SystemClock(), segment_bytes=SEGMENT_BYTES)
     database = Database.open(directory, Machine(migrations.upgrade))
     try:
         return _recover(directory, identity, journal, database, confirmed=confirmed)
@@ -76,10 +79,7 @@ def _recover(
         "If most of them can be started again, start them instead.\n"
     )
     if not confirmed:
-        sys.stdout.write(
-            f"Nothing was changed. Again with --yes begins a later history than {identity.history}.\n"
-        )
-        return Exit.SAFETY_GUARD
+        return _only_said(identity)
     alone = m.Member(
         node_id=own.node_id, member_uuid=uuid_text(system_random), raft=own.raft, grpc=own.grpc, http=own.http
     )
@@ -99,3 +99,10 @@ def _recover(
         "  dfsctl raft add HOST:PORT   (each with an empty node.data_dir)\n"
     )
     return ExitCode.OK
+
+
+def _only_said(identity: Identity, found: str = "") -> int:
+    sys.stdout.write(
+        f"{found}Nothing was changed. Again with --yes begins a later history than {identity.history}.\n"
+    )
+    return Exit.SAFETY_GUARD

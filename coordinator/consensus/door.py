@@ -22,7 +22,7 @@ from coordinator.consensus import pin, snapshots
 from coordinator.consensus.configuration import Configuration
 from coordinator.consensus.core import TRANSFER_SECONDS, Change, Core, Outside, Reading, Transfer
 from coordinator.consensus.database import Database
-from coordinator.consensus.files import CorruptJournal, RealFiles, SickStorage
+from coordinator.consensus.files import CorruptJournal, Files, RealFiles, SickStorage
 from coordinator.consensus.guard import BrokenInvariantError
 from coordinator.consensus.identity import Identity
 from coordinator.consensus.interfaces import Answer, Done, Question
@@ -86,10 +86,10 @@ class Consensus:
         self._journal_work = threading.Event()
         own_id = settings.node_id or identity.node_id
         files = RealFiles()
+        refuse_lost_journal(directory / "raft", files, database.applied_index, identity.boot_counter)
         self._journal = Journal.open(
             directory / "raft", files, clock, segment_bytes=settings.journal_segment_bytes
         )
-        refuse_lost_journal(self._journal.is_new, database.applied_index, identity.boot_counter, directory)
         self._links = TcpLinks(
             settings.host,
             settings.port,
@@ -406,12 +406,12 @@ class Consensus:
         )
 
 
-def refuse_lost_journal(is_new: bool, applied_index: int, boot_counter: int, directory: Path) -> None:
-    """A log that begins anew beside a member that was there before has forgotten votes and acknowledgements.
+def refuse_lost_journal(directory: Path, files: Files, applied_index: int, boot_counter: int) -> None:
+    """A log that begins anew beside a member that was there before has forgotten votes and acknowledgements. To be
+    asked before the log is opened: a new one that was made looks like any other at the next start.
 
     Raises CorruptJournal. A start that was cut short before the first log was made is let pass, twice.
     """
-    if is_new and (applied_index > 1 or boot_counter > STARTS_WITHOUT_LOG_MAX):
-        raise CorruptJournal(
-            directory / "raft", 0, "the log is gone, but this member has been running before"
-        )
+    was_there = applied_index > 1 or boot_counter > STARTS_WITHOUT_LOG_MAX
+    if was_there and not Journal.is_there(directory, files):
+        raise CorruptJournal(directory, 0, "the log is gone, but this member has been running before")

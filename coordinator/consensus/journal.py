@@ -36,7 +36,7 @@ from coordinator.consensus.records import (
     encode_last,
     encode_vote,
 )
-from coordinator.consensus.recovery import recover
+from coordinator.consensus.recovery import recover, segment_numbers
 from coordinator.consensus.retained import NOWHERE, Retained
 from coordinator.consensus.segments import SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Segments
 from coordinator.consensus.status import FsyncStats
@@ -86,8 +86,17 @@ class Journal(PySyncObjNames):
         self._voted_for = voted_for
         self._synced_index = 0
         self._unplaced_from = 1  # what is retained from here on waits for a sync
-        self.is_new = False
         self._settle()
+
+    @staticmethod
+    def is_there(directory: Path, files: Files) -> bool:
+        """Whether `directory` has a journal, whole or not; if not, `open` makes a new one. Raises StorageFailure."""
+        try:
+            return bool(segment_numbers(files.names(directory)))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise translated(error, f"the Raft log in {directory} cannot be looked for") from error
 
     @classmethod
     def open(
@@ -100,7 +109,7 @@ class Journal(PySyncObjNames):
         cache_bytes: int = CACHE_BYTES,
         random: RandomBytes = system_random,
     ) -> Journal:
-        """The journal in `directory`, as the last sync left it, or a new one (`is_new`).
+        """The journal in `directory`, as the last sync left it, or a new one.
 
         Everything that is found is durable on return. `random` makes the id of a new journal.
         Raises CorruptJournal; StorageFailure; StorageFull, for a new one only; PreconditionFailedError when another
@@ -145,9 +154,7 @@ class Journal(PySyncObjNames):
             retained.restart(1, 0, 1, SECTOR_BYTES + first.add(Kind.RESET, 1, 0, NOOP), NOOP)
 
         log.begin_segment(1, begin)
-        journal = cls(log, retained, lock)
-        journal.is_new = True
-        return journal
+        return cls(log, retained, lock)
 
     # What there is
 

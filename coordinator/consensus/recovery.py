@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,11 @@ class Recovered:
     voted_for: str | None
 
 
+def segment_numbers(names: Sequence[str]) -> list[int]:
+    """Of the segments among these files, in their order."""
+    return [int(found[1]) for name in names if (found := _SEGMENT.fullmatch(name))]
+
+
 def recover(directory: Path, files: Files, retained: Retained) -> Recovered | None:
     """Read the journal in `directory` into `retained`; None when there is none.
 
@@ -126,7 +132,7 @@ def recover(directory: Path, files: Files, retained: Retained) -> Recovered | No
     for name in names:
         if _SPARE.fullmatch(name):
             files.remove(directory / name)
-    numbers = [int(found[1]) for name in names if (found := _SEGMENT.fullmatch(name))]
+    numbers = segment_numbers(names)
     if not numbers:
         return None
     files.sync_directory(directory)

@@ -74,6 +74,18 @@ def test_without_a_word_of_the_operator_nothing_is_changed(config: NodeConfig, t
     assert DurableMemory(tmp_path, RealFiles()).muted_term == 1
 
 
+def test_a_log_that_is_gone_is_not_made_anew_without_a_word_of_the_operator(
+    config: NodeConfig, tmp_path: Path
+) -> None:
+    """A start would take the new one for the member's own."""
+    apply(tmp_path, 3, 1)
+    shutil.rmtree(tmp_path / "raft")
+    assert recover.run(config, confirmed=False) == Exit.SAFETY_GUARD
+    assert not Journal.is_there(tmp_path / "raft", RealFiles())
+    assert recover.run(config, confirmed=True) == 0
+    assert group_in_log(tmp_path) == ["c1"]
+
+
 def test_a_survivor_that_was_muted_may_lead(config: NodeConfig, tmp_path: Path) -> None:
     """Nobody is left whose later term could unmute it."""
     apply(tmp_path, 3, 1)

@@ -1,16 +1,23 @@
-"""The threads of the door: none of them may end alone."""
+"""The door: which member it opens to, and its threads, of which none may end alone."""
 
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.lifecycle import ExitCode
-from coordinator.consensus.door import Consensus
-from coordinator.consensus.files import StorageFailure
+from coordinator.consensus.door import STARTS_WITHOUT_LOG_MAX, Consensus
+from coordinator.consensus.files import CorruptJournal, StorageFailure
 from coordinator.consensus.guard import BrokenInvariantError
+from coordinator.consensus.identity import Identity
+from coordinator.consensus.settings import ConsensusSettings
+from quorumfs.clock import ManualClock
+from quorumfs.mint import system_random
+from quorumfs.v1 import membership_pb2 as m
 
 
 @pytest.mark.parametrize(
@@ -35,3 +42,28 @@ def test_a_thread_that_fails_ends_the_process_and_says_why(error: Exception, cod
     [(message, status)] = ended
     assert status == code
     assert str(error) in message
+
+
+@pytest.mark.parametrize(("applied_index", "starts"), [(5000, 2), (1, STARTS_WITHOUT_LOG_MAX + 1)])
+def test_a_member_whose_log_is_gone_is_refused_at_every_start(
+    tmp_path: Path, applied_index: int, starts: int
+) -> None:
+    """It has forgotten votes and acknowledged entries; trying again brings them back no more than the first time."""
+    genesis = m.GenesisRequest(
+        cluster_id="cluster", history=1, members=[m.Member(node_id="c1", member_uuid="uuid-1")]
+    )
+    identity = replace(Identity.accept(tmp_path, genesis, "c1"), boot_counter=starts)
+    database: Any = type("", (), {"applied_index": applied_index})()
+    for _ in range(3):
+        with pytest.raises(CorruptJournal, match="the log is gone"):
+            Consensus(
+                settings=ConsensusSettings("127.0.0.1", 0),
+                database=database,
+                identity=identity,
+                directory=tmp_path,
+                secret=b"secret",
+                clock=ManualClock(),
+                random=system_random,
+                fatal=lambda message, status: pytest.fail(message),
+                fetch_snapshot=lambda address, at_least, into: pytest.fail(address),
+            )

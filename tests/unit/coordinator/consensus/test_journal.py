@@ -24,8 +24,9 @@ from tests.unit.coordinator.consensus.disks import DIRECTORY, SEGMENT_BYTES, Jou
 
 def test_a_new_journal_holds_the_entry_that_all_begin_with() -> None:
     disk = JournalDisk()
+    assert not Journal.is_there(DIRECTORY, disk.files)
     journal = disk.open()
-    assert journal.is_new
+    assert Journal.is_there(DIRECTORY, disk.files)
     assert journal[:] == [(NOOP, 1, 0)]
     assert (journal.first_index, journal.last_index, journal.last_term, journal.synced_index) == (1, 1, 0, 1)
     assert (journal.getCurrentTerm(), journal.getVotedForNodeId(), journal.getRaftCommitIndex()) == (
@@ -34,7 +35,6 @@ def test_a_new_journal_holds_the_entry_that_all_begin_with() -> None:
         1,
     )
     journal = disk.crashed()
-    assert not journal.is_new
     assert journal[0] == (NOOP, 1, 0)
 
 
