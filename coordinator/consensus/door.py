@@ -99,6 +99,7 @@ class Consensus:
             clock,
             random,
         )
+        memory = DurableMemory(directory, files)
         self._readers = ReaderThreads(database.reader, settings.reader_threads)
         self._core = Core(
             own_id,
@@ -120,8 +121,8 @@ class Consensus:
                 self._journal_work.set,
                 self._on_leadership,
             ),
-            DurableMemory(directory, files),
-            boot_number(identity.boot_counter, int.from_bytes(random(4), "big")),
+            memory,
+            boot_number(identity.boot_counter + memory.boots_ahead, int.from_bytes(random(4), "big")),
             settings.read_lease,
         )
         self._threads = [

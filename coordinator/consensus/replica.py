@@ -36,7 +36,7 @@ from coordinator.consensus.guard import BrokenInvariantError, Entry, follow
 from coordinator.consensus.interfaces import LogEntry
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import NEVER, Beats, Freshness
-from coordinator.consensus.memory import Memory, was_set_back
+from coordinator.consensus.memory import CHANCE_BITS, Memory, boots_lacking, was_set_back
 from coordinator.consensus.messages import Message
 from coordinator.consensus.progress import Progress, agreed
 from quorumfs.clock import Clock
@@ -709,8 +709,11 @@ class Replica(SyncObj):  # type: ignore[misc]
         if not was_set_back(self._boot, message["boot"]) and message["match"] <= self.journal.synced_index:
             return
         term = max(message["term"], self.term())
+        set_back = was_set_back(self._boot, message["boot"])
+        lacking = boots_lacking(self._boot, message["boot"]) if set_back else 0
         _log.warning("member.muted", told_by=peer, term=term)
-        self._remember(partial(self._memory.mute, term))
+        if self._remember(partial(self._memory.mute, term, lacking)):
+            self._boot += lacking << CHANCE_BITS  # what it has forgotten is kept in mind here from now on
         if self.role() != FOLLOWER:
             self._become_follower(None)
 
@@ -727,13 +730,16 @@ class Replica(SyncObj):  # type: ignore[misc]
 
     def installed(self, index: int, term: int, configuration: Configuration) -> None:
         """The state machine became a snapshot of (index, term): the log begins there, or goes on."""
-        if term > self.term() and self.role() != FOLLOWER:
+        if term > self.term():
             self._become_follower(term)  # the snapshot knows of a later leader than this member
         if (
             index >= self.journal.first_index
         ):  # else applying went on, and the log was compacted beyond it already
             self.journal.reset(index, term)
-        self.configurations.reset(index, configuration)
+        if (
+            index > self.handed_index()
+        ):  # else the log, which was followed beyond it, told of later ones already
+            self.configurations.reset(index, configuration)
         self.configurations.truncate_from(self.journal.last_index + 1)
         self._configure()
         self._SyncObj__raftLastApplied = max(self.handed_index(), index)

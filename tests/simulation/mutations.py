@@ -21,7 +21,7 @@ from unittest.mock import patch
 from coordinator.consensus import core as core_module
 from coordinator.consensus import guard, leadership, recovery
 from coordinator.consensus import replica as replica_module
-from coordinator.consensus.configuration import Configurations
+from coordinator.consensus.configuration import Configuration, Configurations
 from coordinator.consensus.core import Core
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import LEASE_SHARE, NEVER, Beats
@@ -424,6 +424,14 @@ MEMBERS = {"spares": 2, "wild": False}
 SNAPSHOTS = {"keep_bytes": 1024}
 
 
+def _with_its_configuration(original: Callable[..., Any]) -> Callable[..., Any]:
+    def installed(replica: Replica, index: int, term: int, configuration: Configuration) -> None:
+        original(replica, index, term, configuration)
+        replica.configurations.reset(index, configuration)
+
+    return installed
+
+
 def _newest_members(configurations: Configurations) -> Mapping[str, Any]:
     return {member.node_id: member for member in configurations.current.members}
 
@@ -614,6 +622,12 @@ MUTATIONS = (
         play=scenarios.what_a_set_back_disk_acknowledges_before_it_is_told_does_not_count,
     ),
     Mutation(
+        "a disk that was set back does not count its starts on",
+        lambda: patch.object(replica_module, "boots_lacking", lambda shown, remembered: 0),
+        20,
+        play=scenarios.a_disk_that_was_set_back_is_told_so_once,
+    ),
+    Mutation(
         "a leader's wish is followed just after a start",
         lambda: patch.object(Replica, "_has_just_started", lambda replica: False),
         20,
@@ -636,6 +650,12 @@ MUTATIONS = (
         _method(Configurations, "append", lambda original: lambda *_: None),
         20,
         changes=MEMBERS,
+    ),
+    Mutation(
+        "an installed state's configuration replaces what the log told since",
+        _method(Replica, "installed", _with_its_configuration),
+        20,
+        play=scenarios.members_who_changed_during_an_installation_are_not_forgotten,
     ),
     Mutation(
         "only the members of the newest configuration are heard",

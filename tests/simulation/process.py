@@ -176,6 +176,7 @@ class Process:
         )
         cluster.monitor.recovered(self)
         member.last_process = self
+        memory = DurableMemory(DIRECTORY, member.disk)
         self.core = Core(
             self.node_id,
             self._applied_configuration(),
@@ -196,8 +197,8 @@ class Process:
                 self._prepare_soon,
                 self._on_leadership,
             ),
-            DurableMemory(DIRECTORY, member.disk),
-            boot_number(identity.boot_counter, self.random.getrandbits(CHANCE_BITS)),
+            memory,
+            boot_number(identity.boot_counter + memory.boots_ahead, self.random.getrandbits(CHANCE_BITS)),
             cluster.plan.read_lease,
         )
         self.core.start()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
+from coordinator.consensus.applier import Install
 from tests.simulation.process import Process
 from tests.simulation.stage import Backup, Stage, expect
 
@@ -299,6 +300,34 @@ def a_disk_that_was_set_back_does_not_vote_until_it_has_caught_up(seed: int) -> 
         stage.settle()
 
 
+def a_disk_that_was_set_back_is_told_so_once(seed: int) -> None:
+    """When it has caught up, neither a broken connection nor another start makes it a stranger again."""
+    with Stage(seed) as stage:
+        stage.let_lead("c1")
+        stage.crash("c3")
+        backup = stage.back_up("c3")
+        for _ in range(4):
+            stage.start("c3")
+            stage.run(1.0)
+            stage.crash("c3")
+        stage.set_back("c3", backup)
+        stage.start("c3")
+        stage.until(lambda: stage.happened("c3", "member.muted"))
+        stage.let_lead("c2")
+        stage.until(lambda: stage.happened("c3", "member.unmuted"))
+        stage.cut("c3", "c1", "c2")
+        stage.run(4.0)
+        stage.heal("c3", "c1", "c2")
+        stage.run(1.0)
+        expect(stage["c3"].core.replica._memory.muted_term, None)
+        stage.crash("c3")
+        stage.start("c3")
+        stage.run(1.0)
+        stage.crash("c1")
+        stage.write_through(stage.leader().node_id, 3)
+        stage.settle()
+
+
 def a_disk_that_was_set_back_far_is_brought_up_by_a_snapshot(seed: int) -> None:
     """What it lacks is in nobody's log any more; muted or not, it gets it."""
     with Stage(seed, keep_bytes=1024) as stage:
@@ -546,6 +575,27 @@ def a_snapshot_that_comes_too_late_changes_nothing(seed: int) -> None:
         stage.settle()
 
 
+def members_who_changed_during_an_installation_are_not_forgotten(seed: int) -> None:
+    """It waits for its turn; meanwhile another leads, who has all the entries still, and adds a member."""
+    with Stage(seed, keep_bytes=1024, spares=1) as stage:
+        stage.let_lead("c1")
+        stage["c2"].core._keep_bytes = 1 << 30
+        stage.crash("c3")
+        stage.write_through("c1", 60)
+        stage.run(2.0)
+        stage.start("c3")
+        behind, applier = stage["c3"].core.replica, stage["c3"].core.applier
+        with patch.object(applier, "work", lambda: False):
+            stage.until(lambda: any(isinstance(job, Install) for job in applier._jobs))
+            leader = stage.let_lead("c2").core.replica
+            stage.add_learner("c4")
+            stage.until(lambda: behind.handed_index() == leader.commit_index())
+        applier.work()
+        stage.until(lambda: stage.happened("c3", "snapshot.installed"))
+        expect(behind.configurations.current, leader.configurations.current)
+        stage.settle()
+
+
 def a_log_is_compacted_again_after_a_start_without_a_quorum(seed: int) -> None:
     """c1 asked for durability when nothing was applied since the log's beginning; later there is much to drop."""
     with Stage(seed, keep_bytes=1024) as stage:
@@ -581,6 +631,7 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_member_that_takes_nothing_in_tells_how_old_its_state_is,
     who_has_lost_its_leader_tells_how_old_its_state_is,
     a_disk_that_was_set_back_does_not_vote_until_it_has_caught_up,
+    a_disk_that_was_set_back_is_told_so_once,
     a_disk_that_was_set_back_far_is_brought_up_by_a_snapshot,
     what_a_set_back_disk_acknowledged_is_not_lost,
     a_removal_that_was_not_committed_shuts_nobody_out,
@@ -589,6 +640,7 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_learner_hears_a_leader_who_joined_meanwhile,
     a_candidate_who_joined_meanwhile_gets_the_vote_it_needs,
     a_snapshot_that_comes_too_late_changes_nothing,
+    members_who_changed_during_an_installation_are_not_forgotten,
     a_log_is_compacted_again_after_a_start_without_a_quorum,
     a_member_that_forgot_proves_no_leadership,
     a_member_that_forgot_is_counted_only_when_its_leader_knows_what_was_committed,
