@@ -7,9 +7,9 @@ Theory of operation
    says so; then an entry removes the location. Whoever leads next finds what is DELETING in the metadata and goes on.
 3. Before either, each node that is to keep its replica is asked whether it has it, by the header. One that has not is
    told to verify, and nothing is taken until that is cleared up.
-4. While it leaves, the others may be lost: then it is taken back, by an entry that makes it MISSING, an order that
-   voids the deletion, and a verification, after which it counts again. The node alone says whether its bytes are
-   still there.
+4. While it leaves, the others may be lost: then it is taken back, by an order that voids the deletion, an entry that
+   makes it MISSING, and a verification, after which it counts again. The node alone says whether its bytes are
+   still there, and before it has voided what it was told nobody asks: the deletion may be on its way, or under way.
 5. A round reads a page of all chunks and does little; pages go round. What cannot be done now does not keep others
    waiting.
 """
@@ -157,7 +157,8 @@ class TrimDuty:
         back: list[tuple[bytes, str]] = []
         for held in map(_held, found):
             verdict = trim.judge(held, candidates)
-            back += [(held.chunk, node_id) for node_id in verdict.back]
+            alive = [one for one in verdict.back if candidates[one].liveness is Liveness.ALIVE]
+            back += [(held.chunk, node_id) for node_id in alive]
             if verdict.go and (has_looked or self._have(held, verdict.keep)):
                 for node_id in verdict.go:
                     if candidates[node_id].liveness is Liveness.ALIVE:
@@ -190,21 +191,32 @@ class TrimDuty:
     def _take_back(self, replicas: Sequence[tuple[bytes, str]]) -> None:
         if not replicas:
             return
+        index = self._desk.look(queries.applied_index)
+        voided = [one for one in replicas if self._has_voided(*one, index)]
+        if not voided:
+            return
         updates = [
             e.ReplicaUpdate(chunk=chunk, node_id=node_id, state=t.REPLICA_STATE_MISSING)
-            for chunk, node_id in replicas
+            for chunk, node_id in voided
         ]
         self._propose(e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates)))
-        index = self._desk.look(queries.applied_index)
-        for chunk, node_id in replicas:
-            try:
-                restored = self._holders.restore(node_id, self._epoch, [chunk], index)
-                if restored.refused:
-                    _log.info("trim.not_restored", node=node_id, chunk=chunk.hex(), cause=restored.why)
-            except QuorumFSError as error:  # its next inventory tells what it has; repair makes others
-                _log.info("trim.not_restored", node=node_id, chunk=chunk.hex(), cause=str(error))
+        for chunk, node_id in voided:
             self._verify(node_id, chunk)
-        _log.warning("trim.taken_back", replicas=len(replicas), first=replicas[0][0].hex())
+        _log.warning("trim.taken_back", replicas=len(voided), first=voided[0][0].hex())
+
+    def _has_voided(self, chunk: bytes, node_id: str, index: int) -> bool:
+        """Whether the node carries out no order to delete the chunk any more, of those up to now; that is durable."""
+        if node_id in self._silent:
+            return False
+        try:
+            restored = self._holders.restore(node_id, self._epoch, [chunk], index)
+        except QuorumFSError as error:
+            self._silent.add(node_id)
+            _log.info("trim.not_restored", node=node_id, chunk=chunk.hex(), cause=str(error))
+            return False
+        if restored.refused:
+            _log.info("trim.not_restored", node=node_id, chunk=chunk.hex(), cause=restored.why)
+        return not restored.refused
 
     def _reckoned(self, candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
         """Less what was taken from them and heartbeats have not told yet: not all is taken from the fullest."""
