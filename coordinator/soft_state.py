@@ -170,6 +170,7 @@ class SoftState:
             for node_id in [one for one in self._nodes if one not in self._roster]:
                 del self._nodes[node_id]
                 self._orders.give_up(node_id)
+                self._inventories.want(node_id)
 
     def learn_known(self, node: KnownNode, index: int) -> None:
         """Take one row of the node table over, as of the log's `index`, unless it is known as of later. A thousand

@@ -661,6 +661,19 @@ def test_a_dead_node_takes_no_place_among_those_that_gather(soft: SoftState, clo
     assert soft.wanting_inventory() == ["d2"]
 
 
+def test_a_forgotten_node_takes_no_place_among_those_that_gather(soft: SoftState) -> None:
+    """It fell silent before it got the order, and was forgotten before it was dead."""
+    soft.heard(beat("d1"))
+    for number in range(2, 12):
+        node_id = f"n{number}"
+        soft.learn_known(known(node_id), number)
+        soft.heard(beat(node_id))
+        assert soft.wanting_inventory()
+        assert soft.gather(node_id)
+        soft.set_known(NodeTable(number + 1, (known("d1"),)))
+    assert soft.wanting_inventory() == ["d1"]
+
+
 def test_what_a_node_has_promised_away_is_forgotten_second_by_second(
     soft: SoftState, clock: ManualClock
 ) -> None:
