@@ -27,7 +27,7 @@ from coordinator.decisions.liveness import Signs as NodeSigns
 from coordinator.decisions.placement import DECOMMISSIONED, DECOMMISSIONING, IN_MAINTENANCE, Candidate
 from coordinator.metadata.queries import LostDisk
 from coordinator.soft.inventories import Inventories
-from coordinator.soft.orders import INVENTORY, LABELS, OrderBook
+from coordinator.soft.orders import COPY_SECONDS_MAX, INVENTORY, LABELS, OrderBook
 from coordinator.soft.roster import Roster
 from coordinator.soft.signs import Promises, Signs
 from coordinator.soft.tables import known_node, known_nodes, lost_disks, node_table
@@ -96,6 +96,7 @@ class _Node:
     )
     answers_probes: bool = False  # since it was heard last
     trimmed_at: float | None = None
+    copying: dict[bytes, float] = field(default_factory=dict)  # chunk -> since when it tells of a copy
     inherited: dict[bytes, float] = field(
         default_factory=dict
     )  # chunk -> until when its copy counts as under way
@@ -268,9 +269,12 @@ class SoftState:
 
     def _inherit(self, beat: m.HeartbeatRequest, node: _Node, now: float) -> None:
         """Copies that a leader before this one ordered. They count a little longer than they are told of: until what
-        they made is in the metadata."""
-        for chunk in beat.load.copying:
-            if not self._orders.is_waiting(beat.node_id, "replicate", chunk):
+        they made is in the metadata. One that never ends is given up as those that this leader ordered."""
+        if beat.load.copying or node.copying:
+            node.copying = {chunk: node.copying.get(chunk, now) for chunk in beat.load.copying}
+        for chunk, since in node.copying.items():
+            late = now - since >= COPY_SECONDS_MAX
+            if not late and not self._orders.is_waiting(beat.node_id, "replicate", chunk):
                 node.inherited[chunk] = now + INHERITED_SECONDS
         if node.inherited:
             node.inherited = {chunk: until for chunk, until in node.inherited.items() if until > now}

@@ -15,6 +15,9 @@ COMMANDS_PER_HEARTBEAT_MAX = 64
 COMMAND_SECONDS = 10.0
 """What had no outcome for so long is sent again: the answer that carried it may have been lost. A node that has it
 waits on with it (a command has a number), so it may be shorter than the work."""
+COPY_SECONDS_MAX = 1800.0
+"""A copy that had no outcome for so long since it was told is given up, though its node lives: longer than a copy that
+ends takes. Whoever gave the order looks for another place; what is made after all is reported as any other."""
 INVENTORY = "full_inventory"  # has no outcome but its pages
 LABELS = "set_labels"  # has none but the labels that the next heartbeats tell
 ONCE = (INVENTORY, LABELS)
@@ -26,6 +29,11 @@ class _Waiting:
     order: Order
     command: m.Command
     sent_at: float | None = None
+    first_sent_at: float | None = None
+
+    def is_late(self, now: float) -> bool:
+        copies = self.command.WhichOneof("command") == "replicate"
+        return copies and self.first_sent_at is not None and now - self.first_sent_at >= COPY_SECONDS_MAX
 
 
 class OrderBook:
@@ -57,7 +65,10 @@ class OrderBook:
         return True
 
     def deliver(self, node_id: str, now: float) -> list[m.Command]:
-        """What goes into one answer, oldest first; what had no outcome for COMMAND_SECONDS goes again."""
+        """What goes into one answer, oldest first; what had no outcome for COMMAND_SECONDS goes again, but for copies
+        that never end."""
+        for late in [one for one in self._waiting.get(node_id, {}).values() if one.is_late(now)]:
+            self._give_up(node_id, late.order.id)
         due = [
             waiting
             for waiting in self._waiting.get(node_id, {}).values()
@@ -65,6 +76,8 @@ class OrderBook:
         ][:COMMANDS_PER_HEARTBEAT_MAX]
         for waiting in due:
             waiting.sent_at = now
+            if waiting.first_sent_at is None:
+                waiting.first_sent_at = now
             if waiting.order.kind in ONCE:
                 self._take(node_id, waiting.order.id)
         return [waiting.command for waiting in due]
@@ -79,9 +92,12 @@ class OrderBook:
     def give_up(self, node_id: str) -> None:
         """The node is dead or began anew: its orders end without an outcome."""
         for number in list(self._waiting.get(node_id, {})):
-            waiting = self._take(node_id, number)
-            if waiting is not None and waiting.order.kind not in ONCE:
-                self._done.append(Done(waiting.order, None))
+            self._give_up(node_id, number)
+
+    def _give_up(self, node_id: str, number: int) -> None:
+        waiting = self._take(node_id, number)
+        if waiting is not None and waiting.order.kind not in ONCE:
+            self._done.append(Done(waiting.order, None))
 
     def _take(self, node_id: str, number: int) -> _Waiting | None:
         waiting = self._waiting.get(node_id, {}).pop(number, None)

@@ -8,10 +8,10 @@ import pytest
 
 from coordinator.decisions.liveness import Liveness, Timing
 from coordinator.soft.inventories import AT_ONCE_MAX, AT_ONCE_MIN, PAGE_SECONDS, SMALL_IDS
-from coordinator.soft.orders import COMMAND_SECONDS
+from coordinator.soft.orders import COMMAND_SECONDS, COPY_SECONDS_MAX
 from coordinator.soft.signs import PROMISE_SECONDS, Signs
 from coordinator.soft.turning import Turning
-from coordinator.soft_state import KnownNode, NodeTable, Report, SoftState
+from coordinator.soft_state import INHERITED_SECONDS, KnownNode, NodeTable, Report, SoftState
 from quorumfs.clock import ManualClock
 from quorumfs.errors import BusyError, DuplicateNodeError
 from quorumfs.v1 import membership_pb2 as m
@@ -287,6 +287,38 @@ def test_a_command_goes_with_the_next_answer_until_its_outcome_comes(
     assert done.order.chunk == CHUNK
     assert done.outcome is not None
     assert soft.take_done(("verify",)) == []
+
+
+def test_a_copy_that_never_ends_is_given_up_though_its_node_lives(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    """A disk that hangs holds up who copies to it, and nothing else of the node: the chunk is copied elsewhere then."""
+    soft.heard(beat("d1"))
+    assert soft.order("d1", "replicate", m.Command(replicate=m.ReplicateCommand(chunk=CHUNK)), CHUNK)
+    clock.advance(COPY_SECONDS_MAX)
+    assert len(soft.deliver("d1")) == 1  # its time begins when it is told
+    clock.advance(COPY_SECONDS_MAX - 1)
+    assert len(soft.deliver("d1")) == 1
+    assert len(soft.running("replicate")) == 1
+    clock.advance(COMMAND_SECONDS)
+    assert soft.deliver("d1") == []
+    assert soft.running("replicate") == []
+    assert [(one.order.chunk, one.outcome) for one in soft.take_done(("replicate",))] == [(CHUNK, None)]
+
+
+def test_a_copy_for_the_leader_before_that_never_ends_is_not_waited_for(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    for sequence in range(1, int(COPY_SECONDS_MAX) + 1):
+        soft.heard(beat("d1", sequence, load=m.NodeLoad(copying=[CHUNK])))
+        assert soft.inherited() == [("d1", CHUNK)]
+        clock.advance(1)
+    clock.advance(INHERITED_SECONDS)
+    soft.heard(beat("d1", 10_000, load=m.NodeLoad(copying=[CHUNK])))
+    assert soft.inherited() == []
+    soft.heard(beat("d1", 10_001))
+    soft.heard(beat("d1", 10_002, load=m.NodeLoad(copying=[CHUNK])))
+    assert soft.inherited() == [("d1", CHUNK)]  # another attempt
 
 
 def test_the_same_order_is_queued_once(soft: SoftState) -> None:
