@@ -24,7 +24,7 @@ from coordinator.duties.reconcile import Reconcile
 from coordinator.duties.repair import Budget, Repair
 from coordinator.duties.trim import TrimDuty
 from coordinator.metadata import invariants, queries
-from coordinator.soft_state import known_nodes
+from coordinator.soft_state import known_nodes, node_table
 from quorumfs.checksum import crc32c
 from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
@@ -41,6 +41,13 @@ LENGTH = 5
 ROOM_BYTES = 100
 WHOLE = Found(Birth(1, 1, 0), LENGTH, crc32c(bytes(LENGTH)))
 ROUNDS_MAX = 400
+INTENTS = (
+    t.NODE_INTENT_NORMAL,
+    t.NODE_INTENT_NORMAL,
+    t.NODE_INTENT_DRAINING,
+    t.NODE_INTENT_MAINTENANCE,
+    t.NODE_INTENT_DECOMMISSIONING,
+)
 
 nodes = st.sampled_from(NODES)
 
@@ -116,6 +123,15 @@ class Replicas(RuleBasedStateMachine):
     def balancing(self, state: int) -> None:
         command = e.SetSetting(key="balance.state", value=str(state))
         self.leader.system(e.SystemCommand(set_setting=command))
+
+    @rule(node_id=nodes, intent=st.sampled_from(INTENTS))
+    def an_operator_says_of_a_node(self, node_id: str, intent: t.NodeIntent.ValueType) -> None:
+        """Drain it, let it rest, move it off, use it again: whatever it was before."""
+        command = e.SetNode(
+            node_id=node_id, set_intent=True, intent=intent, maintenance_until_cluster_ms=1 << 40
+        )
+        self.leader.system(e.SystemCommand(set_node=command))
+        self.leader.soft.set_known(node_table(self.leader.db))
 
     # What happens
 
@@ -248,6 +264,7 @@ class Replicas(RuleBasedStateMachine):
     def everything_is_as_wanted_in_the_end(self) -> None:
         for node in self.nodes.nodes.values():
             node.reachable = True
+            self.an_operator_says_of_a_node(node.node_id, t.NODE_INTENT_NORMAL)
         self.balancing(1)
         self.another_leads()  # every node tells all that it has
         for _ in range(ROUNDS_MAX):
