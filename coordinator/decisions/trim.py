@@ -6,7 +6,7 @@ Theory of operation
 2. As many as wanted count, always: only what is beyond is taken. Those that count stay in as many zones as before, or
    in as many as replicas are wanted, if that is fewer; racks and hosts likewise, as far as that can be had.
 3. What goes first: replicas on lost disks and on nodes that are being emptied; then, among those that cost no failure
-   domain, the one that somebody named, as balancing does; then the one on the fullest node.
+   domain, the one on the fullest node. Balancing plans by this very function.
 4. A replica on its way out goes on only while as many as wanted count without it. When there are fewer even with all
    that may come back, it is taken back; in between it waits. What nothing refers to any more (wants 0) is the
    collection's.
@@ -62,8 +62,8 @@ def counting(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> list[
     ]
 
 
-def trim(held: Held, candidates: Mapping[str, Candidate], named: Collection[str] = ()) -> Trim | None:
-    """What of `held` is too much; None when nothing is. `named`: whose replica shall go if one has to."""
+def trim(held: Held, candidates: Mapping[str, Candidate]) -> Trim | None:
+    """What of `held` is too much; None when nothing is."""
     kept = counting(held.live, candidates)
     if held.want <= 0 or len(kept) < held.want:
         return None
@@ -71,7 +71,7 @@ def trim(held: Held, candidates: Mapping[str, Candidate], named: Collection[str]
     drop += [one.node_id for one in _known(held.live, candidates) if _may_be_emptied(one)]
     zones = min(held.want, len(_zones(kept)))
     while len(kept) > held.want:
-        choice = _superfluous(kept, zones, named)
+        choice = _superfluous(kept, zones)
         if choice is None:
             break
         kept.remove(choice)
@@ -108,15 +108,14 @@ def _hoped(nodes: Sequence[str], candidates: Mapping[str, Candidate]) -> list[st
     ]
 
 
-def _superfluous(kept: Sequence[Candidate], zones: int, named: Collection[str]) -> Candidate | None:
+def _superfluous(kept: Sequence[Candidate], zones: int) -> Candidate | None:
     """The one to go next, so that what remains lies in `zones` zones; None when nobody can."""
 
-    def order(one: Candidate) -> tuple[int, int, bool, float, str]:
+    def order(one: Candidate) -> tuple[int, int, float, str]:
         rest = [other for other in kept if other is not one]
         return (
             -len(_racks(rest)),
             -len(_hosts(rest)),
-            one.node_id not in named,
             -one.used_share,
             one.node_id,
         )

@@ -42,16 +42,10 @@ def test_the_fullest_node_gives() -> None:
     assert trim(held("d1", "d2", "d3", "d4"), found) == Trim(("d3",), ("d1", "d2", "d4"))
 
 
-def test_whoever_is_named_gives_before_the_fullest() -> None:
-    found = nodes("d1", "d2", "d3", "d4")
-    found["d3"] = replace(found["d3"], used_bytes=90)
-    assert trim(held("d1", "d2", "d3", "d4"), found, ("d2",)) == Trim(("d2",), ("d1", "d3", "d4"))
-
-
 def test_no_zone_is_given_up_for_a_full_node() -> None:
     found = nodes("d1", "d2", "d3", "d4", d1="a", d2="a", d3="b", d4="c")
     found["d4"] = replace(found["d4"], used_bytes=90)
-    decided = trim(held("d1", "d2", "d3", "d4"), found, ("d4",))
+    decided = trim(held("d1", "d2", "d3", "d4"), found)
     assert decided is not None
     assert decided.drop[0] in ("d1", "d2")
 
@@ -116,14 +110,14 @@ candidates = st.dictionaries(
 places = st.lists(st.sampled_from([f"d{k}" for k in range(8)]), unique=True, max_size=8)
 
 
-@given(candidates, places, st.integers(0, 8), st.integers(0, 8), st.integers(0, 5), places)
+@given(candidates, places, st.integers(0, 8), st.integers(0, 8), st.integers(0, 5))
 def test_nothing_that_is_needed_goes(
-    found: dict[str, Candidate], on: list[str], first: int, second: int, want: int, named: list[str]
+    found: dict[str, Candidate], on: list[str], first: int, second: int, want: int
 ) -> None:
     live, lost, leaving = on[:first], on[first : first + second], on[first + second :]
     one = held(*live, want=want, lost=tuple(lost), leaving=tuple(leaving))
     before = counting(live, found)
-    decided = trim(one, found, named)
+    decided = trim(one, found)
     if decided is not None:
         kept = counting([node_id for node_id in live if node_id not in decided.drop], found)
         assert want > 0
