@@ -140,7 +140,11 @@ class Consensus:
             thread.start()
 
     def stop(self, transfer: bool = True) -> None:
-        """Hand the leadership over if asked, end the threads, close the files. Again is harmless."""
+        """Hand the leadership over if asked, end the threads, close the files. Again is harmless.
+
+        A thread that a slow disk holds up keeps its files: closed, their descriptors could be another file's by the
+        time it goes on. The end of the process closes them.
+        """
         if self._stopping.is_set():
             return
         if transfer and self.leadership() is not None:
@@ -153,6 +157,10 @@ class Consensus:
             if thread.is_alive():
                 thread.join(STOP_SECONDS)
         self._readers.stop(STOP_SECONDS)
+        late = [thread.name for thread in self._threads if thread.is_alive()]
+        if late:
+            _log.warning("stop.late", threads=late)
+            return
         self._core.end()
         self._links.close()
         self._journal.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,39 @@ def test_a_member_whose_log_is_gone_is_refused_at_every_start(
                 fatal=lambda message, status: pytest.fail(message),
                 fetch_snapshot=lambda address, at_least, into: pytest.fail(address),
             )
+
+
+def test_files_are_not_closed_under_a_thread_that_a_slow_disk_holds_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its descriptor could be another file's by the time it writes."""
+    monkeypatch.setattr("coordinator.consensus.door.STOP_SECONDS", 0.0)
+    synced = threading.Event()
+    closed: list[str] = []
+    door: Any = object.__new__(Consensus)
+    door._stopping = threading.Event()
+    door._apply_work = door._journal_work = threading.Event()
+    door._threads = [threading.Thread(target=synced.wait, name="raft", daemon=True)]
+    for part in ("_links", "_readers", "_core", "_journal", "_database"):
+        setattr(door, part, Part(part, closed))
+    door._threads[0].start()
+    door.stop(transfer=False)
+    synced.set()
+    assert closed == []
+
+
+class Part:
+    """Of the door; tells when it is closed."""
+
+    def __init__(self, name: str, closed: list[str]) -> None:
+        self._name = name
+        self._closed = closed
+
+    def wake(self) -> None: ...
+
+    def stop(self, seconds: float) -> None: ...
+
+    def end(self) -> None:
+        self._closed.append(self._name)
+
+    close = end
