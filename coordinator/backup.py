@@ -26,9 +26,9 @@ from coordinator.consensus.files import DirectoryLock, RealFiles
 from coordinator.consensus.identity import FILE, decode, encode, read_record, write_record
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.memory import FILE as MEMORY_FILE
-from coordinator.consensus.replica import CONFIGURATION
 from coordinator.consensus.snapshots import known_schema, open_frozen, sha256_of
 from coordinator.consensus.sqlite_files import POINTER, SqliteFiles
+from coordinator.consensus.standing import CONFIGURATION
 from coordinator.histories import HISTORY_MAX, later
 from coordinator.metadata import migrations, queries
 from coordinator.metadata.invariants import violations

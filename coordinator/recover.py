@@ -20,7 +20,7 @@ from coordinator.consensus.files import RealFiles
 from coordinator.consensus.identity import FILE, encode, write_record
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.memory import DurableMemory
-from coordinator.consensus.replica import CONFIGURATION
+from coordinator.consensus.standing import CONFIGURATION
 from coordinator.histories import later
 from coordinator.metadata import migrations, queries
 from coordinator.metadata.invariants import violations

@@ -39,7 +39,8 @@ from coordinator.consensus.proposals import (
     build_entry,
     expired_error,
 )
-from coordinator.consensus.replica import LEADER, Links, Replica, Timing
+from coordinator.consensus.replica import Replica
+from coordinator.consensus.standing import LEADER, Links, Timing
 from quorumfs.clock import Clock
 from quorumfs.errors import BusyError, NoSpaceError, NotLeaderError, OutcomeUnknownError, QuorumFSError
 from quorumfs.mint import RandomBytes

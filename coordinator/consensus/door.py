@@ -32,8 +32,8 @@ from coordinator.consensus.links import Peer, TcpLinks
 from coordinator.consensus.memory import DurableMemory, boot_number
 from coordinator.consensus.proposals import Proposal
 from coordinator.consensus.reading import ReaderThreads
-from coordinator.consensus.replica import LEADER, ROLE_NAMES, Timing
 from coordinator.consensus.settings import ConsensusSettings
+from coordinator.consensus.standing import LEADER, ROLE_NAMES, Timing
 from coordinator.consensus.status import MemberState, RaftState, SnapshotFile
 from coordinator.metadata import migrations, queries
 from quorumfs.clock import Clock

@@ -1,4 +1,4 @@
-"""The one version of PySyncObj that `replica.py` was written against, checked by content before it is used.
+"""The one version of PySyncObj that `standing.py` was written against, checked by content before it is used.
 
 The replica overrides private names; another source may have the same version number (a distribution's patch) and
 other private names. So the files that matter are compared byte for byte with what was read and tested.

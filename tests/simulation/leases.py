@@ -5,7 +5,7 @@ docs/decisions/0013 has the rules; mutations.py takes each of them out.
 
 from __future__ import annotations
 
-from coordinator.consensus.replica import Timing
+from coordinator.consensus.standing import Timing
 from tests.simulation.stage import Stage, expect
 
 

@@ -21,7 +21,8 @@ from coordinator.consensus.frame_log import FrameLog
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.progress import Progress
 from coordinator.consensus.proposals import ProposalQueue
-from coordinator.consensus.replica import CANDIDATE, LEADER, Replica
+from coordinator.consensus.replica import Replica
+from coordinator.consensus.standing import CANDIDATE, LEADER
 from quorumfs.errors import BusyError
 
 EVENTS = {

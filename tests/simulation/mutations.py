@@ -25,7 +25,7 @@ from coordinator.consensus.configuration import Configuration, Configurations
 from coordinator.consensus.core import Core
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import LEASE_SHARE, NEVER, Beats
-from coordinator.consensus.progress import Progress
+from coordinator.consensus.progress import Progress, agreed
 from coordinator.consensus.records import FRAME_HEAD_BYTES, Frame
 from coordinator.consensus.replica import Replica
 from coordinator.consensus.segments import Segments
@@ -252,7 +252,7 @@ def _commit(*, own_disk: bool, own_term: bool) -> Callable[[Any], None]:
             matches = [
                 own if one == replica.own_id else replica.progress[one].match for one in replica.voters
             ]
-            index = replica_module.agreed(matches)
+            index = agreed(matches)
             term = replica.journal.term_at(index)
             if index > replica.commit_index() and (term == replica.term() or not own_term):
                 replica._SyncObj__raftCommitIndex = index

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from random import Random
 from unittest.mock import patch
 
-from coordinator.consensus import applier, core, entry_writer, frame_log, proposals, replica
+from coordinator.consensus import applier, core, entry_writer, frame_log, proposals, standing
 from coordinator.consensus import progress as progress_module
-from coordinator.consensus.replica import Timing
+from coordinator.consensus.standing import Timing
 
 KIB = 1024
 
@@ -166,8 +166,8 @@ def plan_of(seed: int, seconds: float | None = None) -> Plan:
 def limits_of(plan: Plan) -> Iterator[None]:
     """The production modules' limits are those of the plan within the block."""
     changes = (
-        (replica, "BATCH_ENTRIES_MAX", plan.batch_entries),
-        (replica, "BATCH_BYTES_MAX", plan.batch_bytes),
+        (standing, "BATCH_ENTRIES_MAX", plan.batch_entries),
+        (standing, "BATCH_BYTES_MAX", plan.batch_bytes),
         (progress_module, "WINDOW_ENTRIES", plan.window),
         (applier, "GROUP_ENTRIES_MAX", plan.group_entries),
         (core, "BACKLOG_BYTES_MAX", plan.backlog_bytes),

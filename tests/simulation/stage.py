@@ -14,7 +14,7 @@ from coordinator.consensus import records
 from coordinator.consensus.configuration import Configuration
 from coordinator.consensus.core import TRANSFER_SECONDS, Change, Transfer
 from coordinator.consensus.messages import Message, decode
-from coordinator.consensus.replica import Timing
+from coordinator.consensus.standing import Timing
 from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.consensus.configuration import Configuration
 from coordinator.consensus.journal import Journal
-from coordinator.consensus.replica import CONFIGURATION
+from coordinator.consensus.standing import CONFIGURATION
 from coordinator.duties.collect import Collect
 from quorumfs.errors import QuorumFSError
 from quorumfs.v1 import entries_pb2 as e

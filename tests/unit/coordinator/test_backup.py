@@ -19,8 +19,8 @@ from coordinator.consensus.database import Database
 from coordinator.consensus.files import RealFiles
 from coordinator.consensus.interfaces import LogEntry
 from coordinator.consensus.journal import Journal
-from coordinator.consensus.replica import CONFIGURATION
 from coordinator.consensus.segments import SEGMENT_BYTES_MIN
+from coordinator.consensus.standing import CONFIGURATION
 from coordinator.metadata import migrations, queries
 from coordinator.metadata.machine import Machine
 from quorumfs import backups

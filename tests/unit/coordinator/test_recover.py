@@ -15,7 +15,7 @@ from coordinator.consensus.files import RealFiles
 from coordinator.consensus.interfaces import LogEntry
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.memory import DurableMemory
-from coordinator.consensus.replica import CONFIGURATION, NOOP
+from coordinator.consensus.standing import CONFIGURATION, NOOP
 from coordinator.metadata import migrations
 from coordinator.metadata.machine import Machine
 from quorumfs.clock import SystemClock

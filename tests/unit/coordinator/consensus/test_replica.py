@@ -5,7 +5,8 @@ from __future__ import annotations
 from coordinator.consensus.configuration import Configuration
 from coordinator.consensus.memory import VolatileMemory
 from coordinator.consensus.messages import Message
-from coordinator.consensus.replica import Replica, Timing
+from coordinator.consensus.replica import Replica
+from coordinator.consensus.standing import Timing
 from quorumfs.v1 import membership_pb2 as m
 from tests.unit.coordinator.consensus.disks import JournalDisk
 
