@@ -125,7 +125,7 @@ class Members:
         waiting, empty = await asyncio.to_thread(self._who, known.grpc)
         if waiting.node_id != node_id:
             raise PreconditionFailedError(f"at {known.grpc} is {waiting.node_id}, not {node_id}")
-        if empty and not known.learner:
+        if empty:
             await self.remove(node_id)
         return await self.add(known.grpc)
 
