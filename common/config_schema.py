@@ -150,6 +150,10 @@ class StorageSection(Section):
         default=True,
         description="Clients on a datanode's host read chunks from its disk, by descriptors that it passes.",
     )
+    direct_io: bool = Field(
+        default=True,
+        description="Replicas that others are read before are written past the page cache, where the file system can.",
+    )
 
 
 class DataSection(Section):

@@ -43,6 +43,7 @@ from datanode.services.face import DRAIN_SECONDS_DEFAULT, DatanodeFace, Drain, L
 from datanode.services.short_circuit import ShortCircuitServer
 from datanode.store import layout
 from datanode.store.chunks import ChunkStore
+from datanode.store.direct import Pieces
 from datanode.store.fence import EpochStore
 from datanode.store.opening import open_disks
 from datanode.store.orders import Orders
@@ -80,7 +81,8 @@ class Datanode:
         self._check_secret()
 
         # Who it is and what it holds.
-        self._disks = open_disks(config.storage.data_dirs, config.storage.reserve_bytes)
+        pieces = Pieces() if config.storage.direct_io else None
+        self._disks = open_disks(config.storage.data_dirs, config.storage.reserve_bytes, pieces=pieces)
         self._fence = EpochStore(self._disks.disks)
         self._store = ChunkStore(self._disks.disks, lambda: self._fence.epoch[0])
         self._store.load()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 from quorumfs.v1 import namespace_pb2, types_pb2
 
@@ -32,18 +32,33 @@ class Nearness:
 
         Ties are spread by the chunk's id, the same for every client: a chunk is then in one node's page cache.
         """
-        count = len(chunk.replicas)
-        spread = int.from_bytes(chunk.chunk[:4], "little")
+        turn = _turn(chunk.chunk, len(chunk.replicas))
         ranked = sorted(
             (
                 replica.state != types_pb2.REPLICA_STATE_LIVE,
                 replica.node_id in suspects,
                 replica.node_state not in _ALIVE,
                 self.distance(replica),
-                (place + spread) % count,
+                turn(place),
                 place,
             )
             for place, replica in enumerate(chunk.replicas)
             if replica.grpc and replica.node_id not in without
         )
         return [chunk.replicas[rank[-1]] for rank in ranked]
+
+
+def read_first(chunk: bytes, row: Sequence[types_pb2.NodeAddress], is_here: Callable[[str], bool]) -> str:
+    """Of the nodes that are to hold a chunk, the one that a reader where its writer is will ask first, and most others
+    as well. `is_here`: whether an address is of this machine."""
+    nodes = sorted(row, key=lambda node: node.node_id)  # as the metadata tells them
+    turn = _turn(chunk, len(nodes))
+    places = range(len(nodes))
+    here = [place for place in places if is_here(nodes[place].grpc)]
+    return nodes[min(here or places, key=turn)].node_id
+
+
+def _turn(chunk: bytes, count: int) -> Callable[[int], int]:
+    """When the replica at a place has its turn among equals."""
+    spread = int.from_bytes(chunk[:4], "little")
+    return lambda place: (place + spread) % count

@@ -28,6 +28,8 @@ from quorumfs.errors import (
     UnavailableError,
 )
 from quorumfs.frames import encode_end, encode_open
+from quorumfs.nearness import read_first
+from quorumfs.own_host import is_here
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.rpc.status import from_detail, from_rpc
 from quorumfs.sources import Body
@@ -97,6 +99,7 @@ class ChunkStorer:
             cluster_id=self._cluster_id,
             min_replicas=self._min_replicas,
             size_hint=body.length,
+            read_first=read_first(target.chunk, nodes, is_here),
         )
         sending = _Sending(encode_open(opening), body, self._tally, len(nodes))
         try:

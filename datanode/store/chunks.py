@@ -67,9 +67,11 @@ class ChunkStore(AsideChunks):
 
     # Writing
 
-    def begin(self, chunk: ChunkId, upload: UploadId, birth: Birth, size_hint: int = 0) -> ChunkWriter:
+    def begin(
+        self, chunk: ChunkId, upload: UploadId, birth: Birth, size_hint: int = 0, *, read_soon: bool = True
+    ) -> ChunkWriter:
         """A writer on the disk with most room; where there is too little, quarantine makes way. `size_hint` (bytes) is
-        promised until it ends.
+        promised until it ends. What is not `read_soon` may go past the page cache.
 
         Raises NoSpaceError, UnavailableError (no disk can be written), BusyError, PreconditionFailedError
         (the id has been condemned here: ids are never used again).
@@ -87,7 +89,8 @@ class ChunkStore(AsideChunks):
         needed = file_size(min(max(size_hint, 1), limits.CHUNK_SIZE_BYTES_MAX))
         disk = self._choose_disk(needed)
         path = disk.shard(chunk) / f"{chunk.hex()}.{next(self._serial)}{TEMPORARY}"
-        return ChunkWriter(disk, path, (chunk, upload, birth), needed, self._publish)
+        direct_bytes = 0 if read_soon else size_hint
+        return ChunkWriter(disk, path, (chunk, upload, birth), needed, self._publish, direct_bytes)
 
     def _choose_disk(self, needed: int) -> Disk:
         writable = [(disk.space()[1], -number) for number, disk in enumerate(self.disks) if disk.writable]

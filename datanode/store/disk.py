@@ -30,6 +30,7 @@ from pathlib import Path
 
 from common import log
 from datanode.store import identity
+from datanode.store.direct import DirectWrites, Pieces
 from datanode.store.files import Files
 from datanode.store.identity import DiskIdentity
 from quorumfs.errors import (
@@ -54,9 +55,13 @@ _log = log.get(__name__)
 class Disk:
     """A data directory in use. Thread-safe."""
 
-    def __init__(self, path: Path, files: Files, reserve_bytes: int = 0) -> None:
+    def __init__(
+        self, path: Path, files: Files, reserve_bytes: int = 0, pieces: Pieces | None = None
+    ) -> None:
+        """`pieces`: memory for writes past the page cache; None: there are none."""
         self.path = path
         self.files = files
+        self.direct = None if pieces is None else DirectWrites(path, files, pieces)
         self.identity: DiskIdentity | None = None
         self._reserve_bytes = reserve_bytes
         self._lock = threading.Lock()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,12 @@ class Files:
 
     def close(self, fd: int) -> None:
         os.close(fd)
+
+    def bypass_cache(self, fd: int, yes: bool) -> None:
+        """Whether writes by `fd` go past the page cache; they want aligned memory, offsets and lengths then. Raises
+        OSError (EINVAL) where the file system has no such thing."""
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT if yes else flags & ~os.O_DIRECT)
 
     def write(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
         """All of `data` at `offset`, however many calls that takes."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from datanode.store import identity, mounts
+from datanode.store.direct import Pieces
 from datanode.store.disk import Disk
 from datanode.store.files import Files
 from datanode.store.identity import DiskIdentity
@@ -58,8 +59,9 @@ def open_disks(
     reserve_bytes: int = 0,
     files: Files | None = None,
     random: RandomBytes = system_random,
+    pieces: Pieces | None = None,
 ) -> NodeDisks:
-    """All of `paths`, locked, identified, with their directories made.
+    """All of `paths`, locked, identified, with their directories made. `pieces`: see Disk.
 
     Raises PreconditionFailedError when another process uses one of them, NoDiskError when none is usable or
     when one cannot be read and the others are new. Nothing stays locked when it raises.
@@ -68,7 +70,7 @@ def open_disks(
     disks: list[Disk] = []
     try:
         for path in paths:
-            disks.append(Disk(path, files, reserve_bytes))
+            disks.append(Disk(path, files, reserve_bytes, pieces))
             disks[-1].open()
         owner = _owner(disks, random)
         mounts.refuse_empty(disks)

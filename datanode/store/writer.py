@@ -1,7 +1,8 @@
 """A chunk on its way to the disk: blocks verified as they come, sealed at the end, or nothing.
 
 1. Data goes to a temporary name, in order, each block checked against the checksum that came with it before
-   it counts. Every 8 MiB the kernel is told to begin writing back, so that the final sync has little to do.
+   it counts. Every 8 MiB the kernel is told to begin writing back, so that the final sync has little to do. What nobody
+   is likely to read soon goes past the page cache instead (direct.py).
 2. `seal` writes trailer and header, syncs the file, and hands it to the store to be named and counted.
 3. Whatever goes wrong, the temporary file is removed; what a crash leaves is removed at the next start.
 """
@@ -47,8 +48,12 @@ class ChunkWriter:
         identity: tuple[ChunkId, UploadId, Birth],
         promised_bytes: int,
         publish: Publish,
+        direct_bytes: int = 0,
     ) -> None:
-        """Creates the file. Raises NoSpaceError, BusyError, UnavailableError."""
+        """Creates the file. `direct_bytes`: so many come, and may go past the page cache.
+
+        Raises NoSpaceError, BusyError, UnavailableError.
+        """
         self.disk = disk
         self.length = 0
         self._chunk, self._upload, self._birth = identity
@@ -64,6 +69,7 @@ class ChunkWriter:
         except OSError as error:
             self._give_up_promise()
             raise disk.translate(error, self._doing("beginning")) from error
+        self._direct = disk.direct.begin(self._fd, HEADER_BYTES, direct_bytes) if disk.direct else None
 
     def append(self, offset: int, data: bytes | memoryview, block_checksums: bytes | memoryview) -> None:
         """The next bytes, with the CRC32C of each of their blocks. Only the last may end inside a block.
@@ -83,7 +89,10 @@ class ChunkWriter:
         if missing > 0:  # more comes than was announced
             self._promise(max(missing, WRITE_BACK_BYTES))
         try:
-            self.disk.files.write(self._fd, data, HEADER_BYTES + offset)
+            if self._direct is not None:
+                self._direct.append(data)
+            else:
+                self.disk.files.write(self._fd, data, HEADER_BYTES + offset)
         except OSError as error:
             raise self.disk.translate(error, self._doing("writing")) from error
         self._table += block_checksums
@@ -146,6 +155,8 @@ class ChunkWriter:
 
     def _write_sealed(self, header: Header) -> None:
         files = self.disk.files
+        if self._direct is not None:
+            self._direct.finish()
         files.write(self._fd, layout.encode_trailer(self._chunk, self._table), HEADER_BYTES + self.length)
         files.write(self._fd, layout.encode_header(header), 0)
         began = time.monotonic()
@@ -153,12 +164,16 @@ class ChunkWriter:
         self.disk.took("sync", time.monotonic() - began)
 
     def _write_back(self) -> None:
+        if self._direct is not None:
+            return
         ready = self.length - self._handed_back
         if ready >= WRITE_BACK_BYTES:
             self.disk.files.start_writing_back(self._fd, HEADER_BYTES + self._handed_back, ready)
             self._handed_back = self.length
 
     def _close(self) -> None:
+        if self._direct is not None:
+            self._direct.let_go()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             try:

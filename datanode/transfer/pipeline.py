@@ -26,7 +26,8 @@ _SCHEMES = frozenset({"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A write as this node is asked for it. `behind`: the nodes after it, the next one first."""
+    """A write as this node is asked for it. `behind`: the nodes after it, the next one first. `read_soon`: no other
+    replica is read before this one."""
 
     chunk: ChunkId
     upload: UploadId
@@ -34,6 +35,7 @@ class Opening:
     behind: tuple[NodeAddress, ...]
     min_replicas: int
     size_hint: int
+    read_soon: bool
     message: WriteOpen
 
 
@@ -59,7 +61,14 @@ def read_opening(message: WriteOpen | None, node_id: str, cluster_id: str) -> Op
     birth = Birth(message.birth.history, message.birth.index, message.birth.cluster_ms)
     upload = UploadId(message.upload.ljust(ID_BYTES, b"\0"))
     return Opening(
-        ChunkId(message.chunk), upload, birth, behind, message.min_replicas, message.size_hint, message
+        ChunkId(message.chunk),
+        upload,
+        birth,
+        behind,
+        message.min_replicas,
+        message.size_hint,
+        message.read_first in ("", node_id),
+        message,
     )
 
 

@@ -90,7 +90,7 @@ class Puller:
         if (told.length, told.checksum) != (length, checksum) or len(told.upload) != ID_BYTES:
             raise _SourceError(f"it holds other content: {told.length} bytes, {told.checksum:08x}")
         birth = Birth(told.birth.history, told.birth.index, told.birth.cluster_ms)
-        writer = self._store.begin(chunk, UploadId(told.upload), birth, length)
+        writer = self._store.begin(chunk, UploadId(told.upload), birth, length, read_soon=False)
         try:
             self._copy(channel, writer, chunk, length)
             return writer.seal(length, checksum)

@@ -159,7 +159,13 @@ class _OwnLeg:
         self._error: QuorumFSError | None = None
         self._info: ChunkInfo | None = None
         try:
-            self._writer = store.begin(opening.chunk, opening.upload, opening.birth, opening.size_hint)
+            self._writer = store.begin(
+                opening.chunk,
+                opening.upload,
+                opening.birth,
+                opening.size_hint,
+                read_soon=opening.read_soon,
+            )
         except _OWN_FAILURES as error:
             self._error = error
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from quorumfs.v1 import types_pb2 as quorumfs_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18quorumfs/v1/chunks.proto\x12\x0bquorumfs.v1\x1a\x17quorumfs/v1/types.proto\">\n\x05\x46rame\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x17\n\x0f\x62lock_checksums\x18\x04 \x01(\x0c\"\x8f\x01\n\x0cWriteRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x17\n\x0f\x62lock_checksums\x18\x04 \x01(\x0c\x12$\n\x04open\x18\x08 \x01(\x0b\x32\x16.quorumfs.v1.WriteOpen\x12\"\n\x03\x65nd\x18\t \x01(\x0b\x32\x15.quorumfs.v1.WriteEnd\"\xdf\x01\n\tWriteOpen\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06upload\x18\x02 \x01(\x0c\x12&\n\x05\x62irth\x18\x03 \x01(\x0b\x32\x17.quorumfs.v1.ChunkBirth\x12*\n\x08pipeline\x18\x04 \x03(\x0b\x32\x18.quorumfs.v1.NodeAddress\x12\x12\n\ncluster_id\x18\x05 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x11\n\tsize_hint\x18\x08 \x01(\x04\x12\x0e\n\x06repair\x18\t \x01(\x08\",\n\x08WriteEnd\x12\x0e\n\x06length\x18\x01 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\x07\":\n\rWriteResponse\x12)\n\x08replicas\x18\x01 \x03(\x0b\x32\x17.quorumfs.v1.ReplicaAck\"j\n\x10ReadChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x13\n\x0b\x66rame_bytes\x18\x04 \x01(\r\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x91\x01\n\x10ReplicateRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12)\n\x07sources\x18\x02 \x03(\x0b\x32\x18.quorumfs.v1.NodeAddress\x12!\n\x05\x65poch\x18\x03 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x07\"9\n\x11ReplicateResponse\x12$\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x17.quorumfs.v1.ReplicaAck\"E\n\x0b\x44\x65leteChunk\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x15\n\rcondemn_index\x18\x02 \x01(\x04\x12\x10\n\x08released\x18\x03 \x01(\x08\"\xb6\x01\n\x13\x44\x65leteChunksRequest\x12!\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12(\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x18.quorumfs.v1.DeleteChunk\x12\x19\n\x0c\x63ommit_index\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nfork_index\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x0f\n\r_commit_indexB\r\n\x0b_fork_index\"\x83\x01\n\x14\x44\x65leteChunksResponse\x12\x13\n\x0bquarantined\x18\x01 \x03(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x02 \x03(\x0c\x12\x0f\n\x07refused\x18\x03 \x03(\x0c\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x18.quorumfs.v1.ErrorDetail\x12\x0c\n\x04held\x18\x05 \x03(\x0c\"c\n\x14RestoreChunksRequest\x12!\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12\x0e\n\x06\x63hunks\x18\x02 \x03(\x0c\x12\x18\n\x10void_below_index\x18\x03 \x01(\x04\"s\n\x15RestoreChunksResponse\x12\x10\n\x08restored\x18\x01 \x03(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x02 \x03(\x0c\x12\x0f\n\x07refused\x18\x03 \x03(\x0c\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x18.quorumfs.v1.ErrorDetail\"X\n\x11ListChunksRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x0c\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x13\n\x0bquarantined\x18\x03 \x01(\x08\x12\x10\n\x08ids_only\x18\x04 \x01(\x08\"J\n\x12ListChunksResponse\x12&\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x16.quorumfs.v1.ChunkInfo\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"!\n\x10StatChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\xa8\x01\n\tChunkInfo\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06upload\x18\x02 \x01(\x0c\x12&\n\x05\x62irth\x18\x03 \x01(\x0b\x32\x17.quorumfs.v1.ChunkBirth\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x07\x12\x0f\n\x07\x64isk_id\x18\x06 \x01(\t\x12\x0c\n\x04\x66ile\x18\x07 \x01(\t\x12\x13\n\x0bquarantined\x18\x08 \x01(\x08\"#\n\x12VerifyChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"m\n\x13VerifyChunkResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x07\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x18\n\x10\x66irst_bad_offset\x18\x05 \x01(\x04\"\x18\n\x16GetShortCircuitRequest\"F\n\x17GetShortCircuitResponse\x12\x0e\n\x06socket\x18\x01 \x01(\x0c\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x32\xa7\x05\n\x06\x43hunks\x12@\n\x05Write\x12\x19.quorumfs.v1.WriteRequest\x1a\x1a.quorumfs.v1.WriteResponse(\x01\x12;\n\x04Read\x12\x1d.quorumfs.v1.ReadChunkRequest\x1a\x12.quorumfs.v1.Frame0\x01\x12J\n\tReplicate\x12\x1d.quorumfs.v1.ReplicateRequest\x1a\x1e.quorumfs.v1.ReplicateResponse\x12M\n\x06\x44\x65lete\x12 .quorumfs.v1.DeleteChunksRequest\x1a!.quorumfs.v1.DeleteChunksResponse\x12P\n\x07Restore\x12!.quorumfs.v1.RestoreChunksRequest\x1a\".quorumfs.v1.RestoreChunksResponse\x12G\n\x04List\x12\x1e.quorumfs.v1.ListChunksRequest\x1a\x1f.quorumfs.v1.ListChunksResponse\x12=\n\x04Stat\x12\x1d.quorumfs.v1.StatChunkRequest\x1a\x16.quorumfs.v1.ChunkInfo\x12K\n\x06Verify\x12\x1f.quorumfs.v1.VerifyChunkRequest\x1a .quorumfs.v1.VerifyChunkResponse\x12\\\n\x0fGetShortCircuit\x12#.quorumfs.v1.GetShortCircuitRequest\x1a$.quorumfs.v1.GetShortCircuitResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18quorumfs/v1/chunks.proto\x12\x0bquorumfs.v1\x1a\x17quorumfs/v1/types.proto\">\n\x05\x46rame\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x17\n\x0f\x62lock_checksums\x18\x04 \x01(\x0c\"\x8f\x01\n\x0cWriteRequest\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x17\n\x0f\x62lock_checksums\x18\x04 \x01(\x0c\x12$\n\x04open\x18\x08 \x01(\x0b\x32\x16.quorumfs.v1.WriteOpen\x12\"\n\x03\x65nd\x18\t \x01(\x0b\x32\x15.quorumfs.v1.WriteEnd\"\xf3\x01\n\tWriteOpen\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06upload\x18\x02 \x01(\x0c\x12&\n\x05\x62irth\x18\x03 \x01(\x0b\x32\x17.quorumfs.v1.ChunkBirth\x12*\n\x08pipeline\x18\x04 \x03(\x0b\x32\x18.quorumfs.v1.NodeAddress\x12\x12\n\ncluster_id\x18\x05 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x06 \x01(\r\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x11\n\tsize_hint\x18\x08 \x01(\x04\x12\x0e\n\x06repair\x18\t \x01(\x08\x12\x12\n\nread_first\x18\n \x01(\t\",\n\x08WriteEnd\x12\x0e\n\x06length\x18\x01 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x02 \x01(\x07\":\n\rWriteResponse\x12)\n\x08replicas\x18\x01 \x03(\x0b\x32\x17.quorumfs.v1.ReplicaAck\"j\n\x10ReadChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x13\n\x0b\x66rame_bytes\x18\x04 \x01(\r\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x91\x01\n\x10ReplicateRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12)\n\x07sources\x18\x02 \x03(\x0b\x32\x18.quorumfs.v1.NodeAddress\x12!\n\x05\x65poch\x18\x03 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x07\"9\n\x11ReplicateResponse\x12$\n\x03\x61\x63k\x18\x01 \x01(\x0b\x32\x17.quorumfs.v1.ReplicaAck\"E\n\x0b\x44\x65leteChunk\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x15\n\rcondemn_index\x18\x02 \x01(\x04\x12\x10\n\x08released\x18\x03 \x01(\x08\"\xb6\x01\n\x13\x44\x65leteChunksRequest\x12!\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12(\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x18.quorumfs.v1.DeleteChunk\x12\x19\n\x0c\x63ommit_index\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nfork_index\x18\x04 \x01(\x04H\x01\x88\x01\x01\x42\x0f\n\r_commit_indexB\r\n\x0b_fork_index\"\x83\x01\n\x14\x44\x65leteChunksResponse\x12\x13\n\x0bquarantined\x18\x01 \x03(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x02 \x03(\x0c\x12\x0f\n\x07refused\x18\x03 \x03(\x0c\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x18.quorumfs.v1.ErrorDetail\x12\x0c\n\x04held\x18\x05 \x03(\x0c\"c\n\x14RestoreChunksRequest\x12!\n\x05\x65poch\x18\x01 \x01(\x0b\x32\x12.quorumfs.v1.Epoch\x12\x0e\n\x06\x63hunks\x18\x02 \x03(\x0c\x12\x18\n\x10void_below_index\x18\x03 \x01(\x04\"s\n\x15RestoreChunksResponse\x12\x10\n\x08restored\x18\x01 \x03(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x02 \x03(\x0c\x12\x0f\n\x07refused\x18\x03 \x03(\x0c\x12\'\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x18.quorumfs.v1.ErrorDetail\"X\n\x11ListChunksRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x0c\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x13\n\x0bquarantined\x18\x03 \x01(\x08\x12\x10\n\x08ids_only\x18\x04 \x01(\x08\"J\n\x12ListChunksResponse\x12&\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x16.quorumfs.v1.ChunkInfo\x12\x0c\n\x04next\x18\x02 \x01(\x0c\"!\n\x10StatChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\xa8\x01\n\tChunkInfo\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06upload\x18\x02 \x01(\x0c\x12&\n\x05\x62irth\x18\x03 \x01(\x0b\x32\x17.quorumfs.v1.ChunkBirth\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x05 \x01(\x07\x12\x0f\n\x07\x64isk_id\x18\x06 \x01(\t\x12\x0c\n\x04\x66ile\x18\x07 \x01(\t\x12\x13\n\x0bquarantined\x18\x08 \x01(\x08\"#\n\x12VerifyChunkRequest\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"m\n\x13VerifyChunkResponse\x12\n\n\x02ok\x18\x01 \x01(\x08\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x07\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x18\n\x10\x66irst_bad_offset\x18\x05 \x01(\x04\"\x18\n\x16GetShortCircuitRequest\"F\n\x17GetShortCircuitResponse\x12\x0e\n\x06socket\x18\x01 \x01(\x0c\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12\x0b\n\x03key\x18\x03 \x01(\x0c\x32\xa7\x05\n\x06\x43hunks\x12@\n\x05Write\x12\x19.quorumfs.v1.WriteRequest\x1a\x1a.quorumfs.v1.WriteResponse(\x01\x12;\n\x04Read\x12\x1d.quorumfs.v1.ReadChunkRequest\x1a\x12.quorumfs.v1.Frame0\x01\x12J\n\tReplicate\x12\x1d.quorumfs.v1.ReplicateRequest\x1a\x1e.quorumfs.v1.ReplicateResponse\x12M\n\x06\x44\x65lete\x12 .quorumfs.v1.DeleteChunksRequest\x1a!.quorumfs.v1.DeleteChunksResponse\x12P\n\x07Restore\x12!.quorumfs.v1.RestoreChunksRequest\x1a\".quorumfs.v1.RestoreChunksResponse\x12G\n\x04List\x12\x1e.quorumfs.v1.ListChunksRequest\x1a\x1f.quorumfs.v1.ListChunksResponse\x12=\n\x04Stat\x12\x1d.quorumfs.v1.StatChunkRequest\x1a\x16.quorumfs.v1.ChunkInfo\x12K\n\x06Verify\x12\x1f.quorumfs.v1.VerifyChunkRequest\x1a .quorumfs.v1.VerifyChunkResponse\x12\\\n\x0fGetShortCircuit\x12#.quorumfs.v1.GetShortCircuitRequest\x1a$.quorumfs.v1.GetShortCircuitResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,43 +37,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WRITEREQUEST']._serialized_start=131
   _globals['_WRITEREQUEST']._serialized_end=274
   _globals['_WRITEOPEN']._serialized_start=277
-  _globals['_WRITEOPEN']._serialized_end=500
-  _globals['_WRITEEND']._serialized_start=502
-  _globals['_WRITEEND']._serialized_end=546
-  _globals['_WRITERESPONSE']._serialized_start=548
-  _globals['_WRITERESPONSE']._serialized_end=606
-  _globals['_READCHUNKREQUEST']._serialized_start=608
-  _globals['_READCHUNKREQUEST']._serialized_end=714
-  _globals['_REPLICATEREQUEST']._serialized_start=717
-  _globals['_REPLICATEREQUEST']._serialized_end=862
-  _globals['_REPLICATERESPONSE']._serialized_start=864
-  _globals['_REPLICATERESPONSE']._serialized_end=921
-  _globals['_DELETECHUNK']._serialized_start=923
-  _globals['_DELETECHUNK']._serialized_end=992
-  _globals['_DELETECHUNKSREQUEST']._serialized_start=995
-  _globals['_DELETECHUNKSREQUEST']._serialized_end=1177
-  _globals['_DELETECHUNKSRESPONSE']._serialized_start=1180
-  _globals['_DELETECHUNKSRESPONSE']._serialized_end=1311
-  _globals['_RESTORECHUNKSREQUEST']._serialized_start=1313
-  _globals['_RESTORECHUNKSREQUEST']._serialized_end=1412
-  _globals['_RESTORECHUNKSRESPONSE']._serialized_start=1414
-  _globals['_RESTORECHUNKSRESPONSE']._serialized_end=1529
-  _globals['_LISTCHUNKSREQUEST']._serialized_start=1531
-  _globals['_LISTCHUNKSREQUEST']._serialized_end=1619
-  _globals['_LISTCHUNKSRESPONSE']._serialized_start=1621
-  _globals['_LISTCHUNKSRESPONSE']._serialized_end=1695
-  _globals['_STATCHUNKREQUEST']._serialized_start=1697
-  _globals['_STATCHUNKREQUEST']._serialized_end=1730
-  _globals['_CHUNKINFO']._serialized_start=1733
-  _globals['_CHUNKINFO']._serialized_end=1901
-  _globals['_VERIFYCHUNKREQUEST']._serialized_start=1903
-  _globals['_VERIFYCHUNKREQUEST']._serialized_end=1938
-  _globals['_VERIFYCHUNKRESPONSE']._serialized_start=1940
-  _globals['_VERIFYCHUNKRESPONSE']._serialized_end=2049
-  _globals['_GETSHORTCIRCUITREQUEST']._serialized_start=2051
-  _globals['_GETSHORTCIRCUITREQUEST']._serialized_end=2075
-  _globals['_GETSHORTCIRCUITRESPONSE']._serialized_start=2077
-  _globals['_GETSHORTCIRCUITRESPONSE']._serialized_end=2147
-  _globals['_CHUNKS']._serialized_start=2150
-  _globals['_CHUNKS']._serialized_end=2829
+  _globals['_WRITEOPEN']._serialized_end=520
+  _globals['_WRITEEND']._serialized_start=522
+  _globals['_WRITEEND']._serialized_end=566
+  _globals['_WRITERESPONSE']._serialized_start=568
+  _globals['_WRITERESPONSE']._serialized_end=626
+  _globals['_READCHUNKREQUEST']._serialized_start=628
+  _globals['_READCHUNKREQUEST']._serialized_end=734
+  _globals['_REPLICATEREQUEST']._serialized_start=737
+  _globals['_REPLICATEREQUEST']._serialized_end=882
+  _globals['_REPLICATERESPONSE']._serialized_start=884
+  _globals['_REPLICATERESPONSE']._serialized_end=941
+  _globals['_DELETECHUNK']._serialized_start=943
+  _globals['_DELETECHUNK']._serialized_end=1012
+  _globals['_DELETECHUNKSREQUEST']._serialized_start=1015
+  _globals['_DELETECHUNKSREQUEST']._serialized_end=1197
+  _globals['_DELETECHUNKSRESPONSE']._serialized_start=1200
+  _globals['_DELETECHUNKSRESPONSE']._serialized_end=1331
+  _globals['_RESTORECHUNKSREQUEST']._serialized_start=1333
+  _globals['_RESTORECHUNKSREQUEST']._serialized_end=1432
+  _globals['_RESTORECHUNKSRESPONSE']._serialized_start=1434
+  _globals['_RESTORECHUNKSRESPONSE']._serialized_end=1549
+  _globals['_LISTCHUNKSREQUEST']._serialized_start=1551
+  _globals['_LISTCHUNKSREQUEST']._serialized_end=1639
+  _globals['_LISTCHUNKSRESPONSE']._serialized_start=1641
+  _globals['_LISTCHUNKSRESPONSE']._serialized_end=1715
+  _globals['_STATCHUNKREQUEST']._serialized_start=1717
+  _globals['_STATCHUNKREQUEST']._serialized_end=1750
+  _globals['_CHUNKINFO']._serialized_start=1753
+  _globals['_CHUNKINFO']._serialized_end=1921
+  _globals['_VERIFYCHUNKREQUEST']._serialized_start=1923
+  _globals['_VERIFYCHUNKREQUEST']._serialized_end=1958
+  _globals['_VERIFYCHUNKRESPONSE']._serialized_start=1960
+  _globals['_VERIFYCHUNKRESPONSE']._serialized_end=2069
+  _globals['_GETSHORTCIRCUITREQUEST']._serialized_start=2071
+  _globals['_GETSHORTCIRCUITREQUEST']._serialized_end=2095
+  _globals['_GETSHORTCIRCUITRESPONSE']._serialized_start=2097
+  _globals['_GETSHORTCIRCUITRESPONSE']._serialized_end=2167
+  _globals['_CHUNKS']._serialized_start=2170
+  _globals['_CHUNKS']._serialized_end=2849
 # @@protoc_insertion_point(module_scope)

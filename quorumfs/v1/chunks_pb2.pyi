@@ -96,6 +96,7 @@ class WriteOpen(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SIZE_HINT_FIELD_NUMBER: _builtins.int
     REPAIR_FIELD_NUMBER: _builtins.int
+    READ_FIRST_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     upload: _builtins.bytes
     cluster_id: _builtins.str
@@ -104,6 +105,8 @@ class WriteOpen(_message.Message):
     size_hint: _builtins.int
     repair: _builtins.bool
     """node to node"""
+    read_first: _builtins.str
+    """the node whose replica readers will ask first; empty: any. Others need no page cache"""
     @_builtins.property
     def birth(self) -> _types_pb2.ChunkBirth: ...
     @_builtins.property
@@ -122,10 +125,11 @@ class WriteOpen(_message.Message):
         request_id: _builtins.str = ...,
         size_hint: _builtins.int = ...,
         repair: _builtins.bool = ...,
+        read_first: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["birth", b"birth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["birth", b"birth", "chunk", b"chunk", "cluster_id", b"cluster_id", "min_replicas", b"min_replicas", "pipeline", b"pipeline", "repair", b"repair", "request_id", b"request_id", "size_hint", b"size_hint", "upload", b"upload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["birth", b"birth", "chunk", b"chunk", "cluster_id", b"cluster_id", "min_replicas", b"min_replicas", "pipeline", b"pipeline", "read_first", b"read_first", "repair", b"repair", "request_id", b"request_id", "size_hint", b"size_hint", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,7 @@
-"""Chunks between real servers on loopback ports: replicated writes, range reads, what becomes of losers."""
+"""Chunks between real servers on loopback ports: replicated writes, range reads, what becomes of losers.
+
+All of it twice: with replicas written through the page cache, and past it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -15,6 +19,7 @@ import pytest
 from common.server import ThreadedServer
 from datanode.services.chunks import ChunksService
 from datanode.store.chunks import ChunkStore
+from datanode.store.direct import Pieces
 from datanode.store.disk import Disk
 from datanode.store.fence import EpochStore
 from datanode.store.files import Files
@@ -40,6 +45,11 @@ from quorumfs.v1 import chunks_pb2_grpc
 from quorumfs.v1.types_pb2 import ChunkBirth, Epoch, NodeAddress
 
 SECRET = b"s" * 32
+WAYS: dict[str, dict[str, Any]] = {
+    "through the cache": {},
+    "past the cache": {"size_hint": 64 * MIB, "read_first": "another node"},
+}
+as_told: dict[str, Any] = {}  # what a write's opening says besides
 
 
 class FullDisk(Files):
@@ -47,6 +57,11 @@ class FullDisk(Files):
 
     def __init__(self) -> None:
         self.full_from = 1 << 62
+        self.bypassed = 0
+
+    def bypass_cache(self, fd: int, yes: bool) -> None:
+        self.bypassed += yes
+        super().bypass_cache(fd, yes)
 
     def write(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
         if offset >= self.full_from:
@@ -61,7 +76,7 @@ class Node:
         self.name = name
         self.directory = directory
         self.files = FullDisk()
-        self.disks = open_disks([directory], files=self.files)
+        self.disks = open_disks([directory], files=self.files, pieces=Pieces())
         self.store = ChunkStore(self.disks.disks)
         self.store.load()
         self.fence = EpochStore(self.disks.disks)
@@ -99,8 +114,10 @@ class Node:
         self.disks.close()
 
 
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[list[Node]]:
+@pytest.fixture(params=list(WAYS))
+def nodes(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[Node]]:
+    as_told.clear()
+    as_told.update(WAYS[request.param])
     started = [Node(f"d{k}", tmp_path / f"d{k}") for k in (1, 2, 3)]
     yield started
     for node in started:
@@ -122,6 +139,7 @@ def opening(chunk: bytes, behind: list[Node], min_replicas: int = 2) -> bytes:
             birth=ChunkBirth(history=1, index=7, cluster_ms=9),
             pipeline=[node.address for node in behind],
             min_replicas=min_replicas,
+            **as_told,
         )
     )
 
@@ -187,6 +205,7 @@ def test_a_chunk_written_once_is_on_three_nodes_byte_for_byte(nodes: list[Node],
         ("d3", True),
     ]
     for node in nodes:
+        assert node.files.bypassed == ("read_first" in as_told)
         assert read(channels, node, chunk) == (0, data)
         assert node.temporaries() == []
         info = chunks_pb2_grpc.ChunksStub(channels.get(node.address.grpc)).Stat(

@@ -274,6 +274,7 @@ class Node:
     lies_once: dict[bytes, bytes] = field(default_factory=dict)  # the first read of the chunk only
     reads: list[tuple[int, int]] = field(default_factory=list)
     writes: int = 0
+    read_first: dict[bytes, str] = field(default_factory=dict)  # as told with each chunk that was sent here
 
     def location(self) -> Any:
         return types_pb2.NodeAddress(node_id=self.node_id, grpc=self.address)
@@ -282,6 +283,7 @@ class Node:
         self.writes += 1
         opening = decode_write(next(requests)).open
         assert opening is not None
+        self.read_first[opening.chunk] = opening.read_first
         if self.stalled:
             return None
         data = bytearray()

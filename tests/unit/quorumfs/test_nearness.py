@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from quorumfs.nearness import Nearness
+from quorumfs.nearness import Nearness, read_first
 from quorumfs.v1 import namespace_pb2, types_pb2
 
 CHUNK = bytes(16)
@@ -73,3 +73,21 @@ def test_ties_are_spread_over_the_chunks_and_are_the_same_for_every_client() -> 
         assert found == order(Nearness("you"), places)
         first[found.split()[0]] += 1
     assert first == {"d1": 100, "d2": 100, "d3": 100}
+
+
+def row(*names: str) -> list[types_pb2.NodeAddress]:
+    return [types_pb2.NodeAddress(node_id=name, grpc=f"{name}:1") for name in names]
+
+
+def test_a_writer_knows_which_replica_will_be_read_first_whatever_the_order_of_the_row() -> None:
+    for k in range(30):
+        chunk_id = k.to_bytes(16, "little")
+        far, all_here = chunk(("x", ""), ("y", ""), ("z", ""), chunk_id=chunk_id), ("me", "")
+        first = order(Nearness("me"), far).split()[0]
+        assert read_first(chunk_id, row("d3", "d1", "d2"), lambda _: False) == first
+        one_machine = chunk(all_here, all_here, all_here, chunk_id=chunk_id)
+        assert order(Nearness("me"), one_machine).split()[0] == first
+        assert read_first(chunk_id, row("d2", "d3", "d1"), lambda _: True) == first
+        local = chunk(("x", ""), ("me", ""), ("z", ""), chunk_id=chunk_id)
+        assert order(Nearness("me"), local).split()[0] == "d2"
+        assert read_first(chunk_id, row("d2", "d3", "d1"), lambda address: address == "d2:1") == "d2"

@@ -137,6 +137,15 @@ def test_a_large_file_has_its_replicas_and_leaves_no_upload_open(world: World) -
     assert world.cluster.applied.count("allocate") == 1
 
 
+def test_a_writer_tells_which_replica_is_read_first(world: World) -> None:
+    world.put()
+    told = {chunk: first for node in world.cluster.nodes.values() for chunk, first in node.read_first.items()}
+    assert len(told) == 3
+    for chunk, location in world.cluster.sealed.items():
+        location.replicas.sort(key=lambda replica: replica.node_id)  # as the metadata tells them
+        assert Nearness("here").order(location, (), ())[0].node_id == told[chunk]
+
+
 def test_without_room_in_the_metadata_a_small_file_goes_to_datanodes(world: World) -> None:
     world.cluster.inline_max = 0
     assert world.put(b"small").size == 5

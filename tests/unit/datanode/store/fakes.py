@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datanode.store.chunks import ChunkStore
+from datanode.store.direct import PAGE_BYTES, Pieces
 from datanode.store.files import Files
 from datanode.store.layout import Birth
 from datanode.store.opening import NodeDisks, open_disks
@@ -86,6 +88,38 @@ class FlakyFiles(Files):
         return total, available if self.available is None else self.available
 
 
+class PickyFiles(FlakyFiles):
+    """Takes from a descriptor that bypasses the cache only what the strictest device takes, and keeps account."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bypassing: set[int] = set()
+        self.direct_bytes = 0
+        self.asked = 0
+        self.refuses = False
+
+    def bypass_cache(self, fd: int, yes: bool) -> None:
+        self._step("bypass_cache")
+        self.asked += yes
+        if self.refuses:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        (self.bypassing.add if yes else self.bypassing.remove)(fd)
+
+    def write(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        if fd in self.bypassing:
+            assert isinstance(data, memoryview)
+            address = ctypes.addressof(ctypes.c_char.from_buffer(data))
+            assert [one % PAGE_BYTES for one in (address, offset, len(data))] == [0, 0, 0]
+            if "direct write" in self.fail:
+                raise OSError(self.fail["direct write"], "a direct write failed")
+            self.direct_bytes += len(data)
+        super().write(fd, data, offset)
+
+    def close(self, fd: int) -> None:
+        self.bypassing.discard(fd)
+        super().close(fd)
+
+
 class ReadOnly(FlakyFiles):
     def __init__(self) -> None:
         super().__init__()
@@ -99,9 +133,10 @@ def opened(
     reserve_bytes: int = 0,
     history: int = 1,
     listed: bool = True,
+    pieces: Pieces | None = None,
 ) -> Iterator[tuple[ChunkStore, NodeDisks]]:
     """`listed`: as a node is a moment after its start; else as it is when it begins to serve."""
-    disks = open_disks(paths, reserve_bytes, files)
+    disks = open_disks(paths, reserve_bytes, files, pieces=pieces)
     try:
         store = ChunkStore(disks.disks, lambda: history)
         store.load()

@@ -31,6 +31,13 @@ def test_each_node_passes_on_what_is_left_of_the_row() -> None:
     assert pipeline.passed_on(first, keeps_own=False).min_replicas == 2
 
 
+@pytest.mark.parametrize(("told", "soon"), [("", True), ("d1", True), ("d2", False)])
+def test_a_replica_is_read_soon_unless_another_one_is_read_first(told: str, soon: bool) -> None:
+    first = read(wanted(address("d2"), read_first=told))
+    assert first.read_soon is soon
+    assert pipeline.passed_on(first, keeps_own=True).read_first == told
+
+
 @pytest.mark.parametrize(
     ("min_replicas", "keeps", "alive", "worth"),
     [

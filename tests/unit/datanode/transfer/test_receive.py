@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from datanode.store import direct
 from datanode.store.chunks import ChunkStore
+from datanode.store.direct import Pieces
 from datanode.transfer.admission import Gate
 from datanode.transfer.forward import QUEUED_BYTES, Forward
 from datanode.transfer.meter import Meter
@@ -18,11 +20,11 @@ from datanode.transfer.watch import StreamWatch
 from quorumfs import limits
 from quorumfs.checksum import block_checksums
 from quorumfs.errors import BusyError, Code, IntegrityError, InvalidArgumentError, TooLargeError
-from quorumfs.frames import decode_write, encode_frame
+from quorumfs.frames import decode_write, encode_frame, encode_open
 from quorumfs.ids import ChunkId
 from quorumfs.limits import BLOCK_BYTES, GIB, MIB
-from quorumfs.v1.chunks_pb2 import WriteResponse
-from tests.unit.datanode.store.fakes import FlakyFiles, content, opened, temporaries
+from quorumfs.v1.chunks_pb2 import WriteOpen, WriteResponse
+from tests.unit.datanode.store.fakes import FlakyFiles, PickyFiles, content, opened, temporaries
 from tests.unit.datanode.transfer.rows import (
     CHUNK,
     Row,
@@ -322,3 +324,18 @@ def test_a_row_that_cannot_even_be_begun_leaves_nothing(tmp_path: Path) -> None:
             node.take([opening("d2"), *frames(DATA), ending(DATA)])
         assert (len(store), temporaries(tmp_path), node.gate.inside) == (0, [], 0)
         assert store.disks[0].space()[1] == GIB
+
+
+@pytest.mark.parametrize(("read_first", "times"), [("d1", 0), ("d2", 1)])
+def test_only_what_others_are_read_before_goes_past_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_first: str, times: int
+) -> None:
+    monkeypatch.setattr(direct, "CHUNK_BYTES_MIN", len(DATA))
+    files = PickyFiles()
+    with opened(tmp_path, files=files, pieces=Pieces()) as (store, _):
+        message = encode_open(
+            WriteOpen(chunk=CHUNK, upload=b"u" * 16, read_first=read_first, size_hint=len(DATA))
+        )
+        assert durable(Node(store).take([message, *frames(DATA), ending(DATA)])) == [("d1", True)]
+        assert content(store, ChunkId(CHUNK)) == DATA
+    assert files.asked == times
