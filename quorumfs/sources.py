@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from quorumfs.checksum import Buffer, block_checksums
 from quorumfs.errors import PreconditionFailedError
 from quorumfs.frames import encode_frame
-from quorumfs.limits import FRAME_BYTES, STREAM_CHUNK_BYTES
+from quorumfs.limits import STREAM_CHUNK_BYTES, WRITE_FRAME_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class _BytesBody:
         return len(self.view)
 
     def frames(self) -> Iterator[Frame]:
-        for start in range(0, len(self.view), FRAME_BYTES):
-            yield _encode(start, self.view[start : start + FRAME_BYTES])
+        for start in range(0, len(self.view), WRITE_FRAME_BYTES):
+            yield _encode(start, self.view[start : start + WRITE_FRAME_BYTES])
 
 
 class FileSource:
@@ -165,9 +165,9 @@ class _FileBody:
 
     def frames(self) -> Iterator[Frame]:
         # One buffer per pass: a pass that was given up may still be reading into its own.
-        buffer = memoryview(bytearray(min(FRAME_BYTES, self.length)))
-        for offset in range(0, self.length, FRAME_BYTES):
-            view = buffer[: min(FRAME_BYTES, self.length - offset)]
+        buffer = memoryview(bytearray(min(WRITE_FRAME_BYTES, self.length)))
+        for offset in range(0, self.length, WRITE_FRAME_BYTES):
+            view = buffer[: min(WRITE_FRAME_BYTES, self.length - offset)]
             filled = 0
             while filled < len(view):
                 count = os.preadv(self.fd, [view[filled:]], self.start + offset + filled)
@@ -200,11 +200,11 @@ class StreamSource:
             frames: list[Frame] = []
             length = 0
             while length < chunk_size:
-                data = self._read(min(FRAME_BYTES, chunk_size - length))
+                data = self._read(min(WRITE_FRAME_BYTES, chunk_size - length))
                 if data:
                     frames.append(_encode(length, data))
                     length += len(data)
-                if len(data) < FRAME_BYTES:
+                if len(data) < WRITE_FRAME_BYTES:
                     break
             if frames:
                 yield _FramesBody(frames, length)

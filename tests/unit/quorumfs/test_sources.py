@@ -16,7 +16,7 @@ import pytest
 from quorumfs.checksum import verify_blocks
 from quorumfs.errors import PreconditionFailedError
 from quorumfs.frames import decode_write
-from quorumfs.limits import FRAME_BYTES, MIB
+from quorumfs.limits import MIB, WRITE_FRAME_BYTES
 from quorumfs.sources import BytesSource, FileSource, Source, StreamSource, open_source
 
 DATA = random.Random(3).randbytes(3 * MIB + 12345)
@@ -43,7 +43,7 @@ def content(source: Source, chunk_size: int) -> list[bytes]:
                 assert decoded.offset == len(data)
                 assert bytes(decoded.block_checksums) == frame.table
                 assert verify_blocks(decoded.data, frame.table) is None
-                assert len(decoded.data) == frame.length <= FRAME_BYTES
+                assert len(decoded.data) == frame.length <= WRITE_FRAME_BYTES
                 data += decoded.data
             assert len(data) == body.length > 0
         chunks.append(bytes(data))
