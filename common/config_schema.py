@@ -150,9 +150,10 @@ class StorageSection(Section):
         default=True,
         description="Clients on a datanode's host read chunks from its disk, by descriptors that it passes.",
     )
-    direct_io: bool = Field(
-        default=True,
-        description="Replicas that others are read before are written past the page cache, where the file system can.",
+    direct_io: Literal["auto", "all", "off"] = Field(
+        default="auto",
+        description="Which replicas are written past the page cache, where the file system can: "
+        "auto (all but the first to be read), all, off.",
     )
 
 

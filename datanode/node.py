@@ -81,10 +81,13 @@ class Datanode:
         self._check_secret()
 
         # Who it is and what it holds.
-        pieces = Pieces() if config.storage.direct_io else None
+        direct_io = config.storage.direct_io
+        pieces = Pieces() if direct_io != "off" else None
         self._disks = open_disks(config.storage.data_dirs, config.storage.reserve_bytes, pieces=pieces)
         self._fence = EpochStore(self._disks.disks)
-        self._store = ChunkStore(self._disks.disks, lambda: self._fence.epoch[0])
+        self._store = ChunkStore(
+            self._disks.disks, lambda: self._fence.epoch[0], all_direct=direct_io == "all"
+        )
         self._store.load()
         self._fence.load()
         self._labels = Labels(config.node.labels)

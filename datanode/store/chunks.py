@@ -46,9 +46,16 @@ FIRST_HISTORY = 1
 class ChunkStore(AsideChunks):
     """Everything this node holds. Thread-safe. `load` before use."""
 
-    def __init__(self, disks: Sequence[Disk], history: Callable[[], int] = lambda: FIRST_HISTORY) -> None:
-        """`history`: of the leader that is obeyed now."""
+    def __init__(
+        self,
+        disks: Sequence[Disk],
+        history: Callable[[], int] = lambda: FIRST_HISTORY,
+        *,
+        all_direct: bool = False,
+    ) -> None:
+        """`history`: of the leader that is obeyed now. `all_direct`: what is read soon may go past the cache too."""
         super().__init__(disks, history)
+        self._all_direct = all_direct
         self._publishing: set[ChunkId] = set()
         self._serial = itertools.count(1)
         self.early = EarlyPurges(self.disks, self)
@@ -89,7 +96,7 @@ class ChunkStore(AsideChunks):
         needed = file_size(min(max(size_hint, 1), limits.CHUNK_SIZE_BYTES_MAX))
         disk = self._choose_disk(needed)
         path = disk.shard(chunk) / f"{chunk.hex()}.{next(self._serial)}{TEMPORARY}"
-        direct_bytes = 0 if read_soon else size_hint
+        direct_bytes = 0 if read_soon and not self._all_direct else size_hint
         return ChunkWriter(disk, path, (chunk, upload, birth), needed, self._publish, direct_bytes)
 
     def _choose_disk(self, needed: int) -> Disk:

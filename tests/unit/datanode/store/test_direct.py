@@ -100,6 +100,15 @@ def test_what_is_read_soon_or_small_or_of_unknown_size_goes_through_the_cache(tm
     assert files.asked == 0
 
 
+def test_what_is_read_soon_goes_past_the_cache_as_well_where_the_operator_says_so(tmp_path: Path) -> None:
+    files = PickyFiles()
+    with store_on(tmp_path, files) as first:
+        store = ChunkStore(first.disks, all_direct=True)
+        put(store, CHUNK, DATA)
+        assert content(store, CHUNK) == DATA
+    assert files.asked == 1
+
+
 def test_a_file_system_that_refuses_is_asked_once(tmp_path: Path) -> None:
     files = PickyFiles()
     files.refuses = True
