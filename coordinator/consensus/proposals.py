@@ -17,6 +17,7 @@ from coordinator.consensus.interfaces import Done
 from quorumfs.errors import BusyError, QuorumFSError, TimedOutError, TooLargeError
 from quorumfs.limits import ENTRY_BYTES_MAX, ENTRY_OPS_MAX, QUEUE_BYTES_MAX, QUEUE_OPS_MAX
 from quorumfs.v1 import entries_pb2
+from quorumfs.varint import varint
 
 ENTRY_FORMAT = 1
 SEED_BYTES = 16
@@ -143,14 +144,5 @@ def build_entry(waiting: list[Waiting], cluster_ms: int, wall_ms: int, seed: byt
     ).SerializeToString()
     parts = [head]
     for one in waiting:
-        parts += (_ITEM_TAG, _varint(len(one.encoded)), one.encoded)
+        parts += (_ITEM_TAG, varint(len(one.encoded)), one.encoded)
     return b"".join(parts)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

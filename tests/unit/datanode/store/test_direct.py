@@ -109,20 +109,15 @@ def test_what_is_read_soon_goes_past_the_cache_as_well_where_the_operator_says_s
     assert files.asked == 1
 
 
-def test_a_file_system_that_refuses_is_asked_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_the_first_write", [False, True])
+def test_a_file_system_that_refuses_is_asked_once_and_written_through_the_cache(
+    tmp_path: Path, at_the_first_write: bool
+) -> None:
     files = PickyFiles()
-    files.refuses = True
-    with store_on(tmp_path, files) as store:
-        for chunk in (CHUNK, OTHER):
-            put_away(store, DATA, chunk)
-            assert content(store, chunk) == DATA
-        assert store.disks[0].health() == ("ok", "")
-    assert (files.asked, files.direct_bytes) == (1, 0)
-
-
-def test_a_file_system_that_refuses_the_first_write_gets_it_through_the_cache(tmp_path: Path) -> None:
-    files = PickyFiles()
-    files.fail["direct write"] = errno.EINVAL
+    if at_the_first_write:
+        files.fail["direct write"] = errno.EINVAL
+    else:
+        files.refuses = True
     with store_on(tmp_path, files) as store:
         for chunk in (CHUNK, OTHER):
             put_away(store, DATA, chunk)
