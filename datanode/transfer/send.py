@@ -70,8 +70,8 @@ class Sender:
             try:
                 with self._store.open_reader(chunk) as opened:
                     for frame in _frames(opened, aligned_range(request, opened.length)):
+                        self._meter.sent(len(frame))  # a reader that has all it wants ends the call here
                         yield frame
-                        self._meter.sent(len(frame))
                         watched.progress()
             except IntegrityError:
                 self._store.suspect(chunk)

@@ -435,10 +435,14 @@ class Coordinator:
         """Look around until one leads: rule 6. Raises Refused with the last word of each when none does in time."""
         until = self._clock.monotonic() + min(patience, limits.QUESTION_SECONDS)
         said: dict[str, str] = {}
+        told: dict[
+            str, str
+        ] = {}  # by those that answered: late the next time, they have said it all the same
         seconds = limits.LOOK_SECONDS
         while True:
             found = self._look_around(what, False, seconds, until)
-            said.update(found.said)
+            told.update(found.told)
+            said.update({**found.said, **told})
             if found.leader is not None or self._answering is None:
                 return
             seconds = limits.LOOK_AGAIN_SECONDS

@@ -70,6 +70,11 @@ class Sights:
         """All of them: who answered, who was not asked, who was silent."""
         return [*self._well, *self._open, *self._silent]
 
+    @property
+    def told(self) -> dict[str, str]:
+        """Of `said`, by those that answered."""
+        return {address: self.said[address] for address in self._well if address in self.said}
+
     def leaderless(self) -> str:
         """Why it is certain that nobody leads; empty when it is not."""
         sure = self._well and self._is_settled and self.leader is None and self._witnesses >= self._majority

@@ -96,3 +96,15 @@ def test_a_replica_that_cannot_be_believed_becomes_a_suspect(tmp_path: Path) -> 
         with pytest.raises(InvalidArgumentError):
             next(out.send(ReadChunkRequest(chunk=b"short"), lambda: None))
         assert gate.inside == 0
+
+
+def test_a_frame_is_counted_though_its_reader_ends_the_call_with_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        put(store, CHUNK, DATA)
+        meter = Meter()
+        frames = Sender(store, Gate("reads", 1), StreamWatch(), meter).send(
+            ask(length=BLOCK_BYTES), lambda: None
+        )
+        frame = next(frames)
+        frames.close()
+        assert meter.counts().sent_bytes == len(frame)

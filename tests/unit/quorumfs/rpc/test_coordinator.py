@@ -223,6 +223,23 @@ def test_a_question_about_the_cluster_is_answered_in_two_seconds_right_after_the
             assert word in refused.value.cause
 
 
+def test_who_has_answered_once_is_not_said_to_be_silent_when_it_is_late_the_next_time() -> None:
+    world = World(fail_fast=True)
+    world.cluster.leader, world.cluster.leaderless_seconds = "", 0.2
+    world.net.down.add("c1:1")
+
+    def late(where: str, path: str, raw: bytes) -> None:
+        if where == "c2:1" or len([one for one, _ in world.sent("GetLeader") if one == "c3:1"]) > 1:
+            world.clock.advance(limits.LOOK_SECONDS)
+            raise timed_out()
+
+    world.net.before = late
+    with pytest.raises(NoLeaderError) as refused:
+        world.stub.leader_view()
+    assert "c3 has heard no leader" in refused.value.cause
+    assert "c2:1 does not answer" in refused.value.cause
+
+
 def test_a_question_about_the_cluster_waits_for_an_election_that_is_under_way() -> None:
     world = World(fail_fast=True)
     world.cluster.leader, world.cluster.leaderless_seconds = "", 0.2
