@@ -180,10 +180,10 @@ class MembershipSection(Section):
         default=limits.HEARTBEAT_SECONDS, description="Pause between a datanode's heartbeats."
     )
     suspect_seconds: Seconds = Field(
-        default=limits.SUSPECT_SECONDS, description="Silence after which a datanode is suspect."
+        default=limits.SUSPECT_SECONDS, description="Silence by which a datanode is suspect."
     )
     dead_seconds: Seconds = Field(
-        default=limits.DEAD_SECONDS, description="Silence after which it is dead and repair begins."
+        default=limits.DEAD_SECONDS, description="Silence by which it is dead and repair begins."
     )
 
 

@@ -10,7 +10,7 @@ from coordinator.metadata.queries import LostDisk
 from coordinator.soft_state import SoftState, Transition
 from quorumfs.v1 import types_pb2 as t
 
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.1
 FOLLOWS: Mapping[int, str] = {
     t.NODE_INTENT_MAINTENANCE: "it is in maintenance",
     t.NODE_INTENT_DECOMMISSIONED: "nothing on it is needed: dfsctl node forget strikes it",

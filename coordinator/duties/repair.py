@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common import log
+from coordinator.decisions.liveness import Liveness
 from coordinator.decisions.placement import Chance
 from coordinator.decisions.repair import (
     FULL_BYTES,
@@ -148,6 +149,7 @@ class Repair:
         self._made: list[e.ReplicaUpdate] = []
         self._lengths: dict[bytes, int] = {}
         self._hurried = threading.Event()
+        self._somebody_is_silent = False
         self.figures = Figures()
 
     def hurry(self) -> None:
@@ -163,6 +165,7 @@ class Repair:
         self._take_outcomes()
         self._write_made()
         candidates, gone = self._soft.candidates(), self._soft.gone()
+        self._somebody_is_silent = any(one.liveness is Liveness.SUSPECT for one in candidates.values())
         young = unheard(candidates)
         if young:
             return f"waits to hear of {', '.join(young)}"
@@ -248,7 +251,8 @@ class Repair:
         ]
 
     def wait(self) -> float:
-        return BUSY_SECONDS if self.figures.running else IDLE_SECONDS
+        """Who is suspect may be dead any moment: what it held does not wait for a long pause to end."""
+        return BUSY_SECONDS if self.figures.running or self._somebody_is_silent else IDLE_SECONDS
 
     def _order(self, decided: Plan, index: int) -> int:
         """`index`: of the state that wants the copies. What was deleted at a destination before that is void."""

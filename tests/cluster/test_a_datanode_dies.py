@@ -22,8 +22,6 @@ pytestmark = pytest.mark.cluster
 
 CHUNK_BYTES = 64 << 10
 FILE_CHUNKS = 64
-LOOK_SECONDS = 0.25  # between two looks of the leader at who is silent
-MACHINE_SECONDS = 1.0  # for a machine that has other work
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,9 @@ def events(cluster: LocalCluster, name: str, **fields: Any) -> list[dict[str, An
     return sorted(found, key=lambda event: float(event["at"]))
 
 
-def chunks_on(cluster: LocalCluster, node_id: str) -> int:
+def chunks_on(cluster: LocalCluster, node_id: str) -> set[str]:
     directory = cluster.layout.data_directory(cluster.layout.node(node_id))
-    return sum("." not in one.name for one in directory.rglob("chunks/??/*"))
+    return {one.name for one in directory.rglob("chunks/??/*") if "." not in one.name}
 
 
 def whole(cluster: LocalCluster) -> bool:
@@ -119,8 +117,8 @@ def test_what_a_killed_datanode_held_is_whole_again_in_time_while_everybody_work
         figures = kill_one(cluster, case)
     sys.stderr.write(f"\na killed datanode: {json.dumps(figures)}\n")
     copying = figures["copying_seconds"]
-    assert figures["suspect_seconds"] <= case.suspect_seconds + LOOK_SECONDS + MACHINE_SECONDS
-    assert figures["begun_seconds"] <= case.dead_seconds + LOOK_SECONDS + MACHINE_SECONDS
+    assert figures["suspect_seconds"] <= case.suspect_seconds, figures
+    assert figures["begun_seconds"] <= case.dead_seconds, figures
     assert figures["healed_after_seconds"] <= 2 * copying, figures
 
 
@@ -133,7 +131,7 @@ def kill_one(cluster: LocalCluster, case: Case) -> dict[str, float]:
             fs.write_bytes(path, content * FILE_CHUNKS)
     wait_for(lambda: whole(cluster), case.patience_seconds, "everything has its replicas")
     held = {node.node_id: chunks_on(cluster, node.node_id) for node in cluster.layout.datanodes}
-    victim = max(held, key=lambda node_id: held[node_id])
+    victim = max(held, key=lambda node_id: len(held[node_id]))
     with Traffic(cluster, paths, content) as traffic:
         wait_for(lambda: traffic.rounds > 0, case.patience_seconds, "there is traffic")
         killed_at = time.time()
@@ -145,11 +143,14 @@ def kill_one(cluster: LocalCluster, case: Case) -> dict[str, float]:
     (suspect,) = events(cluster, "node.suspect", node=victim)
     (dead,) = events(cluster, "node.dead", node=victim)
     ordered = [one for one in events(cluster, "repair.ordered") if one["at"] >= killed_at]
-    dead_at = min(dead["at"], ordered[0]["at"])  # repair may see it a moment before it is told
+    begun_at = next(
+        one["at"] for one in ordered if one["chunk"] in held[victim]
+    )  # others lack copies of their own
+    dead_at = min(dead["at"], begun_at)  # repair may see it a moment before it is told
     copied = len({(one["chunk"], one["destination"]) for one in ordered})
     failed = [one["cause"] for one in events(cluster, "repair.failed")]
     assert len(ordered) - len(failed) == copied, f"a copy was made twice; failed: {failed}"
-    assert copied >= held[victim]
+    assert copied >= len(held[victim])
     for path in paths:
         with cluster.client() as fs:
             assert fs.read_bytes(path) == content * FILE_CHUNKS
@@ -157,11 +158,11 @@ def kill_one(cluster: LocalCluster, case: Case) -> dict[str, float]:
                 len({one.node_id for one in place.replicas} - {victim}) >= 3 for place in fs.locate(path)
             )
     return {
-        "chunks": held[victim],
+        "chunks": len(held[victim]),
         "copied": copied,
         "suspect_seconds": round(suspect["at"] - killed_at, 2),
         "dead_seconds": round(dead_at - killed_at, 2),
-        "begun_seconds": round(ordered[0]["at"] - killed_at, 2),
+        "begun_seconds": round(begun_at - killed_at, 2),
         "healed_after_seconds": round(healed_at - dead_at, 2),
         "copying_seconds": round(copied * CHUNK_BYTES / case.bytes_per_second, 2),
         "rounds": traffic.rounds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.decisions.liveness import Liveness, Signs, Timing, judge
+from coordinator.decisions.liveness import Liveness, Signs, Timing, in_time, judge
 
 TIMING = Timing(suspect_seconds=3, dead_seconds=30)
 LEADING_SINCE = 100.0
@@ -66,3 +66,14 @@ def test_what_was_never_suspect_is_not_held_back() -> None:
 def test_a_suspect_node_is_alive_with_its_next_heartbeat() -> None:
     heard = Signs(last_heard=500.0, heard_since=500.0, was=Liveness.SUSPECT)
     assert judge(heard, TIMING, LEADING_SINCE, 500.0) is Liveness.ALIVE
+
+
+@pytest.mark.parametrize(("suspect", "dead"), [(3.0, 30.0), (1.5, 4.0), (0.6, 1.0), (60.0, 3600.0)])
+def test_what_is_configured_is_the_latest_though_the_leader_looks_only_now_and_then(
+    suspect: float, dead: float
+) -> None:
+    timing = in_time(suspect, dead)
+    assert timing.suspect_seconds == max(suspect * 0.9, suspect - 0.5)
+    assert timing.dead_seconds == max(dead * 0.9, dead - 0.5)
+    assert judge(Signs(1000.0), timing, 0.0, 1000.0 + suspect - min(0.1, suspect / 20)) is Liveness.SUSPECT
+    assert judge(Signs(1000.0), timing, 0.0, 1000.0 + dead - min(0.25, dead / 20)) is Liveness.DEAD

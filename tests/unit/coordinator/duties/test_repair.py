@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.duties.repair import LOST_ALARM, Budget, Repair
+from coordinator.duties.repair import BUSY_SECONDS, IDLE_SECONDS, LOST_ALARM, Budget, Repair
 from coordinator.metadata import queries
 from quorumfs.errors import BusyError
 from quorumfs.v1 import entries_pb2 as e
@@ -77,6 +77,17 @@ def test_a_dead_nodes_replica_is_made_anew_on_another_node(leader: Coordinator) 
     assert duty.work() == "every chunk has its replicas"
     assert (duty.figures.done, duty.figures.pending, counted) == (1, 0, {"done": 1, "bytes": 5})
     assert queries.held(leader.db, "d1", (), queries.Apart()).remaining_chunks == 0
+
+
+def test_while_somebody_is_silent_it_looks_often_for_what_that_one_held_may_be_lost_any_moment(
+    leader: Coordinator, duty: Repair
+) -> None:
+    leader.store(b"/x", "d1", "d2", "d3")
+    duty.work()
+    assert duty.wait() == IDLE_SECONDS
+    leader.pass_time(DEAD_SECONDS / 2, "d2", "d3", "d4")
+    duty.work()
+    assert (duty.figures.running, duty.wait()) == (0, BUSY_SECONDS)
 
 
 def test_what_nobody_has_heard_of_yet_is_taken_back_when_the_dead_node_returns(
