@@ -12,7 +12,8 @@ Theory of operation
 4. A replica that is being deleted is the business of whoever deletes it: reports about it are passed over. What an
    inventory lists beyond the metadata is doubted when the node deleted replicas since its gathering began.
 5. A replica that was corrupt stays so in the metadata while its node has it at its place. Once its chunk is whole
-   without it the node is told to look: it has put the bytes aside, and says that they are not there.
+   without it the node is told to look: it has put the bytes aside, and says that they are not there. What is not there,
+   and not wanted there any more, is forgotten: should it turn up again, its node will say so.
 6. Inventories name chunks and no disks. When a node loses a disk, it is told to look at those of its replicas of which
    nobody else has said where they lie: until then they count, and might be on that disk.
 7. Every node is asked for a full inventory once per leadership and per start of its process; few at a time.
@@ -52,13 +53,14 @@ EARLY_SECONDS = 5.0
 EARLY_MAX = 100_000
 UNDECIDED_SECONDS = 30.0
 UNDECIDED_MAX = 10_000
-HEALED_SECONDS = 10.0  # between two looks at what was corrupt
+HEALED_SECONDS = 10.0  # between two looks through what is corrupt or missing
 HEALED_PER_LOOK = 200
 UNPLACED_SECONDS = 10.0  # between two looks at what lies nobody knows where, on nodes that lost a disk
 UNPLACED_LOOK_AT = 5000
 
-_MISSING = (t.ERROR_CODE_CHUNK_NOT_FOUND, t.ERROR_CODE_NOT_FOUND)
-_NOT_THERE = (t.REPLICA_STATE_CORRUPT, t.REPLICA_STATE_MISSING)
+_CORRUPT, _MISSING = t.REPLICA_STATE_CORRUPT, t.REPLICA_STATE_MISSING
+_NOT_THERE = (_CORRUPT, _MISSING)
+_NOT_FOUND = (t.ERROR_CODE_CHUNK_NOT_FOUND, t.ERROR_CODE_NOT_FOUND)
 
 _log = log.get(__name__)
 
@@ -103,7 +105,7 @@ class Reconcile:
         written += self._write_some(self._findings, believe=True)
         written += self._write_some(self._listed, believe=False)
         self._go_on_comparing()
-        self._doubt_healed()
+        self._settle_healed()
         self._doubt_unplaced()
         doubted = self._doubts.order()
         asked = [one for one in self._soft.wanting_inventory() if self._soft.gather(one)]
@@ -124,16 +126,25 @@ class Reconcile:
         own = len(self._fresh) + len(self._findings) + len(self._listed)
         return own + self._soft.waiting_reports
 
-    def _doubt_healed(self) -> None:
+    def _settle_healed(self) -> None:
+        """A page of the replicas that are corrupt or missing, and that their chunks do well without."""
         if self._clock.monotonic() < self._healed_due:
             return
-        self._healed_due = self._clock.monotonic() + HEALED_SECONDS
         after, gone = self._healed_after, self._soft.gone()
         found, self._healed_after = self._desk.look(
             lambda tx: queries.healed_elsewhere(tx, after, HEALED_PER_LOOK, gone)
         )
-        for chunk, node_id in found:
-            self._doubts.add(node_id, chunk)
+        if not self._healed_after[0]:
+            self._healed_due = self._clock.monotonic() + HEALED_SECONDS
+        forgotten = []
+        for chunk, node_id, state in found:
+            if state == _CORRUPT:
+                self._doubts.add(node_id, chunk)
+            else:
+                forgotten.append(e.ReplicaUpdate(chunk=chunk, node_id=node_id, only_if=_MISSING))
+        if forgotten:
+            self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=forgotten))])
+            _log.info("replicas.forgotten", count=len(forgotten))
 
     def _doubt_unplaced(self) -> None:
         """A page of each node that lost a disk; without a pause until all of them were looked through."""
@@ -284,7 +295,7 @@ def _judge(
     if state == t.REPLICA_STATE_LIVE and report.length:
         believe = True  # sealed just now
         if (report.length, report.checksum) != (chunk.length, chunk.checksum):
-            state = t.REPLICA_STATE_CORRUPT  # whole, and something else
+            state = _CORRUPT  # whole, and something else
     if mine is None and state != t.REPLICA_STATE_LIVE:
         return
     if mine is not None and mine.state == state and report.disk_id in ("", mine.disk_id):
@@ -305,9 +316,9 @@ def finding_of(done: Done) -> Report | None:
     if done.outcome.code == t.ERROR_CODE_OK:
         state = t.REPLICA_STATE_LIVE
     elif done.outcome.code == t.ERROR_CODE_CORRUPT:
-        state = t.REPLICA_STATE_CORRUPT
-    elif done.outcome.code in _MISSING:
-        state = t.REPLICA_STATE_MISSING
+        state = _CORRUPT
+    elif done.outcome.code in _NOT_FOUND:
+        state = _MISSING
     else:
         return None
     return Report(done.order.node_id, done.order.chunk, done.outcome.ack.disk_id, state)

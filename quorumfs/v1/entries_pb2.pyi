@@ -412,11 +412,14 @@ class ReplicaUpdate(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     DISK_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    ONLY_IF_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     node_id: _builtins.str
     disk_id: _builtins.str
     state: _types_pb2.ReplicaState.ValueType
     """UNSPECIFIED: remove the location"""
+    only_if: _types_pb2.ReplicaState.ValueType
+    """it has this state until then; UNSPECIFIED: whichever it has"""
     def __init__(
         self,
         *,
@@ -424,10 +427,11 @@ class ReplicaUpdate(_message.Message):
         node_id: _builtins.str = ...,
         disk_id: _builtins.str = ...,
         state: _types_pb2.ReplicaState.ValueType = ...,
+        only_if: _types_pb2.ReplicaState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "disk_id", b"disk_id", "node_id", b"node_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "disk_id", b"disk_id", "node_id", b"node_id", "only_if", b"only_if", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

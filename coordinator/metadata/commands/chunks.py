@@ -21,7 +21,8 @@ _UPSERT = "INSERT OR REPLACE INTO replica (chunk, node, disk, state) VALUES (?, 
 def update_replicas(context: Context, command: e.UpdateReplicas) -> int:
     """Note, change or remove locations of sealed chunks on datanodes. A LIVE one is removed only when as many as
     wanted remain, one at least, or the chunk is condemned (docs/decisions/0005). One that is being deleted is removed,
-    or taken back as MISSING; whatever else is told of it came too late."""
+    or taken back as MISSING; whatever else is told of it came too late. One with another state than `only_if` by now
+    stays as it is."""
     nodes: dict[str, int | None] = {}
     done = 0
     for update in command.updates:
@@ -38,6 +39,8 @@ def _update(context: Context, update: e.ReplicaUpdate, node: int) -> bool:
     if chunk is None:
         return False
     row = context.execute(_REPLICA, (update.chunk, node)).fetchone()
+    if update.only_if and (row is None or row[0] != update.only_if):
+        return False
     was_live = row is not None and row[0] == t.REPLICA_STATE_LIVE
     if update.state == t.REPLICA_STATE_UNSPECIFIED:
         chunk_state, live, want = chunk

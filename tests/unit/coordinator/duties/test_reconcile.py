@@ -316,6 +316,37 @@ def test_a_corrupt_replica_that_was_healed_elsewhere_is_forgotten_as_one(
     duty.work()
     assert leader.replicas(chunk) == {"d1": "missing", "d2": "live", "d3": "live", "d4": "live"}
     assert queries.chunk_counts(leader.db, ()).corrupt == 0
+    leader.clock.advance(HEALED_SECONDS)
+    duty.work()
+    assert leader.replicas(chunk) == {"d2": "live", "d3": "live", "d4": "live"}
+
+
+def test_what_is_missing_is_remembered_while_it_is_wanted_and_no_longer(
+    leader: Coordinator, duty: Reconcile
+) -> None:
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    leader.become(chunk, "d1", MISSING)
+    leader.clock.advance(HEALED_SECONDS)
+    duty.work()
+    assert leader.replicas(chunk)["d1"] == "missing"
+    leader.become(chunk, "d4", LIVE)
+    leader.clock.advance(HEALED_SECONDS)
+    duty.work()
+    assert leader.replicas(chunk) == {"d2": "live", "d3": "live", "d4": "live"}
+    leader.beat("d1", delta=[sealed(chunk, "d1")])  # it was there after all
+    duty.work()
+    assert leader.replicas(chunk)["d1"] == "live"
+
+
+def test_what_is_there_again_is_not_forgotten_with_what_was_missing(
+    leader: Coordinator, duty: Reconcile
+) -> None:
+    """Two duties looked at the same state, and the other's entry came first."""
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    forget = e.ReplicaUpdate(chunk=chunk, node_id="d4", only_if=MISSING)
+    leader.become(chunk, "d4", LIVE)
+    leader.system(e.SystemCommand(update_replicas=e.UpdateReplicas(updates=[forget])))
+    assert leader.replicas(chunk)["d4"] == "live"
 
 
 def test_inventories_that_came_are_compared_one_after_the_other(leader: Coordinator, duty: Reconcile) -> None:
