@@ -14,6 +14,8 @@ the disks hold. Rules:
    when the chunk was condemned.
 7. In the end what is needed has a copy, and nothing else lies on any disk; that takes a grace and two cycles.
 8. Whatever chunks its extents name by now: a file has the bytes that were stored.
+9. Where repair and trimming run every chunk has in the end as many replicas as it wants, each with its bytes, and the
+   log tells of no others.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ _FILES = (
     "SELECT version.id, version.checksum, length, chunk, chunk_offset FROM extent"
     " JOIN version ON version.id = extent.version WHERE version.inode IS NOT NULL ORDER BY version.id, file_offset"
 )
+_IN_USE = "SELECT id, want FROM chunk WHERE state = 1 AND home = 0 AND upload IS NULL AND want > 0"
+_REPLICAS = "SELECT node_id, replica.state FROM replica JOIN node ON node.key = replica.node WHERE chunk = ?"
 _REPLICA = (
     "SELECT replica.state FROM replica JOIN node ON node.key = replica.node WHERE chunk = ? AND node_id = ?"
 )
@@ -102,6 +106,7 @@ class Checker:
         self._quarantine_seconds = quarantine_seconds
         self.on_quarantined: Callable[[bytes], None] = lambda chunk: None
         self.totals: Counter[str] = Counter()
+        self._lost_histories = 0  # they are numbered from 1
         self.disks: dict[str, set[bytes]] = defaultdict(set)
         self.contents: dict[bytes, bytes] = {}  # of every chunk that was ever sealed
         self.released: set[bytes] = set()
@@ -164,10 +169,19 @@ class Checker:
             raise Violation(f"{node_id} deletes {chunk.hex()} by a condemnation that a restore has voided")
         if chunk in self.kept and self._hold_of(chunk) != RELEASED:
             raise Violation(f"{node_id} deletes {chunk.hex()}, which an operator has restored")
+        if self._is_of_a_lost_history(node_id, history):
+            if not any(chunk in held for held in self.disks.values()):
+                self.foreign.discard(chunk)
+            return  # what it was judged by is lost as well
         if chunk in self.foreign and chunk not in self.released:
             raise Violation(f"{node_id} deletes {chunk.hex()}, which the restored log has not seen")
         with self._truth.tx() as tx:
             self._judge(tx, node_id, chunk)
+
+    def _is_of_a_lost_history(self, node_id: str, history: int) -> bool:
+        """Whether a leader gave the order whose coordinators are lost, to a node that has heard of none since: it was
+        on its way when they went."""
+        return self._heard.get(node_id, (0, 0))[0] <= history <= self._lost_histories
 
     def _hold_of(self, chunk: bytes) -> int | None:
         with self._truth.tx() as tx:
@@ -258,6 +272,7 @@ class Checker:
         with self._truth.tx() as tx:
             known = {row[0] for row in tx.execute("SELECT id FROM chunk WHERE upload IS NULL")}
             needed = {row[0] for row in tx.execute(_NEEDED)}
+        self._lost_histories += 1
         self.foreign |= there - known
         self.released.clear()
         self.kept.clear()
@@ -395,6 +410,21 @@ class Checker:
             needed = {row[0] for row in tx.execute(_NEEDED)}
         wanted = (self.foreign - self.released) | (self.recalled & needed)
         return [one.hex() for one in sorted(wanted - there - self._harmed.keys())]
+
+    def unsettled(self) -> list[str]:
+        """Sealed chunks in use with more, fewer or other replicas than they want, as the log or as the disks have it.
+        What is on no disk any more, and in no quarantine, is passed over: harm can be so great."""
+        aside = {chunk for _, chunk in self._aside_since}
+        with self._truth.tx() as tx:
+            found = []
+            for chunk, want in tx.execute(_IN_USE).fetchall():
+                held = {one for one, chunks in self.disks.items() if chunk in chunks}
+                told = dict(tx.execute(_REPLICAS, (chunk,)))
+                live = {one for one, state in told.items() if state == t.REPLICA_STATE_LIVE}
+                if (held or chunk in aside) and not (len(told) == len(live) == want and live <= held):
+                    states = {one: t.ReplicaState.Name(state) for one, state in told.items()}
+                    found.append(f"{chunk.hex()} wants {want}: {states}, files on {sorted(held)}")
+        return found
 
 
 def _opened(image: bytes) -> MemoryDatabase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from coordinator.duties import collect, cycle
+from coordinator.duties import balance, collect, cycle
 from coordinator.metadata import hashing, invariants
 from coordinator.soft import inventories, orders
 from datanode.duties import content
@@ -34,6 +35,9 @@ LOOK_SECONDS = 0.25
 CALM_SECONDS = 2.0
 WELL_SECONDS_MAX = 30.0
 CYCLE_SECONDS_MAX = 25.0
+SETTLED_SECONDS_MAX = 60.0
+BALANCE_PAUSE_SECONDS = 2.0
+BALANCED_SHARE = 1e-7
 EXPECTED_ERRORS = ("disk.failed", "gc.stopped", "history.behind", "repair.no_source")
 SETTINGS = {"data.replication": 2, "data.min_replicas": 2, "trash.retention_ms": 500}
 
@@ -51,6 +55,7 @@ class Scale:
     survivors: bool
     set_back: bool
     harm_pause: float
+    balances: bool = False  # operators start balancing again and again
     hasty: bool = False  # operators restore a chunk at the moment when its first holder deletes it
 
 
@@ -66,6 +71,7 @@ def scale_of(seed: int) -> Scale:
         pressure=random.random() < 0.4,
         set_back=random.random() < 0.3,
         survivors=random.random() < 0.5,
+        balances=Random(f"balances {seed}").random() < 0.6,
     )
 
 
@@ -146,9 +152,20 @@ def small_limits(plan: Plan) -> ExitStack:
         (inventories, "PAGE_SECONDS", 3.0),
         (orders, "COMMAND_SECONDS", 3.0),
         (content, "INVENTORY_PAGE_IDS", 4),
+        (balance, "SETTLE_SECONDS", 0.5),
+        (balance, "TRIMMED_SECONDS", 5.0),
+        (balance, "read", _minded),
     ):
         stack.enter_context(patch.object(module, name, value))
     return stack
+
+
+_read_wish = balance.read
+
+
+def _minded(tx: sqlite3.Connection) -> balance.Wish:
+    """A few bytes of what a disk can hold are too much of a difference."""
+    return replace(_read_wish(tx), threshold=BALANCED_SHARE)
 
 
 class StorageRun:
@@ -167,6 +184,8 @@ class StorageRun:
         process: Any = self.storage.cluster.current
         shown = {key: value for key, value in fields.items() if key not in ("cause", "path")}
         self.world.tell(process.node_id if process else "", event, **shown)
+        if event == "balance.begun":
+            self.storage.totals["moves"] += fields["moves"]
         member = getattr(process, "member", None)
         full = member is not None and member.full and event == "apply.disk_full"
         if level >= logging.ERROR and event not in EXPECTED_ERRORS and not full:
@@ -179,6 +198,8 @@ class StorageRun:
             one.begin()
         self.storage.cluster.nemesis.begin()
         self.harm.begin()
+        if self._scale.balances and self._scale.repairs:
+            world.after(BALANCE_PAUSE_SECONDS, self._balance)
         if self._scale.restores:
             world.after(plan.seconds * 0.3, self.harm.back_up)
             world.after(plan.seconds * 0.6, self._restore)
@@ -206,6 +227,16 @@ class StorageRun:
             return any(isinstance(one, bytes) for one in answers)
 
         self.wait_for(ask, GENESIS_SECONDS_MAX, "the settings")
+
+    def _balance(self) -> None:
+        """An operator says it again, as it ends by itself; until all are to be well."""
+        if self.storage.calm:
+            return
+        found = self.storage.leader()
+        if found is not None:
+            start = e.SystemCommand(set_setting=e.SetSetting(key="balance.state", value=str(balance.RUNNING)))
+            found[0].later(0.0, found[1].system, [start], lambda answer: None)
+        self.world.after(BALANCE_PAUSE_SECONDS, self._balance)
 
     def _restore(self) -> None:
         """Clients die with the coordinators, or go on with what they were about."""
@@ -268,7 +299,16 @@ class StorageRun:
         missing = checker.missing()
         if missing:
             raise Violation(f"nobody has {missing}, which wait for an operator")
+        if storage.repairs:
+            self._settle()
         self._check_members()
+
+    def _settle(self) -> None:
+        deadline = self.world.now + SETTLED_SECONDS_MAX
+        while left := self.storage.checker.unsettled():
+            if self.world.now >= deadline:
+                raise Violation(f"not settled in {SETTLED_SECONDS_MAX:g} s: {left}")
+            self.run_for(LOOK_SECONDS)
 
     def _store_slowly(self) -> None:
         """Slower than the grace, and than the time to live of an upload."""

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 from coordinator.consensus.leadership import Leadership
 from coordinator.decisions.liveness import Timing
+from coordinator.duties.balance import BalanceDuty
 from coordinator.duties.collect import Collect
 from coordinator.duties.cycle import Policy
 from coordinator.duties.expiry import Expiry
@@ -126,9 +127,11 @@ class StorageService(Service):
         ]
         if storage.repairs:
             budget = Budget(COPIES_BYTES_PER_SECOND, process.clock)
+            trim = TrimDuty(desk, soft, holders, process.clock, epoch)
             duties += [
                 Repair(desk, soft, process.random.random, budget, 2, process.clock),
-                TrimDuty(desk, soft, holders, process.clock, epoch),
+                trim,
+                BalanceDuty(desk, soft, process.random.random, process.clock, trim.look_at),
             ]
         if storage.rewrites:
             duties.append(rewriting(process, storage, desk, soft))
