@@ -58,14 +58,15 @@ def small_disks(cluster: LocalCluster, dfsctl: Dfsctl) -> Iterator[None]:
 
 
 def settled(cluster: LocalCluster, fs: Client, path: str) -> bool:
-    """Three live replicas of each chunk, and each has its file."""
-    return all(
-        len(one.replicas) == 3
-        and all(
-            place.state == "live" and one.chunk in files_on(cluster, place.node_id) for place in one.replicas
-        )
-        for one in fs.locate(path)
-    )
+    """Three live replicas of each chunk, and each has its file. AssertionError says what is otherwise."""
+    for one in fs.locate(path):
+        told = {place.node_id: place.state for place in one.replicas}
+        files = {
+            node.node_id for node in cluster.layout.datanodes if one.chunk in files_on(cluster, node.node_id)
+        }
+        assert list(told.values()) == ["live"] * 3, f"{one.chunk} of {path}: {told}, files on {sorted(files)}"
+        assert told.keys() <= files, f"{one.chunk} of {path}: {told}, files on {sorted(files)}"
+    return True
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system wants root")
