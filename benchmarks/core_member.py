@@ -27,10 +27,11 @@ from coordinator.consensus import Consensus, ConsensusSettings, Identity, Propos
 from coordinator.consensus.database import Database
 from coordinator.duties.desk import Desk
 from coordinator.duties.genesis import commands
-from coordinator.metadata import layouts, lookup, migrations, queries
+from coordinator.metadata import migrations, queries
 from coordinator.metadata.machine import Machine
 from quorumfs.clock import SystemClock
 from quorumfs.errors import QuorumFSError, UnavailableError
+from quorumfs.limits import MESSAGE_BYTES_MAX
 from quorumfs.mint import system_random
 from quorumfs.rpc.status import raise_for
 from quorumfs.v1 import entries_pb2 as e
@@ -134,10 +135,7 @@ class CoreMember:
 
             def question(tx: Any) -> bytes:
                 found = n.ReadBatchResult()
-                directories: lookup.Directories = {}
-                packs: layouts.Packs = {}
-                for op in asked:
-                    queries.answer_among(tx, op, directories, packs, found.results.add())
+                queries.stat_all(tx, [op.stat for op in asked], found.results.add, MESSAGE_BYTES_MAX)
                 return found.SerializeToString()
 
             self._consensus.read(question, done)

@@ -57,6 +57,11 @@ def question(batch: n.ReadBatch, soft: SoftState, age_ms: int) -> Callable[[sqli
             code=t.ERROR_CODE_OK, tag=batch.tag, age_ms=age_ms, index=queries.applied_index(tx)
         )
         room = ANSWER_BYTES_MAX
+        stats = [op.stat for op in batch.ops if op.HasField("stat")]
+        if len(stats) == len(batch.ops):
+            told = queries.stat_all(tx, stats, result.results.add, room)
+            result.results.extend([TOO_MUCH] * (len(stats) - told))
+            return result.SerializeToString()
         directories: lookup.Directories = {}
         packs: layouts.Packs = {}
         states: States = {}

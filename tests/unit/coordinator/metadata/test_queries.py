@@ -96,6 +96,46 @@ def test_a_directory_in_which_much_is_asked_for_is_looked_up_once(cluster: Clust
     assert statements_for(cluster, stats) == [3, 1, 1]
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from(_PATHS), st.sampled_from([0, 1]), st.booleans()), max_size=200),
+    st.integers(0, 70),
+)
+def test_stats_asked_together_have_the_answers_that_each_has_alone(
+    asked: list[tuple[bytes, int, bool]], names: int
+) -> None:
+    asked = asked + [(b"/d/%d" % number, 0, False) for number in range(names)]
+    stats = [n.StatRequest(ref=ref(path, base), follow=follow) for path, base, follow in asked]
+    together = n.ReadBatchResult()
+    told = queries.stat_all(_SHARED.replica.db, stats, together.results.add, 1 << 20)
+    assert told == len(stats)
+    assert list(together.results) == [queries.answer(_SHARED.replica.db, n.ReadOp(stat=one)) for one in stats]
+
+
+def test_names_in_one_directory_are_looked_up_together(cluster: Cluster) -> None:
+    cluster.do(mkdir(b"/a"), *(put(b"/a/%d" % number) for number in range(100)))
+    statements: list[str] = []
+    stats = [n.StatRequest(ref=ref(b"/a/%d" % number)) for number in range(100)]
+    told = n.ReadBatchResult()
+    cluster.replica.db.set_trace_callback(statements.append)
+    queries.stat_all(cluster.replica.db, stats, told.results.add, 1 << 20)
+    cluster.replica.db.set_trace_callback(None)
+    assert [one.info.path for one in told.results] == [one.ref.path for one in stats]
+    assert len(statements) == 3 + 2  # the first the long way, the others 64 at once
+
+
+@pytest.mark.parametrize("room", [0, 1, 4000, 12000])
+def test_stats_end_when_their_answers_fill_the_room(cluster: Cluster, room: int) -> None:
+    name = b"n" * 200
+    cluster.do(mkdir(b"/a"), *(put(b"/a/%s%d" % (name, number)) for number in range(50)))
+    stats = [n.StatRequest(ref=ref(b"/a/%s%d" % (name, number))) for number in range(50)]
+    told = n.ReadBatchResult()
+    count = queries.stat_all(cluster.replica.db, stats, told.results.add, room)
+    assert count == len(told.results) < len(stats)
+    sizes = [one.ByteSize() for one in told.results]
+    assert sum(sizes[:-1]) < room or not sizes
+    assert count >= room // 560  # each takes some 420
+
+
 def test_layouts_in_a_directory_that_is_known_take_one_look_up(cluster: Cluster) -> None:
     cluster.do(mkdir(b"/a"), *(put(b"/a/%d" % number) for number in range(3)))
     asked = [n.ReadOp(layout=n.LayoutRequest(ref=ref(b"/a/%d" % number))) for number in range(3)]
