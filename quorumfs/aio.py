@@ -380,14 +380,16 @@ class _Crowd(Generic[Op, Answer]):
         self._told: deque[tuple[asyncio.Future[Answer], list[Answer] | None, QuorumFSError | None]] = deque()
         self._waking = False
 
-    async def ask(self, op: Op) -> Answer:
-        """The answer to `op`. Raises what concerns the whole message."""
-        loop = asyncio.get_running_loop()
+    def ask(self, op: Op) -> asyncio.Future[Answer]:
+        """The answer to `op`, to be awaited at once. Raises what concerns the whole message."""
+        waiting = self._waiting
+        # Asked for once a turn: each time it is a system call.
+        loop = waiting[0][1].get_loop() if waiting else asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append((op, future))
-        if len(self._waiting) == 1:  # the others of this turn of the loop come before the call
+        waiting.append((op, future))
+        if len(waiting) == 1:  # the others of this turn of the loop come before the call
             loop.call_soon(self._hand_over)
-        return await future
+        return future
 
     def _hand_over(self) -> None:
         waiting, self._waiting = self._waiting, []

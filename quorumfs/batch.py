@@ -235,7 +235,7 @@ class Combiner(Generic[Op, Answer]):
         `holds`: the lane that the last of the threads among them hands on.
         """
         for waiter in group:
-            if not waiter.is_settled:
+            if waiter.answers is None and waiter.error is None:
                 # Only a bug or an interrupt of the sending thread leads here.
                 waiter.error = OutcomeUnknownError("the request's fate is unknown", cause="its sender ended")
         with self._lock:
@@ -249,8 +249,8 @@ class Combiner(Generic[Op, Answer]):
         elif holds is not None:
             self._pass_on(holds)
         for waiter in group:
-            if waiter.alarm is None:
-                waiter.tell()
+            if waiter.done is not None:
+                waiter.done(waiter.answers, waiter.error)
 
     def _enough_wait(self) -> bool:
         """Whether the next message is worth sending at once: it is large, or a thread waits for it."""

@@ -20,9 +20,26 @@ _OPS = b"\x0a"  # of ReadBatch
 
 def encode_stat(path: bytes, follow: bool = True) -> bytes:
     """A `ReadOp` that asks what `path` is."""
+    if 0 < len(path) < _LONG:
+        return _HEADS[follow][len(path)] + path + _ENDS[follow]
+    return _encode_any(path, follow)
+
+
+def _encode_any(path: bytes, follow: bool) -> bytes:
     ref = _PATH + varint(len(path)) + path if path else b""
     request = _REF + varint(len(ref)) + ref + (_FOLLOW if follow else b"")
     return _STAT + varint(len(request)) + request
+
+
+_LONG = 0x70  # the lengths of what holds a shorter path take one byte each
+_ENDS = (b"", _FOLLOW)
+_HEADS = tuple(
+    tuple(
+        _encode_any(bytes(length), follow)[: -length - len(_ENDS[follow]) or None] for length in range(_LONG)
+    )
+    for follow in (False, True)
+)
+"""What stands before a path, by `follow` and the path's length."""
 
 
 def encode_batch(questions: Iterable[bytes]) -> bytes:

@@ -23,6 +23,7 @@ _TYPES = {
     types_pb2.INODE_TYPE_DIRECTORY: FileType.DIRECTORY,
     types_pb2.INODE_TYPE_SYMLINK: FileType.SYMLINK,
 }
+_new_tuple = tuple.__new__  # as NamedTuple does it, without its function between
 _FILE = FileType.FILE  # an enumeration's attribute costs more than all numbers of a status
 
 
@@ -120,18 +121,21 @@ def file_status(info: namespace_pb2.FileInfo, path: bytes = b"") -> FileStatus:
     where = info.path or path
     name = info.name or where.rsplit(b"/", 1)[-1]
     target = info.target
-    return FileStatus(
-        where.decode("utf-8", "replace"),
-        name.decode("utf-8", "replace"),
-        _TYPES.get(info.type, _FILE),
-        info.size,
-        info.mode,
-        info.mtime_ns,
-        info.replication,
-        info.id,
-        info.version,
-        info.checksum,
-        target.decode("utf-8", "surrogateescape") if target else "",
+    return _new_tuple(
+        FileStatus,
+        (
+            where.decode("utf-8", "replace"),
+            name.decode("utf-8", "replace"),
+            _TYPES.get(info.type, _FILE),
+            info.size,
+            info.mode,
+            info.mtime_ns,
+            info.replication,
+            info.id,
+            info.version,
+            info.checksum,
+            target.decode("utf-8", "surrogateescape") if target else "",
+        ),
     )
 
 
