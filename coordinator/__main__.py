@@ -15,6 +15,7 @@ from common import config as configuration
 from common import log
 from common.config import NodeConfig
 from common.lifecycle import ExitCode, Lifecycle
+from common.memory import spare_the_loaded
 from common.reload import Reload
 from quorumfs.errors import Exit, IntegrityError, QuorumFSError
 
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
             return _restore_backup(config, offline)
         node = CoordinatorNode(config, lifecycle, buffer)
         lifecycle.on_reload = Reload("quorumfs-coordinator", "coordinator", arguments, config, node.takers())
+        spare_the_loaded()
         return lifecycle.ended(node.run())
     except SickStorage as error:
         log.get(__name__).error("node.sick_disk", reason=error.message, cause=error.cause, next=error.next)

@@ -165,7 +165,7 @@ class Coordinator:
         Like `do` in all else: exactly once, coalesced with everybody's (`later`: of the coalescer's rule 5),
         within this object's timeout.
         """
-        self._changes.submit((([op], op.ByteSize() + 4, done) for op, done in calls), self.timeout, later)
+        self._changes.submit((((op,), op.ByteSize() + 4, done) for op, done in calls), self.timeout, later)
 
     def submit_reads(
         self,
@@ -173,7 +173,7 @@ class Coordinator:
         later: Later | None = None,
     ) -> None:
         """Like `submit`, for linearizable stats, serialized (see `quorumfs.questions`)."""
-        self._reads.submit((([op], len(op) + 4, done) for op, done in calls), self.timeout, later)
+        self._reads.submit((((op,), len(op) + 4, done) for op, done in calls), self.timeout, later)
 
     def read(
         self,
