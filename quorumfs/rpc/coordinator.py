@@ -108,6 +108,8 @@ class Coordinator:
         self._callables: dict[tuple[str, str], tuple[grpc.Channel, Any]] = {}
         self._streams = BatchStreams(self._channels, self._call, self._metadata)
         lanes = max(1, min(batches_in_flight, limits.CLIENT_SLOTS_MAX))
+        self._lane_alone = lanes  # behind those of the coalescers
+        self._asks_alone = threading.Lock()
         self._session = SessionSlots(
             self._send_batch, client_name or _client_name(), _BATCH_TTL_MS, self._clock
         )
@@ -187,7 +189,7 @@ class Coordinator:
         if consistency != namespace_pb2.CONSISTENCY_LINEARIZABLE or len(ops) != 1:
             return self._read(ops, consistency, self.timeout)
         if ops[0].WhichOneof("op") != "stat":  # pages and layouts are large: alone in their message
-            return self._read(ops, consistency, self.timeout)
+            return self._read_alone(ops, self.timeout)
         question = ops[0].SerializeToString()
         return self._reads.run([question], len(question) + 4, self.timeout)
 
@@ -340,11 +342,25 @@ class Coordinator:
         ops: Sequence[namespace_pb2.ReadOp],
         consistency: namespace_pb2.Consistency.ValueType,
         patience: float,
+        *,
+        lane: int | None = None,
     ) -> list[namespace_pb2.ReadResult]:
         raw = namespace_pb2.ReadBatch(ops=ops, consistency=consistency).SerializeToString()
         what = f"read ({ops[0].WhichOneof('op') if ops else 'nothing'})"
         stale = consistency == namespace_pb2.CONSISTENCY_STALE
-        return self._ask(what, raw, len(ops), patience, anybody=stale)
+        return self._ask(what, raw, len(ops), patience, lane=lane, anybody=stale)
+
+    def _read_alone(
+        self, ops: Sequence[namespace_pb2.ReadOp], patience: float
+    ) -> list[namespace_pb2.ReadResult]:
+        """Over the stream that is kept for such questions, by one thread at a time; the others make calls of their own
+        meanwhile: nobody waits for another's page."""
+        if not self._asks_alone.acquire(blocking=False):
+            return self._read(ops, namespace_pb2.CONSISTENCY_LINEARIZABLE, patience)
+        try:
+            return self._read(ops, namespace_pb2.CONSISTENCY_LINEARIZABLE, patience, lane=self._lane_alone)
+        finally:
+            self._asks_alone.release()
 
     def _ask(
         self,

@@ -462,6 +462,31 @@ def test_reads_are_repeated_freely() -> None:
     assert world.stub.read([stat("/a")])[0].info.path == b"/a"
 
 
+def layout(path: str) -> pb.ReadOp:
+    return pb.ReadOp(layout=pb.LayoutRequest(ref=pb.Ref(path=path.encode())))
+
+
+def test_questions_of_one_caller_share_one_stream() -> None:
+    world = World()
+    world.stub.read([layout("/a")])
+    world.stub.read([layout("/b")])
+    assert [one.path for one in world.net.exchanges] == ["/quorumfs.v1.Namespace/Read"]
+
+
+def test_a_question_does_not_wait_for_the_one_that_has_the_stream() -> None:
+    world = World()
+    answered: list[int] = []
+
+    def ask_another(address: str, path: str, raw: bytes) -> None:
+        world.net.before = lambda *_: None
+        answered.append(len(world.stub.read([layout("/b")])))
+
+    world.net.before = ask_another
+    world.stub.read([layout("/a")])
+    assert answered == [1]
+    assert len(world.net.exchanges) == 1
+
+
 def test_a_stale_read_is_answered_by_anybody() -> None:
     world = World()
     world.mkdir("/a")
