@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import struct
+import sys
 import time
+from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -42,6 +45,35 @@ def some_bytes(length: int, seed: int = 1) -> bytes:
 
 def test_the_check_value_of_the_catalogue_comes_out() -> None:
     assert crc32c(b"123456789") == 0xE3069283
+
+
+@pytest.mark.parametrize("package", ["awscrt.checksums", "crc32c"])
+def test_each_package_that_may_compute_it_takes_every_buffer_and_goes_on_from_a_value(package: str) -> None:
+    compute = pytest.importorskip(package).crc32c
+    data = some_bytes(3 * BLOCK_BYTES)
+    whole = crc32c(data)
+    for buffer in (data, bytearray(data), memoryview(data), memoryview(bytearray(data))):
+        assert compute(buffer) == compute(buffer[100:], compute(buffer[:100], 0)) == whole
+    assert (compute(b""), compute(b"", 7)) == (0, 7)
+
+
+def loaded_beside(awscrt: ModuleType | None, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module as it is where `awscrt` is installed, or where nothing of the name is."""
+    monkeypatch.setitem(sys.modules, "awscrt", awscrt)
+    monkeypatch.setitem(sys.modules, "awscrt.checksums", awscrt)
+    spec = importlib.util.find_spec("quorumfs.checksum")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_faster_package_computes_it_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    faster = ModuleType("awscrt.checksums")
+    faster.crc32c = lambda data, value=0: 4711  # type: ignore[attr-defined]  a module made here
+    assert loaded_beside(faster, monkeypatch).crc32c(b"123456789") == 4711
+    assert loaded_beside(None, monkeypatch).crc32c(b"123456789") == 0xE3069283
 
 
 @given(st.binary(max_size=200))
