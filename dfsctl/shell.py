@@ -233,11 +233,18 @@ class Group(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            near = _near(args[0], list(self.table))
+            near = self._in_a_group(args[0]) or _near(args[0], list(self.table))
             if not near:
                 raise
             message = f"no command {args[0]!r}; did you mean {near!r}?"
             raise click.UsageError(message, ctx=ctx) from error
+
+    def _in_a_group(self, word: str) -> str:
+        """`node drain` for `drain`; empty when no group, or more than one, has it."""
+        found = [
+            f"{name} {word}" for name, row in self.table.items() if isinstance(row, Group) and word in row.table
+        ]
+        return found[0] if len(found) == 1 else ""
 
 
 def _with(own: list[click.Parameter], common: list[click.Parameter]) -> list[click.Parameter]:

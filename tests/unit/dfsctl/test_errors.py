@@ -57,6 +57,7 @@ def test_wrong_usage_is_exit_code_two_in_json_too(dfsctl: Dfsctl, argv: list[str
 
 def test_a_command_that_is_nearly_right_is_recognised(dfsctl: Dfsctl) -> None:
     assert "did you mean 'locate'" in dfsctl("locat").err
+    assert "did you mean 'node drain'" in dfsctl("drain").err
 
 
 def test_the_common_options_may_stand_anywhere(dfsctl: Dfsctl, client: Any) -> None:
