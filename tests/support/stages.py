@@ -90,23 +90,8 @@ def when_changing(kind: str, deed: Callable[[Scene, str, Exchange, float], bytes
 
 
 def when_reading(kind: str, deed: Callable[[Scene, str, Exchange, float], bytes]) -> Callable[[Scene], None]:
-    """Before a question of this kind goes to the leader as a call of its own."""
-
-    def install(scene: Scene) -> None:
-        original = Coordinator._call
-
-        def call(self: Coordinator, address: str, path: str, raw: bytes, timeout: float) -> bytes:
-            def send(seconds: float) -> bytes:
-                return original(self, address, path, raw, seconds)
-
-            wanted = path == streams_path("Read") and kind in _kinds(namespace_pb2.ReadBatch, raw)
-            if wanted and (victim := _leader_at(scene, address)) and scene.take():
-                return deed(scene, victim, send, timeout)
-            return send(timeout)
-
-        Coordinator._call = call  # type: ignore[method-assign]
-
-    return install
+    """Before a question of this kind, the only one that is asked, goes to the leader."""
+    return _at_exchange(streams_path("Read"), lambda raw: kind in _kinds(namespace_pb2.ReadBatch, raw), deed)
 
 
 def when_sending_a_chunk(deed: Callable[[Scene], None]) -> Callable[[Scene], None]:
