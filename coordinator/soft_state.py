@@ -31,6 +31,7 @@ from coordinator.soft.orders import COPY_SECONDS_MAX, INVENTORY, LABELS, OrderBo
 from coordinator.soft.roster import Roster
 from coordinator.soft.signs import Promises, Signs
 from coordinator.soft.tables import known_node, known_nodes, lost_disks, node_table
+from coordinator.soft.touched import Touched
 from coordinator.soft.values import (
     Done,
     Inventory,
@@ -95,7 +96,6 @@ class _Node:
         None  # as of that row and promise; until it is heard again
     )
     answers_probes: bool = False  # since it was heard last
-    trimmed_at: float | None = None
     copying: dict[bytes, float] = field(default_factory=dict)  # chunk -> since when it tells of a copy
     inherited: dict[bytes, float] = field(
         default_factory=dict
@@ -126,6 +126,7 @@ class SoftState:
         self._uploads: Signs[bytes] = Signs()
         self._sessions: Signs[int] = Signs()
         self._promises = Promises()
+        self._touched = Touched()
         self._alarms: dict[str, tuple[str, int]] = {}
         self._awake_at: float | None = None  # when it heard a node last, or looked at how they are
         self._listening_since = 0.0  # or since the leadership began
@@ -225,6 +226,7 @@ class SoftState:
             if beat.incarnation > node.incarnation:
                 self._begin_incarnation(beat.node_id, node, beat.node_uuid, beat.incarnation)
             self._forgive_own_silence(now)
+            before = self._leading_since if node.last_heard is None else node.last_heard
             self._pulse(node, now)
             if beat.sequence < node.sequence:
                 return True  # overtaken on the way: a later one has told the same and more
@@ -234,7 +236,7 @@ class SoftState:
             if states != node.disk_states:
                 node.disk_states, node.lost = states, None
             self._inherit(beat, node, now)
-            self._take_delta(beat)
+            self._take_delta(beat, before)
             self._orders.settle(beat.node_id, beat.outcomes)
             self._tell_labels(beat, known)
             return True
@@ -279,12 +281,13 @@ class SoftState:
         if node.inherited:
             node.inherited = {chunk: until for chunk, until in node.inherited.items() if until > now}
 
-    def _take_delta(self, beat: m.HeartbeatRequest) -> None:
+    def _take_delta(self, beat: m.HeartbeatRequest, since: float | None) -> None:
+        """`since`: when the heartbeat before it was heard, whose end this one waited for; or the leadership began."""
         if len(self._reports) + len(beat.delta) > REPORTS_MAX:
             self._inventories.want(beat.node_id)
             return
         self._reports.extend(
-            Report(beat.node_id, one.chunk, one.disk_id, one.state, one.length, one.checksum)
+            Report(beat.node_id, one.chunk, one.disk_id, one.state, one.length, one.checksum, since)
             for one in beat.delta
         )
 
@@ -581,17 +584,15 @@ class SoftState:
         with self._lock:
             return self._inventories.take()
 
-    def trimmed(self, node_id: str) -> None:
-        """Replicas of this node were deleted just now: an inventory under way may list them still."""
+    def touched(self, node_id: str, chunks: Collection[bytes]) -> None:
+        """The node deleted these replicas, or brought them back, on an order just now."""
         with self._lock:
-            if node_id in self._nodes:
-                self._nodes[node_id].trimmed_at = self._clock.monotonic()
+            self._touched.note(node_id, chunks, self._clock.monotonic())
 
-    def trimmed_since(self, node_id: str, since: float) -> bool:
-        """Whether replicas of this node were deleted at that time or later."""
+    def touched_since(self, node_id: str, chunk: bytes, since: float) -> bool:
+        """Whether that happened at that time or later: what the node found before says nothing."""
         with self._lock:
-            node = self._nodes.get(node_id)
-            return node is not None and node.trimmed_at is not None and node.trimmed_at >= since
+            return self._touched.since(node_id, chunk, since)
 
     # Signs of life
 

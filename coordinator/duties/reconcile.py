@@ -9,8 +9,9 @@ Theory of operation
    commits went on), one that was corrupt or missing and is listed again, a reader's complaint. The node is told to
    verify that chunk, and its finding is written. A replica sealed just now, with the right length and checksum, is
    believed at once.
-4. A replica that is being deleted is the business of whoever deletes it: reports about it are passed over. What an
-   inventory lists beyond the metadata is doubted when the node deleted replicas since its gathering began.
+4. A replica that is being deleted is the business of whoever deletes it: reports about it are passed over. What a node
+   may have found before it deleted the replica, or brought it back, is doubted, however it came: an inventory takes its
+   time, a report may wait for the end of its upload, an outcome for a heartbeat.
 5. A replica that was corrupt stays so in the metadata while its node has it at its place. Once its chunk is whole
    without it the node is told to look: it has put the bytes aside, and says that they are not there. What is not there,
    and not wanted there any more, is forgotten: should it turn up again, its node will say so.
@@ -171,10 +172,14 @@ class Reconcile:
         reports = list(islice(waiting, REPORTS_PER_ENTRY))
         if not reports:
             return 0
-        found = self._desk.look(lambda tx: differences(tx, reports, believe, self._soft.trimmed_since))
+        looked_at = self._clock.monotonic()
+        found = self._desk.look(lambda tx: differences(tx, reports, believe, self._soft.touched_since))
         if found.updates:
             self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=found.updates))])
             _log.info("replicas.updated", count=len(found.updates))
+        for update in found.updates:
+            if self._soft.touched_since(update.node_id, update.chunk, looked_at):
+                self._doubts.add(update.node_id, update.chunk)
         for _ in reports:
             waiting.popleft()
         for one in found.doubts:
@@ -224,7 +229,7 @@ class Reconcile:
                 chunk,
                 inventory.disks.get(chunk, ""),
                 t.REPLICA_STATE_LIVE,
-                listed_since=inventory.since,
+                since=inventory.since,
             )
             for chunk in sorted(chunks)
         )
@@ -262,7 +267,7 @@ def differences(
     tx: sqlite3.Connection,
     reports: Iterable[Report],
     believe: bool,
-    trimmed_since: Callable[[str, float], bool],
+    touched_since: Callable[[str, bytes, float], bool],
 ) -> Differences:
     """What the metadata has to learn from `reports`, what is doubtful, and what came too early.
 
@@ -280,12 +285,22 @@ def differences(
                 found.early.append(report)
             continue
         there = {row.node_id: row for row in queries.replicas_of(tx, report.chunk)}
-        mine, since = there.get(report.node_id), report.listed_since
-        if mine is None and since is not None and trimmed_since(report.node_id, since):
+        mine, since = there.get(report.node_id), report.since
+        if _says_nothing(report, mine):
+            continue
+        if since is not None and touched_since(report.node_id, report.chunk, since):
             found.doubts.append(report)
-        elif mine is None or mine.state != t.REPLICA_STATE_DELETING:
+        else:
             _judge(found, report, chunk, mine, believe)
     return found
+
+
+def _says_nothing(report: Report, mine: ReplicaRow | None) -> bool:
+    """Of what is being deleted; and of what is not there, and not said to be."""
+    if mine is None:
+        return report.state != t.REPLICA_STATE_LIVE
+    promised = mine.state == t.REPLICA_STATE_PENDING
+    return mine.state == t.REPLICA_STATE_DELETING or (promised and report.state == _MISSING)
 
 
 def _judge(
@@ -321,4 +336,4 @@ def finding_of(done: Done) -> Report | None:
         state = _MISSING
     else:
         return None
-    return Report(done.order.node_id, done.order.chunk, done.outcome.ack.disk_id, state)
+    return Report(done.order.node_id, done.order.chunk, done.outcome.ack.disk_id, state, since=done.sent_at)

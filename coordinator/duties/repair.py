@@ -146,7 +146,7 @@ class Repair:
         self._count = count
         self._backlog = Backlog(clock)
         self._rests = Rests(clock, chance)
-        self._made: list[e.ReplicaUpdate] = []
+        self._made: list[tuple[Done, e.ReplicaUpdate]] = []
         self._lengths: dict[bytes, int] = {}
         self._hurried = threading.Event()
         self._somebody_is_silent = False
@@ -310,7 +310,7 @@ class Repair:
         for done in self._soft.take_done(("replicate",)):
             length = self._lengths.pop(done.order.chunk, 0)
             if done.outcome is not None and done.outcome.code == t.ERROR_CODE_OK:
-                self._made.append(_added(done, done.outcome))
+                self._made.append((done, _added(done, done.outcome)))
                 self._rests.over(done.order.chunk)
                 self.figures.done += 1
                 self._count("done", 1)
@@ -322,12 +322,25 @@ class Repair:
             self._tell_failed(done)
 
     def _write_made(self) -> None:
-        """What was copied stays here until the log has it: raises, and is called again."""
+        """What was copied stays here until the log has it: raises, and is called again. Its node may have told of it
+        before, and have deleted it again by now: then it is to look."""
         while self._made:
             page = self._made[:UPDATES_PER_ENTRY]
-            self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=page))])
+            updates = [update for done, update in page if not self._touched(done)]
+            if updates:
+                self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates))])
+            for done, _ in page:
+                if self._touched(done):
+                    self._verify(done.order.node_id, done.order.chunk)
             del self._made[: len(page)]
-            _log.info("repair.done", replicas=len(page))
+            _log.info("repair.done", replicas=len(updates))
+
+    def _touched(self, done: Done) -> bool:
+        since = done.sent_at
+        return since is not None and self._soft.touched_since(done.order.node_id, done.order.chunk, since)
+
+    def _verify(self, node_id: str, chunk: bytes) -> None:
+        self._soft.order(node_id, "verify", m.Command(verify=m.VerifyCommand(chunk=chunk)), chunk)
 
     def _tell_failed(self, done: Done) -> None:
         cause = "no outcome came" if done.outcome is None else done.outcome.error.message
@@ -335,8 +348,7 @@ class Repair:
             "repair.failed", chunk=done.order.chunk.hex(), destination=done.order.node_id, cause=cause
         )
         if done.outcome is not None and done.outcome.code in SOURCE_IN_DOUBT:
-            command = m.Command(verify=m.VerifyCommand(chunk=done.order.chunk))
-            self._soft.order(done.order.source, "verify", command, done.order.chunk)
+            self._verify(done.order.source, done.order.chunk)
 
 
 def _added(done: Done, outcome: m.CommandOutcome) -> e.ReplicaUpdate:

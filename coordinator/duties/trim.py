@@ -181,8 +181,11 @@ class TrimDuty:
             _log.warning("trim.refused", node=node_id, chunks=len(deleted.refused), cause=deleted.why)
         if not deleted.gone:
             return 0
-        self._soft.trimmed(node_id)
-        updates = [e.ReplicaUpdate(chunk=chunk, node_id=node_id) for chunk in sorted(deleted.gone)]
+        self._soft.touched(node_id, deleted.gone)
+        updates = [
+            e.ReplicaUpdate(chunk=chunk, node_id=node_id, only_if=t.REPLICA_STATE_DELETING)
+            for chunk in sorted(deleted.gone)
+        ]
         self._propose(e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates)))
         self.figures.deleted += len(updates)
         _log.info("trim.deleted", node=node_id, replicas=len(updates))
@@ -196,7 +199,12 @@ class TrimDuty:
         if not voided:
             return
         updates = [
-            e.ReplicaUpdate(chunk=chunk, node_id=node_id, state=t.REPLICA_STATE_MISSING)
+            e.ReplicaUpdate(
+                chunk=chunk,
+                node_id=node_id,
+                state=t.REPLICA_STATE_MISSING,
+                only_if=t.REPLICA_STATE_DELETING,
+            )
             for chunk, node_id in voided
         ]
         self._propose(e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates)))
@@ -216,7 +224,9 @@ class TrimDuty:
             return False
         if restored.refused:
             _log.info("trim.not_restored", node=node_id, chunk=chunk.hex(), cause=restored.why)
-        return not restored.refused
+            return False
+        self._soft.touched(node_id, [chunk])
+        return True
 
     def _reckoned(self, candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
         """Less what was taken from them and heartbeats have not told yet: not all is taken from the fullest."""

@@ -87,7 +87,7 @@ class OrderBook:
         for outcome in outcomes:
             waiting = self._take(node_id, outcome.id)
             if waiting is not None:
-                self._done.append(Done(waiting.order, outcome))
+                self._done.append(Done(waiting.order, outcome, waiting.first_sent_at))
 
     def give_up(self, node_id: str) -> None:
         """The node is dead or began anew: its orders end without an outcome."""
@@ -97,7 +97,7 @@ class OrderBook:
     def _give_up(self, node_id: str, number: int) -> None:
         waiting = self._take(node_id, number)
         if waiting is not None and waiting.order.kind not in ONCE:
-            self._done.append(Done(waiting.order, None))
+            self._done.append(Done(waiting.order, None, waiting.first_sent_at))
 
     def _take(self, node_id: str, number: int) -> _Waiting | None:
         waiting = self._waiting.get(node_id, {}).pop(number, None)

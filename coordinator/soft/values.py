@@ -37,8 +37,8 @@ class NodeTable:
 class Report:
     """One replica as its datanode reports it; not verified against the metadata yet.
 
-    `length` and `checksum` are told of one that was sealed just now; else they are 0. `listed_since`: when the
-    gathering of the inventory began that listed it; None: told by itself.
+    `length` and `checksum` are told of one that was sealed just now; else they are 0. `since`: the node has looked
+    then or later; None: nobody knows.
     """
 
     node_id: str
@@ -47,7 +47,7 @@ class Report:
     state: t.ReplicaState.ValueType
     length: int = 0
     checksum: int = 0
-    listed_since: float | None = None
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,12 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An order and what became of it; `outcome` None: no answer in time, or the node began anew."""
+    """An order and what became of it; `outcome` None: no answer in time, or the node began anew. `sent_at`: when it
+    went out first."""
 
     order: Order
     outcome: m.CommandOutcome | None
+    sent_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from coordinator.duties import doubts
@@ -347,6 +349,30 @@ def test_what_is_there_again_is_not_forgotten_with_what_was_missing(
     leader.become(chunk, "d4", LIVE)
     leader.system(e.SystemCommand(update_replicas=e.UpdateReplicas(updates=[forget])))
     assert leader.replicas(chunk)["d4"] == "live"
+
+
+def test_what_is_deleted_between_a_look_and_its_entry_is_looked_at_again(
+    leader: Coordinator, duty: Reconcile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    leader.beat("d4", delta=[sealed(chunk, "d4")])
+    propose = leader.desk.propose
+
+    def deleted(commands: Sequence[e.SystemCommand]) -> Sequence[e.SystemResult.One]:
+        leader.clock.advance(0.1)
+        leader.become(chunk, "d4", LIVE)
+        leader.soft.touched("d4", [chunk])
+        leader.become(chunk, "d4", t.REPLICA_STATE_UNSPECIFIED)
+        return propose(commands)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(leader.desk, "propose", deleted)
+        duty.work()
+    leader.clock.advance(1)
+    number = verifications(leader.beat("d4"))[chunk]
+    verdict(leader, "d4", number, t.ERROR_CODE_CHUNK_NOT_FOUND)
+    duty.work()
+    assert leader.replicas(chunk)["d4"] == "missing"
 
 
 def test_inventories_that_came_are_compared_one_after_the_other(leader: Coordinator, duty: Reconcile) -> None:

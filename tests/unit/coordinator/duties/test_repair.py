@@ -312,3 +312,24 @@ def test_every_chunk_is_copied_in_the_end(leader: Coordinator, duty: Repair) -> 
     assert (counts.under_replicated, counts.missing) == (0, 0)
     assert duty.figures.pending == 0
     assert duty.figures.failed == 0
+
+
+def test_a_copy_that_was_deleted_again_before_its_outcome_came_does_not_count(
+    leader: Coordinator, duty: Repair
+) -> None:
+    """Its node told of the replica first; others were back by then, and this one was too much."""
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    kill(leader, "d1")
+    duty.work()
+    order = copies(leader, "d4")[chunk]
+    leader.clock.advance(1)
+    leader.become(chunk, "d4", t.REPLICA_STATE_LIVE)
+    leader.soft.touched("d4", [chunk])
+    remove = e.ReplicaUpdate(chunk=chunk, node_id="d4")
+    leader.system(e.SystemCommand(update_replicas=e.UpdateReplicas(updates=[remove])))
+    leader.clock.advance(1)
+    finish(leader, "d4", order)
+    duty.work()
+    assert "d4" not in leader.replicas(chunk)
+    (verify,) = [one for one in leader.beat("d4") if one.WhichOneof("command") == "verify"]
+    assert verify.verify.chunk == chunk

@@ -7,7 +7,7 @@ from typing import NoReturn
 import pytest
 
 from coordinator.decisions.collection import Birth, Found
-from coordinator.duties.reconcile import Reconcile
+from coordinator.duties.reconcile import EARLY_SECONDS, Reconcile
 from coordinator.duties.trim import TrimDuty
 from coordinator.metadata import invariants, queries
 from coordinator.soft_state import known_nodes
@@ -19,6 +19,7 @@ from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 from tests.support.coordinator import DEAD_SECONDS, Coordinator
 from tests.support.datanodes import Datanodes, tell
+from tests.support.machines import commit_of
 from tests.support.ops import delete, ref
 
 NODES = ("d1", "d2", "d3", "d4")
@@ -235,6 +236,7 @@ def test_what_leaves_is_taken_back_when_the_others_are_lost(
     assert leader.replicas(chunk)["d1"] == "missing"
     assert nodes["d1"].void_below[chunk] == queries.applied_index(leader.db) - 1
     reconcile = Reconcile(leader.desk, leader.soft, leader.clock)
+    leader.clock.advance(1)
     nodes.beat(leader)
     reconcile.work()
     assert leader.replicas(chunk)["d1"] == "live"
@@ -348,3 +350,81 @@ def test_an_inventory_from_before_the_deletion_brings_nothing_back(
     nodes.beat(leader)  # the doubted replica is verified, and is not there
     reconcile.work()
     settled(leader, nodes, chunk, 3)
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["an old leader", "a new leader"])
+def test_a_report_that_waited_for_the_end_of_its_upload_brings_nothing_back(
+    leader: Coordinator, nodes: Datanodes, duty: TrimDuty, is_new: bool
+) -> None:
+    reconcile = Reconcile(leader.desk, leader.soft, leader.clock)
+    if is_new:  # it hears the nodes for the first time
+        leader.begin()
+    upload = leader.opened(b"/x")
+    made = leader.allocated(upload, 5, nodes=NODES)
+    chunk, checksum = made.chunks[0].chunk, crc32c(bytes(5))
+    leader.clock.advance(1)
+    for node_id in NODES:
+        nodes[node_id].chunks[chunk] = Found(Birth(1, 1, 0), 5, checksum)
+        sealed = m.ReplicaReport(
+            chunk=chunk, state=LIVE, disk_id=f"disk-{node_id}", length=5, checksum=checksum
+        )
+        leader.beat(node_id, delta=[sealed])
+    reconcile.work()
+    leader.batch(n.Op(commit_upload=commit_of(upload, made, [5], NODES)))
+    duty.work()
+    settled(leader, nodes, chunk, 3)
+    leader.clock.advance(EARLY_SECONDS)
+    for _ in range(2):
+        reconcile.work()
+        settled(leader, nodes, chunk, 3)
+        nodes.beat(leader)  # what was doubted is verified, and is not there
+
+
+def test_what_was_verified_before_the_deletion_brings_nothing_back(
+    leader: Coordinator, nodes: Datanodes, duty: TrimDuty
+) -> None:
+    """The node was told to verify, has found the bytes, and is heard only after it has deleted them."""
+    chunk = store(leader, nodes, b"/x", *NODES)
+    reconcile = Reconcile(leader.desk, leader.soft, leader.clock)
+    found = {node_id: verified(leader, node_id, chunk, t.ERROR_CODE_OK) for node_id in NODES}
+    leader.clock.advance(1)
+    duty.work()
+    for node_id, outcome in found.items():
+        leader.beat(node_id, outcomes=[outcome])
+    for _ in range(2):
+        reconcile.work()
+        settled(leader, nodes, chunk, 3)
+        nodes.beat(leader)
+
+
+def test_what_was_not_there_before_it_was_taken_back_counts_when_it_is(
+    leader: Coordinator, nodes: Datanodes, duty: TrimDuty
+) -> None:
+    """The node had looked while the replica lay in quarantine, and is heard after that has come back."""
+    chunk = store(leader, nodes, b"/x", *NODES)
+    reconcile = Reconcile(leader.desk, leader.soft, leader.clock)
+    leader.system(
+        e.SystemCommand(trim=e.TrimReplicas(replicas=[e.TrimReplicas.One(chunk=chunk, node_id="d1")]))
+    )
+    absent = verified(leader, "d1", chunk, t.ERROR_CODE_CHUNK_NOT_FOUND)
+    leader.clock.advance(1)
+    leader.become(chunk, "d2", t.REPLICA_STATE_CORRUPT)
+    duty.work()
+    assert leader.replicas(chunk)["d1"] == "missing"
+    leader.beat("d1", outcomes=[absent])
+    leader.clock.advance(1)
+    for _ in range(2):
+        reconcile.work()
+        nodes.beat(leader)
+    reconcile.work()
+    assert leader.replicas(chunk)["d1"] == "live"
+
+
+def verified(
+    leader: Coordinator, node_id: str, chunk: bytes, code: t.ErrorCode.ValueType
+) -> m.CommandOutcome:
+    """What a node found that was told to verify, and that it has not told yet."""
+    leader.soft.order(node_id, "verify", m.Command(verify=m.VerifyCommand(chunk=chunk)), chunk)
+    (order,) = [one for one in leader.beat(node_id) if one.WhichOneof("command") == "verify"]
+    ack = t.ReplicaAck(node_id=node_id, disk_id=f"disk-{node_id}", durable=True)
+    return m.CommandOutcome(id=order.id, code=code, ack=ack)
