@@ -211,6 +211,7 @@ class BalanceDuty:
                 node_id=node_id,
                 disk_id=disk_id,
                 state=t.REPLICA_STATE_LIVE if there else t.REPLICA_STATE_UNSPECIFIED,
+                only_if=t.REPLICA_STATE_PENDING,
             )
             for chunk, node_id, disk_id, there in self._done
             if (chunk, node_id) in waiting
@@ -237,7 +238,10 @@ class BalanceDuty:
         if not pending:
             self.figures.moving = 0
             return "off"
-        updates = [e.ReplicaUpdate(chunk=one.replicas.chunk, node_id=one.node_id) for one in pending]
+        updates = [
+            e.ReplicaUpdate(chunk=one.replicas.chunk, node_id=one.node_id, only_if=t.REPLICA_STATE_PENDING)
+            for one in pending
+        ]
         self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates))])
         return f"off: {len(updates)} moves were dropped"
 

@@ -338,6 +338,31 @@ def test_switched_off_it_drops_what_is_not_copied(farm: Farm) -> None:
     farm.check(chunks, 3)
 
 
+def test_a_copy_that_counts_already_is_not_forgotten_with_its_move(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node has told of it between the look at what is left and the entry that drops it: nobody would tell again of
+    what lies there, and nobody delete it."""
+    chunks = farm.store(20, "d1", "d2", "d3")
+    farm.set(1)
+    farm.duty.work()
+    farm.set(0)
+    node_id, chunk = farm.pending[0]
+    propose = farm.leader.desk.propose
+
+    def arrives(commands: Sequence[e.SystemCommand]) -> Sequence[e.SystemResult.One]:
+        farm.nodes[node_id].chunks[chunk] = farm.nodes["d1"].chunks[chunk]
+        farm.leader.become(chunk, node_id, t.REPLICA_STATE_LIVE)
+        return propose(commands)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(farm.leader.desk, "propose", arrives)
+        farm.duty.work()
+    assert farm.leader.replicas(chunk)[node_id] == "live"
+    farm.rounds(5)
+    farm.check(chunks, 3)
+
+
 def test_only_sealed_chunks_without_a_replica_there_are_promised(farm: Farm) -> None:
     (chunk,) = farm.store(1, "d1", "d2", "d3")
     leader = farm.leader
