@@ -242,7 +242,9 @@ class Group(click.Group):
     def _in_a_group(self, word: str) -> str:
         """`node drain` for `drain`; empty when no group, or more than one, has it."""
         found = [
-            f"{name} {word}" for name, row in self.table.items() if isinstance(row, Group) and word in row.table
+            f"{name} {word}"
+            for name, row in self.table.items()
+            if isinstance(row, Group) and word in row.table
         ]
         return found[0] if len(found) == 1 else ""
 

@@ -680,10 +680,15 @@ def test_a_heartbeat_that_was_overtaken_is_a_sign_of_life_and_no_news(
     assert soft.pulse("d1").age_seconds == 0
 
 
-def test_a_sealed_replica_is_reported_with_its_length_and_checksum(soft: SoftState) -> None:
+def test_a_sealed_replica_is_reported_with_its_length_and_checksum_and_since_when_it_can_be(
+    soft: SoftState, clock: ManualClock
+) -> None:
+    soft.heard(beat("d1"))
+    before = clock.monotonic()
+    clock.advance(1)
     one = m.ReplicaReport(chunk=CHUNK, state=t.REPLICA_STATE_LIVE, disk_id="k", length=5, checksum=7)
     soft.heard(beat("d1", delta=[one]))
-    assert soft.take_reports(10) == [Report("d1", CHUNK, "k", t.REPLICA_STATE_LIVE, 5, 7)]
+    assert soft.take_reports(10) == [Report("d1", CHUNK, "k", t.REPLICA_STATE_LIVE, 5, 7, since=before)]
 
 
 def test_a_dead_node_takes_no_place_among_those_that_gather(soft: SoftState, clock: ManualClock) -> None:
