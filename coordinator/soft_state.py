@@ -127,6 +127,7 @@ class SoftState:
         self._sessions: Signs[int] = Signs()
         self._promises = Promises()
         self._touched = Touched()
+        self._suspect_at = self._dead_at = math.inf  # the first of those that are not
         self._alarms: dict[str, tuple[str, int]] = {}
         self._awake_at: float | None = None  # when it heard a node last, or looked at how they are
         self._listening_since = 0.0  # or since the leadership began
@@ -298,13 +299,26 @@ class SoftState:
                 return []
             changes = []
             now, since = self._now()
+            longest = {Liveness.ALIVE: -math.inf, Liveness.SUSPECT: -math.inf}
             for node_id in self._roster.datanodes:
                 node = self._nodes.setdefault(node_id, _Node())
                 after, silence = self._judge(node, now, since)
                 if after is not node.was:
                     changes.append(Transition(node_id, node.was, after, silence))
                     node.was = after
+                if after in longest and silence > longest[after]:
+                    longest[after] = silence
+            self._suspect_at = now + self._timing.suspect_seconds - longest[Liveness.ALIVE]
+            self._dead_at = now + self._timing.dead_seconds - longest[Liveness.SUSPECT]
             return changes
+
+    def seconds_until_silence(self) -> float:
+        """Until somebody is suspect, or dead, who is not heard until then, as of the last `judge`."""
+        return min(self._suspect_at, self._dead_at) - self._clock.monotonic()
+
+    def seconds_until_death(self) -> float:
+        """Until somebody is dead who is suspect by now and is not heard until then."""
+        return self._dead_at - self._clock.monotonic()
 
     def _forgive_own_silence(self, now: float) -> None:
         """Who was stopped, or did not get to work, or only did not get to listen, has heard nobody meanwhile: that was

@@ -10,7 +10,8 @@ from coordinator.metadata.queries import LostDisk
 from coordinator.soft_state import SoftState, Transition
 from quorumfs.v1 import types_pb2 as t
 
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.25
+LOOK_SECONDS_MIN = 0.02
 FOLLOWS: Mapping[int, str] = {
     t.NODE_INTENT_MAINTENANCE: "it is in maintenance",
     t.NODE_INTENT_DECOMMISSIONED: "nothing on it is needed: dfsctl node forget strikes it",
@@ -84,7 +85,8 @@ class LivenessDuty:
         self._alarmed.discard(node_id)
 
     def wait(self) -> float:
-        return LOOK_SECONDS
+        """Until somebody's silence is long enough, when that is sooner than the next look."""
+        return max(LOOK_SECONDS_MIN, min(LOOK_SECONDS, self._soft.seconds_until_silence()))
 
 
 def _disk_alarm(disk: LostDisk) -> str:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common import log
-from coordinator.decisions.liveness import Liveness
 from coordinator.decisions.placement import Chance
 from coordinator.decisions.repair import (
     FULL_BYTES,
@@ -149,7 +148,6 @@ class Repair:
         self._made: list[tuple[Done, e.ReplicaUpdate]] = []
         self._lengths: dict[bytes, int] = {}
         self._hurried = threading.Event()
-        self._somebody_is_silent = False
         self.figures = Figures()
 
     def hurry(self) -> None:
@@ -165,7 +163,6 @@ class Repair:
         self._take_outcomes()
         self._write_made()
         candidates, gone = self._soft.candidates(), self._soft.gone()
-        self._somebody_is_silent = any(one.liveness is Liveness.SUSPECT for one in candidates.values())
         young = unheard(candidates)
         if young:
             return f"waits to hear of {', '.join(young)}"
@@ -251,8 +248,10 @@ class Repair:
         ]
 
     def wait(self) -> float:
-        """Who is suspect may be dead any moment: what it held does not wait for a long pause to end."""
-        return BUSY_SECONDS if self.figures.running or self._somebody_is_silent else IDLE_SECONDS
+        """What a node held does not wait for a long pause to end when it is called dead."""
+        if self.figures.running:
+            return BUSY_SECONDS
+        return max(BUSY_SECONDS, min(IDLE_SECONDS, self._soft.seconds_until_death()))
 
     def _order(self, decided: Plan, index: int) -> int:
         """`index`: of the state that wants the copies. What was deleted at a destination before that is void."""

@@ -79,15 +79,20 @@ def test_a_dead_nodes_replica_is_made_anew_on_another_node(leader: Coordinator) 
     assert queries.held(leader.db, "d1", (), queries.Apart()).remaining_chunks == 0
 
 
-def test_while_somebody_is_silent_it_looks_often_for_what_that_one_held_may_be_lost_any_moment(
+def test_it_looks_when_a_silent_node_is_called_dead_and_not_a_pause_after_that(
     leader: Coordinator, duty: Repair
 ) -> None:
     leader.store(b"/x", "d1", "d2", "d3")
     duty.work()
     assert duty.wait() == IDLE_SECONDS
-    leader.pass_time(DEAD_SECONDS / 2, "d2", "d3", "d4")
+    leader.pass_time(DEAD_SECONDS - 1, "d2", "d3", "d4")
+    leader.clock.advance(0.5)
+    leader.soft.judge()
     duty.work()
-    assert (duty.figures.running, duty.wait()) == (0, BUSY_SECONDS)
+    assert (duty.figures.running, duty.wait()) == (0, 0.5)
+    leader.clock.advance(0.5)
+    duty.work()
+    assert (duty.figures.running, duty.wait()) == (1, BUSY_SECONDS)
 
 
 def test_what_nobody_has_heard_of_yet_is_taken_back_when_the_dead_node_returns(

@@ -9,7 +9,7 @@ import pytest
 from coordinator.duties.desk import wait_for
 from coordinator.duties.enrol import agrees
 from coordinator.duties.genesis import Genesis
-from coordinator.duties.liveness import LivenessDuty
+from coordinator.duties.liveness import LOOK_SECONDS, LivenessDuty
 from coordinator.duties.reap import Reap
 from coordinator.duties.settings import Settings
 from coordinator.duties.tick import Tick
@@ -56,6 +56,21 @@ def test_a_dead_node_raises_an_alarm_until_it_is_trusted_again(leader: Coordinat
     duty.work()
     assert codes(leader) == []
     assert told == ["d1 suspect", "d1 dead", "d1 returning", "d1 alive"]
+
+
+def test_a_silence_is_judged_when_it_is_long_enough_not_a_look_later(leader: Coordinator) -> None:
+    leader.lead("d1", "d2")
+    duty = LivenessDuty(leader.soft)
+    duty.work()
+    assert duty.wait() == LOOK_SECONDS
+    leader.pass_time(2, "d2")
+    leader.clock.advance(0.9)
+    leader.beat("d2")
+    duty.work()
+    assert duty.wait() == pytest.approx(0.1)
+    leader.clock.advance(0.1)
+    assert duty.work() == "d1 is suspect"
+    assert duty.wait() == LOOK_SECONDS
 
 
 def test_the_alarm_of_a_forgotten_node_goes_with_it(leader: Coordinator) -> None:
