@@ -93,7 +93,7 @@ class Reconcile:
         self._took = 0.0
         self._clock = clock
         self._healed_due = clock.monotonic()
-        self._healed_after = (b"", "")
+        self._healed_after = dict.fromkeys(_NOT_THERE, (b"", ""))
         self._unplaced_due = clock.monotonic()
         self._unplaced_after: dict[str, bytes] = {}
 
@@ -128,24 +128,27 @@ class Reconcile:
         return own + self._soft.waiting_reports
 
     def _settle_healed(self) -> None:
-        """A page of the replicas that are corrupt or missing, and that their chunks do well without."""
+        """A page each of the replicas that are corrupt, and missing, and that their chunks do well without."""
         if self._clock.monotonic() < self._healed_due:
             return
-        after, gone = self._healed_after, self._soft.gone()
-        found, self._healed_after = self._desk.look(
-            lambda tx: queries.healed_elsewhere(tx, after, HEALED_PER_LOOK, gone)
-        )
-        if not self._healed_after[0]:
-            self._healed_due = self._clock.monotonic() + HEALED_SECONDS
-        forgotten = []
-        for chunk, node_id, state in found:
-            if state == _CORRUPT:
-                self._doubts.add(node_id, chunk)
-            else:
-                forgotten.append(e.ReplicaUpdate(chunk=chunk, node_id=node_id, only_if=_MISSING))
+        for chunk, node_id in self._healed(_CORRUPT):
+            self._doubts.add(node_id, chunk)
+        forgotten = [
+            e.ReplicaUpdate(chunk=chunk, node_id=node_id, only_if=_MISSING)
+            for chunk, node_id in self._healed(_MISSING)
+        ]
         if forgotten:
             self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=forgotten))])
             _log.info("replicas.forgotten", count=len(forgotten))
+        if not any(chunk for chunk, _ in self._healed_after.values()):
+            self._healed_due = self._clock.monotonic() + HEALED_SECONDS
+
+    def _healed(self, state: t.ReplicaState.ValueType) -> list[tuple[bytes, str]]:
+        after, gone = self._healed_after[state], self._soft.gone()
+        found, self._healed_after[state] = self._desk.look(
+            lambda tx: queries.healed_elsewhere(tx, state, after, HEALED_PER_LOOK, gone)
+        )
+        return found
 
     def _doubt_unplaced(self) -> None:
         """A page of each node that lost a disk; without a pause until all of them were looked through."""

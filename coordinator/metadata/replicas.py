@@ -275,18 +275,18 @@ def _damaged(tx: sqlite3.Connection, chunk: bytes, gone: Gone, apart: Apart) -> 
 
 
 def healed_elsewhere(
-    tx: sqlite3.Connection, after: tuple[bytes, str], limit: int, gone: Gone
-) -> tuple[list[tuple[bytes, str, int]], tuple[bytes, str]]:
-    """Of a page of the CORRUPT and MISSING replicas behind `after`, as (chunk, node, state): those whose chunk has all
-    it wants without them; and behind what the next page begins."""
+    tx: sqlite3.Connection, state: int, after: tuple[bytes, str], limit: int, gone: Gone
+) -> tuple[list[tuple[bytes, str]], tuple[bytes, str]]:
+    """Of a page of the replicas in `state`, CORRUPT or MISSING, behind `after`, as (chunk, node): those whose chunk has
+    all it wants without them; and behind what the next page begins."""
     rows = tx.execute(
-        "SELECT replica.chunk, node_id, replica.state FROM replica JOIN node ON node.key = replica.node"
-        " JOIN chunk ON chunk.id = replica.chunk WHERE replica.state IN (3, 4) AND live >= want"
+        "SELECT replica.chunk, node_id FROM replica JOIN node ON node.key = replica.node"
+        " JOIN chunk ON chunk.id = replica.chunk WHERE replica.state IN (3, 4) AND replica.state = ? AND live >= want"
         " AND (replica.chunk, node_id) > (?, ?) ORDER BY replica.chunk, node_id LIMIT ?",
-        (*after, limit),
+        (state, *after, limit),
     ).fetchall()
-    hurt = {one.chunk for one in damaged_chunks(tx, dict.fromkeys(row[0] for row in rows), gone)}
-    return [one for one in rows if one[0] not in hurt], rows[-1][:2] if len(rows) == limit else (b"", "")
+    hurt = {one.chunk for one in damaged_chunks(tx, dict.fromkeys(chunk for chunk, _ in rows), gone)}
+    return [one for one in rows if one[0] not in hurt], rows[-1] if len(rows) == limit else (b"", "")
 
 
 def unplaced(tx: sqlite3.Connection, node_id: str, after: bytes, limit: int) -> tuple[list[bytes], bytes]:
