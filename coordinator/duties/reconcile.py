@@ -299,7 +299,7 @@ def differences(
 
 
 def _says_nothing(report: Report, mine: ReplicaRow | None) -> bool:
-    """Of what is being deleted; and of what is not there, and not said to be."""
+    """Of what is being deleted; that something is not there where nobody says it is, or is only promised."""
     if mine is None:
         return report.state != t.REPLICA_STATE_LIVE
     promised = mine.state == t.REPLICA_STATE_PENDING

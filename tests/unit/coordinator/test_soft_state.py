@@ -680,15 +680,18 @@ def test_a_heartbeat_that_was_overtaken_is_a_sign_of_life_and_no_news(
     assert soft.pulse("d1").age_seconds == 0
 
 
-def test_a_sealed_replica_is_reported_with_its_length_and_checksum_and_since_when_it_can_be(
+def test_a_sealed_replica_is_reported_with_its_length_and_checksum_and_since_when_its_node_looked(
     soft: SoftState, clock: ManualClock
 ) -> None:
-    soft.heard(beat("d1"))
-    before = clock.monotonic()
-    clock.advance(1)
+    """Since the leadership began, or since the heartbeat before."""
     one = m.ReplicaReport(chunk=CHUNK, state=t.REPLICA_STATE_LIVE, disk_id="k", length=5, checksum=7)
+    began = clock.monotonic()
+    clock.advance(1)
     soft.heard(beat("d1", delta=[one]))
-    assert soft.take_reports(10) == [Report("d1", CHUNK, "k", t.REPLICA_STATE_LIVE, 5, 7, since=before)]
+    clock.advance(1)
+    soft.heard(beat("d1", 2, delta=[one]))
+    wanted = [Report("d1", CHUNK, "k", t.REPLICA_STATE_LIVE, 5, 7, since) for since in (began, began + 1)]
+    assert soft.take_reports(10) == wanted
 
 
 def test_a_dead_node_takes_no_place_among_those_that_gather(soft: SoftState, clock: ManualClock) -> None:

@@ -375,6 +375,17 @@ def test_what_is_deleted_between_a_look_and_its_entry_is_looked_at_again(
     assert leader.replicas(chunk)["d4"] == "missing"
 
 
+def test_what_is_only_promised_to_a_node_cannot_be_missing_there(
+    leader: Coordinator, duty: Reconcile
+) -> None:
+    """It was looked for because of an earlier replica; the move to that node goes on."""
+    chunk = leader.store(b"/x", "d1", "d2", "d3")
+    leader.become(chunk, "d4", t.REPLICA_STATE_PENDING)
+    leader.beat("d4", delta=[report(chunk, MISSING, "d4")])
+    duty.work()
+    assert leader.replicas(chunk)["d4"] == "pending"
+
+
 def test_inventories_that_came_are_compared_one_after_the_other(leader: Coordinator, duty: Reconcile) -> None:
     """A thousand nodes have a short one each."""
     duty.work()
