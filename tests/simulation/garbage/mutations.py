@@ -18,6 +18,7 @@ from coordinator.duties.repack import Repack
 from coordinator.duties.trim import TrimDuty
 from coordinator.metadata import contents, garbage, layouts
 from coordinator.metadata.commands import garbage as commands
+from coordinator.soft.touched import Touched
 from datanode.duties.upkeep import PurgeDuty
 from datanode.store.chunks import ChunkStore
 from datanode.store.disk import Disk
@@ -67,6 +68,10 @@ def _restored(scale: Scale) -> Scale:
 
 def _repairing(scale: Scale) -> Scale:
     return replace(scale, repairs=True, datanodes=4, harm_pause=0.6)
+
+
+def _balancing(scale: Scale) -> Scale:
+    return replace(scale, repairs=True, balances=True, datanodes=4, harm_pause=2.5, restores=False)
 
 
 def _hasty(scale: Scale) -> Scale:
@@ -248,6 +253,11 @@ MUTATIONS = (
         "the old pack is deleted by whoever rewrote it",
         _method(Repack, "_move", _delete_what_was_rewritten),
         _rewriting,
+    ),
+    Mutation(
+        "what a node said before it deleted a replica brings that back",
+        lambda: patch.object(Touched, "since", lambda *_: False),
+        _balancing,
     ),
     Mutation("quarantined chunks are purged at once", _method(PurgeDuty, "work", _purge_at_once)),
     Mutation(
