@@ -33,7 +33,7 @@ from common.workers import Worker, Workers
 from coordinator.consensus import Consensus, ConsensusSettings, Identity, Leadership, SnapshotFile
 from coordinator.consensus.database import Database
 from coordinator.consensus.files import StorageFull
-from coordinator.decisions.liveness import Liveness, in_time
+from coordinator.decisions.liveness import Liveness, with_margin
 from coordinator.decisions.packing import Rules
 from coordinator.duties.balance import BalanceDuty
 from coordinator.duties.chunk_reading import reading
@@ -117,7 +117,8 @@ class CoordinatorNode:
         self._secret: Callable[[], bytes] = lambda: read_secret(config.cluster.secret_file)
         self._metrics = Metrics(__version__, "coordinator")
         self._figures = CoordinatorMetrics(self._metrics.registry)
-        timing = in_time(config.membership.suspect_seconds, config.membership.dead_seconds)
+        life = config.membership
+        timing = with_margin(life.suspect_seconds, life.dead_seconds, life.heartbeat_seconds)
         turning = Turning(self._clock, timing.suspect_seconds)
         self._soft = SoftState(self._clock, timing, turning.deaf_until)
         self._gateway = Gateway(self._clock, node_id)

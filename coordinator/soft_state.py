@@ -22,14 +22,15 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from coordinator.decisions.liveness import Liveness, Timing, judge, silence_seconds
-from coordinator.decisions.liveness import Signs as NodeSigns
-from coordinator.decisions.placement import DECOMMISSIONED, DECOMMISSIONING, IN_MAINTENANCE, Candidate
+from coordinator.decisions.liveness import Liveness, Timing
+from coordinator.decisions.placement import Candidate
 from coordinator.metadata.queries import LostDisk
+from coordinator.soft.candidates import candidate
 from coordinator.soft.inventories import Inventories
 from coordinator.soft.orders import COPY_SECONDS_MAX, INVENTORY, LABELS, OrderBook
 from coordinator.soft.roster import Roster
 from coordinator.soft.signs import Promises, Signs
+from coordinator.soft.silence import Heard, Silence
 from coordinator.soft.tables import known_node, known_nodes, lost_disks, node_table
 from coordinator.soft.touched import Touched
 from coordinator.soft.values import (
@@ -63,31 +64,18 @@ __all__ = [
 ]
 
 REPORTS_MAX = 200_000
-FLAP_GAP_SECONDS_MIN = 1.0
 INHERITED_SECONDS = 5.0
 NO_DISKS: frozenset[str] = frozenset()
 CANDIDATE_SECONDS = 1.0  # how long what placement sees of a silent node may be used again
 
-INTENT_NAMES: dict[int, str] = {
-    t.NODE_INTENT_NORMAL: "normal",
-    t.NODE_INTENT_DRAINING: "draining",
-    t.NODE_INTENT_DECOMMISSIONING: DECOMMISSIONING,
-    t.NODE_INTENT_DECOMMISSIONED: DECOMMISSIONED,
-    t.NODE_INTENT_MAINTENANCE: IN_MAINTENANCE,
-}
-
 
 @dataclass(slots=True)
-class _Node:
+class _Node(Heard):
     """The soft half of one node."""
 
-    last_heard: float | None = None
-    heard_since: float | None = None
     node_uuid: str = ""
     incarnation: int = 0  # of the process that speaks for it; 0: none has yet
     sequence: int = 0
-    was: Liveness = Liveness.ALIVE
-    lapses: int = 0
     load: m.NodeLoad = field(default_factory=m.NodeLoad)
     disks: tuple[t.DiskInfo, ...] = ()
     disk_states: tuple[tuple[str, str], ...] = ()
@@ -113,12 +101,12 @@ class SoftState:
         self._timing = timing
         self._deaf_until = deaf_until
         self._lock = threading.Lock()
-        self._leading_since: float | None = None
         self._epoch = t.Epoch()
         self._clear()
 
     def _clear(self) -> None:
         self._roster = Roster()
+        self._silence = Silence(self._clock, self._timing, self._deaf_until)
         self._nodes: dict[str, _Node] = {}
         self._orders = OrderBook(self._epoch)
         self._inventories = Inventories()
@@ -127,10 +115,7 @@ class SoftState:
         self._sessions: Signs[int] = Signs()
         self._promises = Promises()
         self._touched = Touched()
-        self._suspect_at = self._dead_at = math.inf  # the first of those that are not
         self._alarms: dict[str, tuple[str, int]] = {}
-        self._awake_at: float | None = None  # when it heard a node last, or looked at how they are
-        self._listening_since = 0.0  # or since the leadership began
 
     # Leadership
 
@@ -141,13 +126,12 @@ class SoftState:
             self._epoch = t.Epoch(history=history, term=term)
             self._clear()
             self._roster = roster
-            self._leading_since = self._awake_at = self._clock.monotonic()
+            self._silence.begin()
 
     def end(self) -> None:
         with self._lock:
             self._epoch = t.Epoch()
             self._clear()
-            self._leading_since = None
 
     def epoch(self) -> t.Epoch:
         """Of the present leadership; zero when there is none."""
@@ -156,11 +140,11 @@ class SoftState:
 
     @property
     def leading(self) -> bool:
-        return self._leading_since is not None
+        return self._silence.leading_since is not None
 
     def require_leading(self) -> None:
         """Raises BusyError before `begin` and after `end`."""
-        if self._leading_since is None:
+        if self._silence.leading_since is None:
             raise BusyError("this coordinator has only just begun to lead, or leads no more")
 
     # Nodes
@@ -168,7 +152,7 @@ class SoftState:
     def set_known(self, table: NodeTable) -> None:
         """Take the node table over, unless a newer one came first; soft halves of forgotten nodes go."""
         with self._lock:
-            if self._leading_since is None or not self._roster.take(table):
+            if self._silence.leading_since is None or not self._roster.take(table):
                 return
             for node_id in [one for one in self._nodes if one not in self._roster]:
                 del self._nodes[node_id]
@@ -179,7 +163,7 @@ class SoftState:
         """Take one row of the node table over, as of the log's `index`, unless it is known as of later. A thousand
         nodes that register at once must not read the whole table each."""
         with self._lock:
-            if self._leading_since is not None:
+            if self._silence.leading_since is not None:
                 self._roster.learn(node, index)
 
     def known(self) -> dict[str, KnownNode]:
@@ -226,9 +210,10 @@ class SoftState:
                 raise duplicate(beat, "a later start of this node has been heard already")
             if beat.incarnation > node.incarnation:
                 self._begin_incarnation(beat.node_id, node, beat.node_uuid, beat.incarnation)
-            self._forgive_own_silence(now)
-            before = self._leading_since if node.last_heard is None else node.last_heard
-            self._pulse(node, now)
+            self._silence.awake(now)
+            before = self._silence.leading_since if node.last_heard is None else node.last_heard
+            node.pulse(self._timing, now)
+            node.answers_probes = False
             if beat.sequence < node.sequence:
                 return True  # overtaken on the way: a later one has told the same and more
             node.sequence = beat.sequence
@@ -251,15 +236,6 @@ class SoftState:
         news = {key: value for key, value in wanted.items() if told.get(key) != value}
         change = m.SetLabelsCommand(labels=news, remove=sorted(told.keys() - wanted.keys()))
         self._orders.put(beat.node_id, LABELS, m.Command(set_labels=change), b"", "")
-
-    def _pulse(self, node: _Node, now: float) -> None:
-        gap = max(self._timing.suspect_seconds, FLAP_GAP_SECONDS_MIN)
-        if node.last_heard is None or now - node.last_heard >= gap or node.heard_since is None:
-            node.heard_since = now
-            node.lapses += node.was in (Liveness.SUSPECT, Liveness.DEAD)
-        elif node.lapses and now - node.heard_since >= self._timing.calm_seconds:
-            node.lapses = 0
-        node.last_heard, node.answers_probes = now, False
 
     def _begin_incarnation(self, node_id: str, node: _Node, node_uuid: str, incarnation: int) -> None:
         """Orders and inventories of the process before are void. If there was none in this leadership, nobody got the
@@ -295,62 +271,41 @@ class SoftState:
     def judge(self) -> list[Transition]:
         """Let time pass: each datanode's state anew; returns what changed."""
         with self._lock:
-            if self._leading_since is None:
+            if self._silence.leading_since is None:
                 return []
             changes = []
-            now, since = self._now()
+            now, since = self._silence.now()
             longest = {Liveness.ALIVE: -math.inf, Liveness.SUSPECT: -math.inf}
             for node_id in self._roster.datanodes:
                 node = self._nodes.setdefault(node_id, _Node())
-                after, silence = self._judge(node, now, since)
+                after, silence = self._silence.judge(node, now, since)
                 if after is not node.was:
                     changes.append(Transition(node_id, node.was, after, silence))
                     node.was = after
                 if after in longest and silence > longest[after]:
                     longest[after] = silence
-            self._suspect_at = now + self._timing.suspect_seconds - longest[Liveness.ALIVE]
-            self._dead_at = now + self._timing.dead_seconds - longest[Liveness.SUSPECT]
+            self._silence.expect(now, longest[Liveness.ALIVE], longest[Liveness.SUSPECT])
             return changes
 
-    def seconds_until_silence(self) -> float:
-        """Until somebody is suspect, or dead, who is not heard until then, as of the last `judge`."""
-        return min(self._suspect_at, self._dead_at) - self._clock.monotonic()
+    def seconds_until_change(self) -> float:
+        """Until a datanode is suspect, or dead, that is not heard until then, as of the last `judge`."""
+        with self._lock:
+            return self._silence.seconds_until_change()
 
     def seconds_until_death(self) -> float:
-        """Until somebody is dead who is suspect by now and is not heard until then."""
-        return self._dead_at - self._clock.monotonic()
-
-    def _forgive_own_silence(self, now: float) -> None:
-        """Who was stopped, or did not get to work, or only did not get to listen, has heard nobody meanwhile: that was
-        not the nodes' silence. Whoever looks first finds it out: repair may wake up before the duty that judges."""
-        if self._awake_at is not None and now - self._awake_at > self._timing.suspect_seconds:
-            self._listening_since = now
-        self._listening_since = max(self._listening_since, self._deaf_until(now))
-        self._awake_at = now
-
-    def _now(self) -> tuple[float, float]:
-        """The time, and since when silence counts: for one look at any number of nodes."""
-        now = self._clock.monotonic()
-        self._forgive_own_silence(now)
-        return now, now if self._leading_since is None else max(self._leading_since, self._listening_since)
-
-    def _judge(self, node: _Node, now: float, since: float) -> tuple[Liveness, float]:
-        if node.was is Liveness.ALIVE and node.last_heard is not None and node.last_heard >= since:
-            silence = now - node.last_heard
-            if 0 <= silence < self._timing.suspect_seconds:
-                return Liveness.ALIVE, silence  # of nearly all, nearly always: thousands of times a second
-        signs = NodeSigns(node.last_heard, node.heard_since, node.was, node.lapses)
-        return judge(signs, self._timing, since, now), silence_seconds(signs, since, now)
+        """Until a datanode is dead that was suspect by the last `judge`, and is not heard until then."""
+        with self._lock:
+            return self._silence.seconds_until_death()
 
     def pulse(self, node_id: str) -> Pulse:
         """What is known of a node's health now."""
         with self._lock:
-            return self._pulse_of(node_id, self._roster.get(node_id), *self._now())
+            return self._pulse_of(node_id, self._roster.get(node_id), *self._silence.now())
 
     def pulses(self) -> dict[str, Pulse]:
         """The same of all datanodes."""
         with self._lock:
-            now, since = self._now()
+            now, since = self._silence.now()
             return {
                 node_id: self._pulse_of(node_id, known, now, since)
                 for node_id, known in self._roster.datanodes.items()
@@ -358,7 +313,7 @@ class SoftState:
 
     def _pulse_of(self, node_id: str, known: KnownNode | None, now: float, since: float) -> Pulse:
         node = self._nodes.get(node_id) or _Node()
-        liveness, silence = self._judge(node, now, since)
+        liveness, silence = self._silence.judge(node, now, since)
         lost = self._lost_disks(known, node) if known is not None else ()
         ids = frozenset(disk.disk_id for disk in lost) if lost else NO_DISKS
         return Pulse(liveness, silence, node.last_heard is not None, node.load, node.disks, ids)
@@ -368,12 +323,15 @@ class SoftState:
         there. Nothing of a node in maintenance: it comes back. Empty outside of a leadership."""
         with self._lock:
             found: set[str | LostDisk] = set()
-            now, since = self._now()
+            now, since = self._silence.now()
             for node_id, known in self._roster.datanodes.items():
                 node = self._nodes.get(node_id) or _Node()
                 if known.intent == t.NODE_INTENT_MAINTENANCE:
                     continue
-                if self._leading_since is not None and self._judge(node, now, since)[0] is Liveness.DEAD:
+                if (
+                    self._silence.leading_since is not None
+                    and self._silence.judge(node, now, since)[0] is Liveness.DEAD
+                ):
                     found.add(node_id)
                 else:
                     found.update(self._lost_disks(known, node))
@@ -407,7 +365,7 @@ class SoftState:
         with self._lock:
             if node_id not in self._roster:
                 return False
-            liveness, silence = self._judge(self._nodes.get(node_id) or _Node(), *self._now())
+            liveness, silence = self._silence.judge(self._nodes.get(node_id) or _Node(), *self._silence.now())
             return liveness is not Liveness.DEAD and silence < self._timing.suspect_seconds
 
     def recently_heard(self, node_id: str) -> bool:
@@ -425,12 +383,12 @@ class SoftState:
         """
         with self._lock:
             self.require_leading()
-            now, since = self._now()
+            now, since = self._silence.now()
             promised = self._promises.sums(now)
             found = {}
             for node_id, known in self._roster.datanodes.items():
                 node = self._nodes.get(node_id) or _Node()
-                how = self._judge(node, now, since)
+                how = self._silence.judge(node, now, since)
                 found[node_id] = self._candidate(known, node, promised.get(node_id, 0), *how)
             return found
 
@@ -442,32 +400,17 @@ class SoftState:
             young = silence - one.heartbeat_age_seconds < CANDIDATE_SECONDS
             if of is known and then_promised == promised and one.liveness is liveness and young:
                 return one
-        one = self._new_candidate(known, node, promised, liveness, silence)
+        one = candidate(
+            known,
+            liveness,
+            silence,
+            heard=node.last_heard is not None,
+            disks=node.disks,
+            load=node.load,
+            promised_bytes=promised,
+        )
         node.candidate = known, promised, one
         return one
-
-    @staticmethod
-    def _new_candidate(
-        known: KnownNode, node: _Node, promised: int, liveness: Liveness, silence: float
-    ) -> Candidate:
-        usable = [disk for disk in node.disks if disk.state in ("", "ok")]
-        broken = [f"{disk.path or disk.disk_id} is {disk.state}" for disk in node.disks if disk not in usable]
-        labels = known.info.labels
-        return Candidate(
-            node_id=known.info.node_id,
-            liveness=liveness,
-            intent=INTENT_NAMES.get(known.intent, "of an unknown intent"),
-            heard=node.last_heard is not None,
-            heartbeat_age_seconds=silence,
-            free_bytes=max(0, sum(disk.free_bytes for disk in usable) - promised),
-            used_bytes=sum(disk.used_bytes for disk in node.disks if disk.state in ("", "ok", "full")),
-            largest_free_bytes=max((disk.free_bytes for disk in usable), default=0),
-            disk_trouble=", ".join(broken) if node.disks and not usable else "",
-            write_streams=node.load.write_streams,
-            zone=labels.get("zone", ""),
-            rack=labels.get("rack", ""),
-            host=labels.get("host", "") or known.info.host,
-        )
 
     def promise(self, node_ids: Iterable[str], size_bytes: int) -> None:
         """Space that was just given away; heartbeats will show it soon, until then it is subtracted."""
@@ -485,9 +428,13 @@ class SoftState:
         leads here.
         """
         with self._lock:
-            if self._leading_since is None or node_id not in self._roster:
+            if self._silence.leading_since is None or node_id not in self._roster:
                 return False
             return self._orders.put(node_id, kind, command, chunk, source)
+
+    def order_verification(self, node_id: str, chunk: bytes) -> bool:
+        """Have the node read every block of its replica, and tell what it finds; as `order`."""
+        return self.order(node_id, "verify", m.Command(verify=m.VerifyCommand(chunk=chunk)), chunk)
 
     def deliver(self, node_id: str) -> list[m.Command]:
         """The commands for one heartbeat answer; one that had no outcome for a while goes again."""
@@ -549,11 +496,14 @@ class SoftState:
     def wanting_inventory(self) -> list[str]:
         """Datanodes that are heard and shall send a full inventory now; not too many send together."""
         with self._lock:
-            now, since = self._now()
+            now, since = self._silence.now()
 
             def is_heard(node_id: str) -> bool:
                 node = self._nodes[node_id]
-                return node.last_heard is not None and self._judge(node, now, since)[0] is not Liveness.DEAD
+                return (
+                    node.last_heard is not None
+                    and self._silence.judge(node, now, since)[0] is not Liveness.DEAD
+                )
 
             return self._inventories.wanting(self._nodes, is_heard, now)
 
@@ -566,7 +516,7 @@ class SoftState:
         """Order a full inventory from a node."""
         with self._lock:
             node = self._nodes.get(node_id)
-            if node is None or self._leading_since is None:
+            if node is None or self._silence.leading_since is None:
                 return False
             gather_id = self._orders.next_number()
             command = m.Command(full_inventory=m.FullInventoryCommand(gather_id=gather_id))
@@ -621,18 +571,18 @@ class SoftState:
     def lifeless_uploads(self, uploads: Iterable[bytes], ttl_seconds: float) -> list[bytes]:
         """Those without a sign of life for `ttl_seconds` of this leadership. What is named is forgotten."""
         with self._lock:
-            if self._leading_since is None:
+            if self._silence.leading_since is None:
                 return []
             now = self._clock.monotonic()
-            since = max(self._leading_since, self._deaf_until(now))
+            since = max(self._silence.leading_since, self._deaf_until(now))
             return self._uploads.take_silent(uploads, ttl_seconds, since, now)
 
     def lifeless_sessions(self, sessions: Iterable[int], ttl_seconds: float) -> list[int]:
         with self._lock:
-            if self._leading_since is None:
+            if self._silence.leading_since is None:
                 return []
             now = self._clock.monotonic()
-            since = max(self._leading_since, self._deaf_until(now))
+            since = max(self._silence.leading_since, self._deaf_until(now))
             return self._sessions.take_silent(sessions, ttl_seconds, since, now)
 
     # Alarms

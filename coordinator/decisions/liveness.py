@@ -5,7 +5,7 @@ Theory of operation
    a new leader knows no heartbeats, and gives everybody the full time to report before it calls anyone
    dead. So a failover, or a restart of everything, starts no repair storm.
 2. suspect after `suspect_seconds` of silence: no new data goes there. dead after `dead_seconds`: its replicas
-   count as lost and repair begins. What is configured is the latest: `in_time` judges sooner by what a look may take.
+   count as lost and repair begins. What is configured is the latest: `with_margin` judges a little sooner.
 3. A node that comes back from dead is *returning* until it has been heard for `suspect_seconds` without a
    gap: a flapping node gets no new data and does not stop the repair of its chunks by one heartbeat.
 4. A suspect node is alive with its next heartbeat, the first time. From the second lapse on it must have been heard
@@ -51,14 +51,14 @@ class Timing:
         return min(self.suspect_seconds * 2.0 ** min(lapses - 2, 16), self.dead_seconds)
 
 
-def in_time(suspect_seconds: float, dead_seconds: float) -> Timing:
+def with_margin(suspect_seconds: float, dead_seconds: float, heartbeat_seconds: float) -> Timing:
     """By which a node is called suspect, and the repair of its chunks begins, within these seconds of its last sign of
-    life, though the leader looks only now and then: a tenth less, at most MARGIN_SECONDS_MAX."""
-    return Timing(_less(suspect_seconds), _less(dead_seconds))
+    life: a tenth less, at most MARGIN_SECONDS_MAX, and never more than half of what a heartbeat may be late."""
 
+    def less(seconds: float) -> float:
+        return seconds - min(MARGIN_SHARE * seconds, MARGIN_SECONDS_MAX, (seconds - heartbeat_seconds) / 2)
 
-def _less(seconds: float) -> float:
-    return seconds - min(MARGIN_SHARE * seconds, MARGIN_SECONDS_MAX)
+    return Timing(less(suspect_seconds), less(dead_seconds))
 
 
 @dataclass(frozen=True, slots=True)

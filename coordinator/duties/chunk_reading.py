@@ -10,7 +10,6 @@ from quorumfs.nearness import Nearness
 from quorumfs.read_chunk import ChunkReader
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.suspects import Suspects
-from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 from quorumfs.watchdog import Watchdog
@@ -22,7 +21,7 @@ def reading(
     """Reads so many bytes of a chunk from an offset on. Raises QuorumFSError. A replica that fails is verified."""
 
     def report(chunk: bytes, node_id: str, state: t.ReplicaState.ValueType, detail: str) -> None:
-        soft.order(node_id, "verify", m.Command(verify=m.VerifyCommand(chunk=chunk)), chunk)
+        soft.order_verification(node_id, chunk)
 
     reader = ChunkReader(
         channels, Suspects(clock), Watchdog(clock), report, nearness=Nearness(""), clock=clock

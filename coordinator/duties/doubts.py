@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 from coordinator.decisions.liveness import Liveness
 from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
-from quorumfs.v1 import membership_pb2 as m
 
 DOUBTS_PER_NODE_MAX = 50_000
 ORDERS_PER_NODE = 64  # in one round; a heartbeat's answer has no room for more
@@ -54,8 +53,7 @@ class Doubts:
     def _order(self, node_id: str, chunks: dict[bytes, None]) -> int:
         ordered = 0
         for chunk in list(islice(chunks, ORDERS_PER_NODE)):
-            command = m.Command(verify=m.VerifyCommand(chunk=chunk))
-            if not self._soft.order(node_id, "verify", command, chunk):
+            if not self._soft.order_verification(node_id, chunk):
                 break
             del chunks[chunk]
             ordered += 1

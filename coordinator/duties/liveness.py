@@ -86,7 +86,7 @@ class LivenessDuty:
 
     def wait(self) -> float:
         """Until somebody's silence is long enough, when that is sooner than the next look."""
-        return max(LOOK_SECONDS_MIN, min(LOOK_SECONDS, self._soft.seconds_until_silence()))
+        return max(LOOK_SECONDS_MIN, min(LOOK_SECONDS, self._soft.seconds_until_change()))
 
 
 def _disk_alarm(disk: LostDisk) -> str:

@@ -330,7 +330,7 @@ class Repair:
                 self._desk.propose([e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates))])
             for done, _ in page:
                 if self._touched(done):
-                    self._verify(done.order.node_id, done.order.chunk)
+                    self._soft.order_verification(done.order.node_id, done.order.chunk)
             del self._made[: len(page)]
             _log.info("repair.done", replicas=len(updates))
 
@@ -338,16 +338,13 @@ class Repair:
         since = done.sent_at
         return since is not None and self._soft.touched_since(done.order.node_id, done.order.chunk, since)
 
-    def _verify(self, node_id: str, chunk: bytes) -> None:
-        self._soft.order(node_id, "verify", m.Command(verify=m.VerifyCommand(chunk=chunk)), chunk)
-
     def _tell_failed(self, done: Done) -> None:
         cause = "no outcome came" if done.outcome is None else done.outcome.error.message
         _log.warning(
             "repair.failed", chunk=done.order.chunk.hex(), destination=done.order.node_id, cause=cause
         )
         if done.outcome is not None and done.outcome.code in SOURCE_IN_DOUBT:
-            self._verify(done.order.source, done.order.chunk)
+            self._soft.order_verification(done.order.source, done.order.chunk)
 
 
 def _added(done: Done, outcome: m.CommandOutcome) -> e.ReplicaUpdate:

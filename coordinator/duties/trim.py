@@ -33,7 +33,6 @@ from coordinator.soft_state import SoftState
 from quorumfs.clock import Clock
 from quorumfs.errors import NotLeaderError, QuorumFSError
 from quorumfs.v1 import entries_pb2 as e
-from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 LOOK_AT = 20_000
@@ -209,7 +208,7 @@ class TrimDuty:
         ]
         self._propose(e.SystemCommand(update_replicas=e.UpdateReplicas(updates=updates)))
         for chunk, node_id in voided:
-            self._verify(node_id, chunk)
+            self._soft.order_verification(node_id, chunk)
         _log.warning("trim.taken_back", replicas=len(voided), first=voided[0][0].hex())
 
     def _has_voided(self, chunk: bytes, node_id: str, index: int) -> bool:
@@ -261,12 +260,9 @@ class TrimDuty:
             or (found.length, found.checksum) != (held.length, held.checksum)
         ):
             _log.warning("trim.holder_lacks", node=node_id, chunk=held.chunk.hex())
-            self._verify(node_id, held.chunk)
+            self._soft.order_verification(node_id, held.chunk)
             return False
         return True
-
-    def _verify(self, node_id: str, chunk: bytes) -> None:
-        self._soft.order(node_id, "verify", m.Command(verify=m.VerifyCommand(chunk=chunk)), chunk)
 
     def _propose(self, command: e.SystemCommand) -> None:
         """Raises NotLeaderError when the leadership is not this duty's any more."""

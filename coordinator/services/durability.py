@@ -28,7 +28,6 @@ from quorumfs.clock import Clock
 from quorumfs.errors import NotFoundError, PreconditionFailedError, TimedOutError, UnavailableError
 from quorumfs.limits import LIST_PAGE_DEFAULT, LIST_PAGE_MAX
 from quorumfs.v1 import admin_pb2 as a
-from quorumfs.v1 import membership_pb2 as m
 
 CHUNKS_PER_PAGE = 10_000
 LACKING_MAX = 1000
@@ -148,7 +147,7 @@ class DurabilityDesk:
             found.strays.extend(sorted(strays))
             found.unrecorded.extend(sorted(unrecorded))
         for chunk in found.missing:
-            self._soft.order(node_id, "verify", m.Command(verify=m.VerifyCommand(chunk=chunk)), chunk)
+            self._soft.order_verification(node_id, chunk)
         return found
 
     async def _listed(self, node_id: str, after: bytes, limit: int) -> list[bytes]:

@@ -35,7 +35,6 @@ from quorumfs.errors import (
 from quorumfs.ids import ID_BYTES
 from quorumfs.rpc.status import from_detail, to_detail
 from quorumfs.v1 import entries_pb2 as e
-from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 
@@ -222,8 +221,7 @@ class NamespaceService:
                     cause="its replica was removed or never counted",
                     next="read the layout again",
                 )
-            command = m.Command(verify=m.VerifyCommand(chunk=request.chunk))
-            if not self._soft.order(request.node_id, "verify", command, request.chunk):
+            if not self._soft.order_verification(request.node_id, request.chunk):
                 raise InvalidArgumentError(
                     f"{request.node_id} cannot be told to verify", cause="unknown or busy"
                 )

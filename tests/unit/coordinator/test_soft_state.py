@@ -10,6 +10,7 @@ from coordinator.decisions.liveness import Liveness, Timing
 from coordinator.soft.inventories import AT_ONCE_MAX, AT_ONCE_MIN, PAGE_SECONDS, SMALL_IDS
 from coordinator.soft.orders import COMMAND_SECONDS, COPY_SECONDS_MAX
 from coordinator.soft.signs import PROMISE_SECONDS, Signs
+from coordinator.soft.silence import Silence
 from coordinator.soft.turning import Turning
 from coordinator.soft_state import INHERITED_SECONDS, KnownNode, NodeTable, Report, SoftState
 from quorumfs.clock import ManualClock
@@ -541,7 +542,7 @@ def test_who_shall_tell_next_is_found_without_a_look_at_those_who_have_told(
 ) -> None:
     """It is asked with every page that is compared, of a thousand nodes."""
     many(soft, 200)
-    looks = counted(monkeypatch, SoftState, "_judge")
+    looks = counted(monkeypatch, Silence, "judge")
     while asked := soft.wanting_inventory():
         for node_id in asked:
             soft.gather(node_id)

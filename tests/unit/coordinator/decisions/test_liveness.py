@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.decisions.liveness import Liveness, Signs, Timing, in_time, judge
+from coordinator.decisions.liveness import Liveness, Signs, Timing, judge, with_margin
 
 TIMING = Timing(suspect_seconds=3, dead_seconds=30)
 LEADING_SINCE = 100.0
@@ -72,8 +72,15 @@ def test_a_suspect_node_is_alive_with_its_next_heartbeat() -> None:
 def test_what_is_configured_is_the_latest_though_the_leader_looks_only_now_and_then(
     suspect: float, dead: float
 ) -> None:
-    timing = in_time(suspect, dead)
+    timing = with_margin(suspect, dead, heartbeat_seconds=0.3)
     assert timing.suspect_seconds == max(suspect * 0.9, suspect - 0.5)
     assert timing.dead_seconds == max(dead * 0.9, dead - 0.5)
     assert judge(Signs(1000.0), timing, 0.0, 1000.0 + suspect - min(0.1, suspect / 20)) is Liveness.SUSPECT
     assert judge(Signs(1000.0), timing, 0.0, 1000.0 + dead - min(0.25, dead / 20)) is Liveness.DEAD
+
+
+def test_a_node_whose_heartbeats_are_in_time_is_not_suspect_however_close_the_two_are_configured() -> None:
+    timing = with_margin(suspect_seconds=1.1, dead_seconds=1.2, heartbeat_seconds=1.0)
+    assert judge(Signs(1000.0), timing, 0.0, 1001.04) is Liveness.ALIVE
+    assert judge(Signs(1000.0), timing, 0.0, 1001.06) is Liveness.SUSPECT
+    assert judge(Signs(1000.0), timing, 0.0, 1001.11) is Liveness.DEAD
