@@ -17,6 +17,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ from typing import Protocol
 from common import log
 from coordinator.consensus.applier import BACKLOG_BYTES_MAX, Applier, Committed, Install, MakeDurable
 from coordinator.consensus.configuration import Configuration
+from coordinator.consensus.files import StorageFull
 from coordinator.consensus.guard import BrokenInvariantError
 from coordinator.consensus.interfaces import DatabaseDoor, Done, LogEntry, Question
 from coordinator.consensus.journal import Journal
@@ -507,7 +509,8 @@ class Core:
             return
         upto = min(self.applier.durable_index, journal.index_keeping(self._keep_bytes // 2))
         if upto > journal.first_index:
-            journal.drop_to(upto)
+            with suppress(StorageFull):  # the next one finds it as it was
+                journal.drop_to(upto)
         elif self.applier.durable_index >= self._durable_asked < self.database.applied_index:
             self._durable_asked = self.database.applied_index
             self.applier.put(MakeDurable())
@@ -546,8 +549,12 @@ class Core:
             else:
                 self.applier.put(Install(*found))
         while self._installed:
-            index, term = self._installed.popleft()
-            self._fetching = False
+            index, term = self._installed[0]
             if index:
-                self.replica.installed(index, term, self._outside.applied_configuration())
+                try:
+                    self.replica.installed(index, term, self._outside.applied_configuration())
+                except StorageFull:
+                    return  # the log begins there when there is room again
                 _log.info("snapshot.installed", index=index, term=term)
+            self._installed.popleft()
+            self._fetching = False

@@ -47,11 +47,21 @@ class Replica(Leading):
     """
 
     def receive(self, peer: str, message: Message) -> None:
-        """Take in a message of a peer. Raises BrokenInvariantError, StorageFailure."""
+        """Take in a message of a peer. Raises BrokenInvariantError, StorageFailure.
+
+        One whose term a full disk has no place for, after a hundred others since it is full, counts as lost.
+        """
         handle = self._HANDLERS.get(message["type"])
         if handle is None or peer not in self._known:
             return
-        handle(self, peer, message)
+        try:
+            handle(self, peer, message)
+        except StorageFull as error:
+            if peer not in self._unheard:
+                _log.warning("message.no_room", sender=peer, type=message["type"], cause=str(error))
+            self._unheard.add(peer)
+        else:
+            self._unheard.discard(peer)
 
     def link_changed(self, peer: str, connected: bool) -> None:
         """What was under way on a connection that ended is lost; a leader whose process died closes its."""

@@ -136,6 +136,7 @@ class Standing(SyncObj):  # type: ignore[misc]
         self._heartbeat_at = now
         self._sends_on = False
         self._led_by: dict[int, str] = {}  # the last term that had a leader, and which
+        self._unheard: set[str] = set()  # peers whose last message found no room on the disk
         self._pre_vote: PreVote | None = None
         self._votes: set[str] = set()
         self._acks: list[tuple[int, str, Message]] = []
@@ -255,6 +256,12 @@ class Standing(SyncObj):  # type: ignore[misc]
         timing = self._timing
         wait = timing.election_min + (timing.election_max - timing.election_min) * self._chance()
         self._deadline = self._clock.monotonic() + wait
+
+    def _SyncObj__setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802  a name of PySyncObj's
+        """The disk first: a term that it has no room for was never heard of. Raises StorageFull, StorageFailure."""
+        self.journal.set_term(term, voted_for)
+        self._SyncObj__raftCurrentTerm = term
+        self._SyncObj__votedForNodeId = voted_for
 
     def _SyncObj__setState(self, role: int) -> None:  # noqa: N802  a name of PySyncObj's
         before = self.role()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
+from coordinator.consensus.files import StorageFull
 from coordinator.consensus.journal import CACHE_BYTES, Journal
 from quorumfs.clock import ManualClock
 from tests.support.fake_files import FakeFiles
@@ -48,6 +49,18 @@ def fill(journal: Journal, count: int, size: int = 1000, term: int = 1) -> None:
         journal.append(index.to_bytes(8, "big").ljust(size, b"."), index, term)
         journal.sync()
         journal.prepare()
+
+
+def fill_up(journal: Journal, size: int = 900) -> int:
+    """Append until it is refused; how many entries that took."""
+    for count in range(10_000):
+        try:
+            journal.append(b"." * size, journal.last_index + 1, 1)
+        except StorageFull:
+            return count
+        journal.sync()
+        journal.prepare()
+    raise AssertionError("it never was full")
 
 
 def numbers(journal: Journal) -> list[int]:

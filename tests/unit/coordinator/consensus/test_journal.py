@@ -17,7 +17,14 @@ from quorumfs.clock import SystemClock
 from quorumfs.errors import InvalidArgumentError, PreconditionFailedError
 from quorumfs.limits import ENTRY_BYTES_MAX, KIB, MIB
 from tests.support.fake_files import FakeFiles
-from tests.unit.coordinator.consensus.disks import DIRECTORY, SEGMENT_BYTES, JournalDisk, fill, numbers
+from tests.unit.coordinator.consensus.disks import (
+    DIRECTORY,
+    SEGMENT_BYTES,
+    JournalDisk,
+    fill,
+    fill_up,
+    numbers,
+)
 
 # The log
 
@@ -297,18 +304,6 @@ def test_positions_are_turned_into_indexes() -> None:
 
 CROWDED = SEGMENT_BYTES * 2 + 2000
 """Bytes of a disk on which one segment and one spare have room."""
-
-
-def fill_up(journal: Journal, size: int = 900) -> int:
-    """Append until it is refused; how many entries that took."""
-    for count in range(10_000):
-        try:
-            journal.append(b"." * size, journal.last_index + 1, 1)
-        except StorageFull:
-            return count
-        journal.sync()
-        journal.prepare()
-    raise AssertionError("it never was full")
 
 
 def test_a_full_disk_is_told_before_anything_is_changed() -> None:
