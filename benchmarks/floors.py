@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.results import Floor
 
-PEERS = ("MooseFS", "GlusterFS")
+PEERS = ("MooseFS", "GlusterFS", "Swift")
 
 FLOORS = (
     Floor("create/throughput/256", "quorumfs", "unary", 7.0),

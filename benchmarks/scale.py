@@ -166,23 +166,20 @@ def _stats(client: Client, plan: Plan, results: Results) -> None:
             results.add(f"scale/stat median/{case}", "quorumfs", percentile(took, 0.5), "ms", "lower")
             results.add(f"scale/stat p99/{case}", "quorumfs", percentile(took, 0.99), "ms", "lower")
             if ask is by_service:
-                counted = [
-                    (le, after - count)
-                    for (le, count), (_, after) in zip(before, _reads(client, leader), strict=True)
-                ]
+                counted = [(le, after - before.get(le, 0.0)) for le, after in _reads(client, leader).items()]
                 inside = bucket_quantile(counted, 0.5) * _MS
                 results.add("scale/stat median/inside the service", "quorumfs", inside, "ms", "lower")
 
 
-def _reads(client: Client, leader: str) -> list[tuple[float, float]]:
-    """(upper bound in seconds, calls of Read that took at most that) so far."""
+def _reads(client: Client, leader: str) -> dict[float, float]:
+    """Upper bound in seconds -> calls of Read that took at most that, so far; empty before the first one."""
     answer = client.coordinator.call("Admin.GetMetrics", admin_pb2.GetMetricsRequest(), address=leader)
-    return [
-        (float(sample.labels["le"]), sample.value)
+    return {
+        float(sample.labels["le"]): sample.value
         for family in text_string_to_metric_families(answer.text.decode())
         for sample in family.samples
         if sample.name == "quorumfs_rpc_duration_seconds_bucket" and sample.labels["method"] == "Read"
-    ]
+    }
 
 
 def bucket_quantile(counted: Sequence[tuple[float, float]], share: float) -> float:

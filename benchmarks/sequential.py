@@ -12,7 +12,7 @@ from benchmarks import machine
 from benchmarks.children import Child
 from benchmarks.loopback import serving
 from benchmarks.machine import Meter
-from benchmarks.peers import file_systems
+from benchmarks.peers import file_systems, object_stores
 from benchmarks.plan import Plan
 from benchmarks.raw_chain import ChainNode, chain_of
 from benchmarks.results import Results
@@ -55,6 +55,7 @@ def sequential(plan: Plan, results: Results) -> None:
         chain = stack.enter_context(chain_of([directory / f"chain-{k}" for k in range(3)]))
         cluster = stack.enter_context(LocalCluster(directory=directory / "cluster"))
         peers = stack.enter_context(file_systems(directory / "peers", results))
+        stores = stack.enter_context(object_stores(directory / "peers", results))
         client = stack.enter_context(cluster.client())
         config = {"coordinators": cluster.coordinators}
         child = stack.enter_context(Child("transfers", config, directory / "transfers.log")).wait_ready()
@@ -68,6 +69,11 @@ def sequential(plan: Plan, results: Results) -> None:
             steps.append(Step("write", name, "local write", str(source), large, *pids))
             steps.append(Step("read", name, "mounted read", large, "", *pids))
             steps.append(Step("cold", name, "local read", large, "", *pids, cold=True))
+        for store in stores:
+            name, place, servers = store.name, store.place, tuple(store.server_pids())
+            steps.append(Step("write", name, "object put", str(source), place, servers))
+            steps.append(Step("read", name, "object read", place, "", servers))
+            steps.append(Step("cold", name, "object read", place, "", servers, cold=True))
         if not machine.can_drop_caches():
             results.skip("cold reads", "dropping the page cache needs root")
             steps = [step for step in steps if not step.cold]

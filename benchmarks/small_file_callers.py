@@ -1,7 +1,8 @@
-"""Moves small files, in a process of its own: by the library, many or one per call, and as plain files.
+"""Moves small files, in a process of its own: by the library, many or one per call, as plain files, and as objects.
 
-Run as a child (children.py) with `{"coordinators", "directories", "size"}`; a command is
-`{"verb", "system", "callers", "files"}`. `directories`: system -> where its plain files go, a peer's into its mount.
+Run as a child (children.py) with `{"coordinators", "directories", "stores", "size"}`; a command is
+`{"verb", "system", "callers", "files"}`. `directories`: system -> where its plain files go, a peer's into its mount;
+`stores`: system -> where Objects finds its objects.
 The files of a command are divided among its callers, threads with one Client between them. `get`, `get cold` (the
 caches were dropped before it) and `get_many` read what the `put` and `put_many` before them wrote.
 """
@@ -13,10 +14,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.children import serve
+from benchmarks.objects import Objects
 from benchmarks.tally import Stopwatch
 from quorumfs import Client
 
@@ -24,9 +27,12 @@ from quorumfs import Client
 class SmallFiles:
     """One Client, as a program would have it."""
 
-    def __init__(self, coordinators: str, directories: Mapping[str, str], size: int) -> None:
+    def __init__(
+        self, coordinators: str, directories: Mapping[str, str], stores: Mapping[str, str], size: int
+    ) -> None:
         self._client = Client(coordinators)
         self._directories = {system: Path(directory) for system, directory in directories.items()}
+        self._stores = {system: Objects(place) for system, place in stores.items()}
         self._size = size
         self._sets: dict[tuple[str, str], list[list[str]]] = {}
         self._count = 0
@@ -44,7 +50,13 @@ class SmallFiles:
             "get cold": self._get,
         }
         plain = {"put": self._put_plain, "get": self._get_plain, "get cold": self._get_plain}
-        work = (ours if system == "quorumfs" else plain)[verb]
+        if system == "quorumfs":
+            work = ours[verb]
+        elif system in self._stores:
+            move = self._put_objects if verb == "put" else self._get_objects
+            work = partial(move, self._stores[system])
+        else:
+            work = plain[verb]
         shares = self._sets[system, kind]
         errors: list[Exception] = []
         threads = [threading.Thread(target=_noting, args=(work, share, errors)) for share in shares]
@@ -64,6 +76,8 @@ class SmallFiles:
         directory = f"/set-{self._count:04d}"
         if system == "quorumfs":
             self._client.mkdir(directory)
+        elif system in self._stores:
+            directory = directory[1:]
         else:
             directory = str(self._directories[system] / directory[1:])
             Path(directory).mkdir()
@@ -98,6 +112,14 @@ class SmallFiles:
         for name in names:
             Path(name).read_bytes()
 
+    def _put_objects(self, store: Objects, names: Sequence[str]) -> None:
+        for name in names:
+            store.put(name, os.urandom(self._size))
+
+    def _get_objects(self, store: Objects, names: Sequence[str]) -> None:
+        if any(store.get(name) != self._size for name in names):
+            raise RuntimeError("an object has not the size that was written")
+
 
 def _noting(work: Callable[[Sequence[str]], None], share: Sequence[str], errors: list[Exception]) -> None:
     try:
@@ -108,7 +130,8 @@ def _noting(work: Callable[[Sequence[str]], None], share: Sequence[str], errors:
 
 def main() -> None:
     config = json.loads(sys.argv[1])
-    serve(SmallFiles(config["coordinators"], config["directories"], config["size"]).handle)
+    callers = SmallFiles(config["coordinators"], config["directories"], config["stores"], config["size"])
+    serve(callers.handle)
 
 
 if __name__ == "__main__":

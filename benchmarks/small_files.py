@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.children import Child
 from benchmarks.machine import Meter
-from benchmarks.peers import file_systems
+from benchmarks.peers import file_systems, object_stores
 from benchmarks.plan import Plan
 from benchmarks.results import Results
 from benchmarks.systems import server_pids
@@ -42,15 +42,21 @@ def small_files(plan: Plan, results: Results) -> None:
         plan.say("starting the cluster, and peers")
         cluster = stack.enter_context(LocalCluster(directory=directory / "cluster"))
         peers = stack.enter_context(file_systems(directory / "peers", results))
+        stores = stack.enter_context(object_stores(directory / "peers", results))
         (directory / "local").mkdir()
         directories = {"local files": str(directory / "local")}
         directories |= {peer.name: str(peer.directory) for peer in peers}
-        config = {"coordinators": cluster.coordinators, "directories": directories, "size": FILE_BYTES}
+        config = {
+            "coordinators": cluster.coordinators,
+            "directories": directories,
+            "stores": {store.name: store.place for store in stores},
+            "size": FILE_BYTES,
+        }
         child = stack.enter_context(
             Child("small_file_callers", config, directory / "callers.log")
         ).wait_ready()
         systems = [_System("quorumfs", _OURS, server_pids(cluster)), _System("local files", _PLAIN, ())]
-        systems += [_System(peer.name, _PLAIN, peer.server_pids()) for peer in peers]
+        systems += [_System(peer.name, _PLAIN, peer.server_pids()) for peer in (*peers, *stores)]
         if not machine.can_drop_caches():
             results.skip("cold reads", "dropping the page cache needs root")
         for number in range(plan.rounds):

@@ -2,7 +2,8 @@
 
 `read` is a short-circuit read, `read over gRPC` is not; `loopback read` is what a bare socket gives (its source is a
 port, its target a size), `raw chain` what bare sockets write to three disks (its target are ports). `mounted read` is a
-`local read` of a file that this machine's page cache does not hold, so that it comes from the servers.
+`local read` of a file that this machine's page cache does not hold, so that it comes from the servers. `object put` and
+`object read` are those of an object store, whose place (objects.py) is the target, or the source.
 
 Run as a child (children.py) with `{"coordinators": "host:port,..."}`; a command is `{"verb", "source", "target"}`.
 """
@@ -18,11 +19,13 @@ from typing import Any
 
 from benchmarks import loopback, raw_chain
 from benchmarks.children import serve
+from benchmarks.objects import Objects
 from benchmarks.tally import Stopwatch
 from quorumfs import Client
 from quorumfs.allocator import keep_freed_memory
 
 _PIECE_BYTES = 1 << 20
+_OBJECT = "large"
 
 
 class Transfers:
@@ -43,6 +46,8 @@ class Transfers:
             "local write": write_through,
             "local read": read_local,
             "mounted read": read_local,
+            "object put": lambda source, place: Objects(place).put_file(_OBJECT, source),
+            "object read": lambda place, _: Objects(place).get(_OBJECT),
         }
         verb = verbs[command["verb"]]
         if command["verb"] == "mounted read":

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.peers import gluster, moosefs, mounts
+from benchmarks.peers import gluster, moosefs, mounts, swift
 from benchmarks.peers.mounts import Mounted
+from benchmarks.peers.swift import Swift
 from benchmarks.results import Results
 
 FILE_SYSTEMS = (moosefs.PEER, gluster.PEER)
@@ -26,3 +27,15 @@ def file_systems(directory: Path, results: Results) -> Iterator[list[Mounted]]:
     with ExitStack() as stack:
         where = stack.enter_context(mounts.address()) if found else ""
         yield [stack.enter_context(peer.start(directory / peer.name, where)) for peer in found]
+
+
+@contextmanager
+def object_stores(directory: Path, results: Results) -> Iterator[list[Swift]]:
+    """The same for those that are not mounted."""
+    reason = swift.missing()
+    if reason:
+        results.skip(swift.NAME, f"{reason}; {swift.INSTALL}")
+        yield []
+    else:
+        with Swift(directory / swift.NAME) as running:
+            yield [running]

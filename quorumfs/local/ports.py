@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import secrets
 import socket
@@ -85,3 +86,9 @@ def _reserve(blocks: Iterable[int]) -> bool:
 def _release(count: int) -> None:
     for _ in range(count):
         _reserved.pop().close()
+
+
+@atexit.register
+def _release_all() -> None:
+    """Only so that Python does not complain of open sockets at the end of a process."""
+    _release(len(_reserved))
