@@ -26,7 +26,7 @@ CONTAINER = "files"
 COPIES = 3
 _KINDS = ("account", "container", "object")
 _PROGRAMS = ("swift-ring-builder", "swift-proxy-server", *(f"swift-{kind}-server" for kind in _KINDS))
-_PASSED_ON = ("catch_errors", "gatekeeper", "healthcheck", "listing_formats", "copy")
+_FILTERS = ("catch_errors", "gatekeeper", "healthcheck", "cache", "listing_formats", "tempauth", "copy")
 _HOST = "127.0.0.1"
 _USER, _KEY = "test:tester", "testing"
 _READY_SECONDS = 90.0
@@ -111,15 +111,14 @@ class Swift:
             self._spawn(f"{kind}-{device}", [f"swift-{kind}-server", config])
 
     def _proxy_config(self, port: int, cache: int) -> str:
-        pipeline = "catch_errors gatekeeper healthcheck cache listing_formats tempauth copy proxy-server"
         sections: dict[str, dict[str, object]] = {
             "DEFAULT": {**self._common(port), "workers": 2},
-            "pipeline:main": {"pipeline": pipeline},
+            "pipeline:main": {"pipeline": " ".join((*_FILTERS, "proxy-server"))},
             "app:proxy-server": {"use": "egg:swift#proxy", "account_autocreate": "true"},
-            "filter:tempauth": {"use": "egg:swift#tempauth", "user_test_tester": f"{_KEY} .admin"},
-            "filter:cache": {"use": "egg:swift#memcache", "memcache_servers": f"{_HOST}:{cache}"},
+            **{f"filter:{name}": {"use": f"egg:swift#{name}"} for name in _FILTERS},
         }
-        sections |= {f"filter:{name}": {"use": f"egg:swift#{name}"} for name in _PASSED_ON}
+        sections["filter:tempauth"]["user_test_tester"] = f"{_KEY} .admin"
+        sections["filter:cache"] = {"use": "egg:swift#memcache", "memcache_servers": f"{_HOST}:{cache}"}
         return self._config("proxy", sections)
 
     def _common(self, port: int) -> dict[str, object]:
