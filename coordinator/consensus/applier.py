@@ -57,8 +57,8 @@ Job = Committed | Install | MakeDurable
 class Applier:
     """`put` from the Raft loop; `work` from the one thread that writes. Numbers may be read by any thread.
 
-    `on_work` is called when there is something to do, `on_progress` after each piece of work, `on_installed` with
-    (index, term) of an installed snapshot.
+    `on_work` is called when there is something to do at once, `on_progress` after each piece of work, `on_installed`
+    with (index, term) of an installed snapshot.
     """
 
     def __init__(
@@ -79,16 +79,24 @@ class Applier:
         self._bytes_done = 0  # written by the applier only
         self.durable_index = 0
         self.disk_full = False
+        self.progress = 0  # pieces of work done
 
     def subscribe(self, hook: Callable[[], None]) -> None:
         """`hook` is called after the answers of each group were given."""
         self._hooks.append(hook)
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job, *, at_once: bool = True) -> None:
+        """`at_once`: have it done now, with all that was put before; else whoever puts it sees to that later."""
         if isinstance(job, Committed):
             self._bytes_put += job.size_bytes
         self._jobs.append(job)
-        self._on_work()
+        if at_once:
+            self._on_work()
+
+    @property
+    def fills_group(self) -> bool:
+        """Whether what waits is as much as one piece of work takes."""
+        return len(self._jobs) >= GROUP_ENTRIES_MAX or self.backlog_bytes >= GROUP_BYTES_MAX
 
     @property
     def waits(self) -> bool:
@@ -119,6 +127,7 @@ class Applier:
         if self.disk_full:
             _log.info("apply.room_again")
         self.disk_full = False
+        self.progress += 1  # before it is told: who looks at it then sees this piece
         self._on_progress()
         return True
 
