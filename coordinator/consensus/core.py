@@ -18,15 +18,12 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from common import log
-from coordinator.consensus.applier import BACKLOG_BYTES_MAX, Applier, Committed, Install, MakeDurable
+from coordinator.consensus.applier import BACKLOG_BYTES_MAX, Applier, Committed
 from coordinator.consensus.configuration import Configuration
-from coordinator.consensus.files import StorageFull
 from coordinator.consensus.guard import BrokenInvariantError
 from coordinator.consensus.interfaces import DatabaseDoor, Done, LogEntry, Question
 from coordinator.consensus.journal import Journal
@@ -44,6 +41,7 @@ from coordinator.consensus.proposals import (
 )
 from coordinator.consensus.replica import Replica
 from coordinator.consensus.standing import LEADER, Links, Timing
+from coordinator.consensus.upkeep import Fetch, Upkeep
 from quorumfs.clock import Clock
 from quorumfs.errors import BusyError, NoSpaceError, NotLeaderError, OutcomeUnknownError, QuorumFSError
 from quorumfs.mint import RandomBytes
@@ -52,11 +50,9 @@ from quorumfs.v1 import membership_pb2 as m
 ENTRIES_UNDER_WAY_MAX = 2
 BARRIERS_MAX = 2
 READS_MAX = 20_000
-UPKEEP_SECONDS = 0.5
 ROOM_SECONDS_MAX = 3.0  # a leader that waits longer for a segment to be made hands over
 TRANSFER_SECONDS = 2.0
 GATHER_SECONDS = 0.02  # how long a follower lets committed entries gather before it applies them
-FETCH_PAUSE_SECONDS = 2.0  # after a snapshot that could not be had: each try costs the leader a copy
 
 _log = log.get(__name__)
 
@@ -115,7 +111,7 @@ class Outside:
     """What the core needs of the world around it. Called on the loop, `answer` also by whoever asks."""
 
     answer: Callable[[Sequence[Reading]], None]  # run questions on this member's state, now
-    fetch: Callable[[str, int, Callable[[tuple[Path, int, int] | None], None]], None]
+    fetch: Fetch
     applied_configuration: Callable[[], Configuration]  # as the state has it
     apply_waits: Callable[[], None]  # there is work for the applier
     prepare_journal: Callable[[], None]  # have the spare segment made
@@ -151,7 +147,6 @@ class Core:
         self._history = history
         self._clock = clock
         self._random = random
-        self._keep_bytes = journal_keep_bytes
         self._outside = outside
         self._read_lease = read_lease
         self._waiting: dict[int, list[Waiting]] = {}
@@ -160,14 +155,9 @@ class Core:
         self._own_id = own_id
         self._barriers: deque[_Barrier] = deque()
         self._transfer: Transfer | None = None
-        self._installed: deque[tuple[int, int]] = deque()
-        self._fetched: deque[tuple[Path, int, int] | None] = deque()
-        self._fetching = False
-        self._fetch_at = 0.0
         self._leader_clock = LeaderClock(0, 0.0)
         self._last_stamp_ms = 0
-        self._upkeep_at = self._had_room_at = clock.monotonic()
-        self._durable_asked = 0  # what was applied then
+        self._had_room_at = clock.monotonic()
         self._awaits_applier = True
         self._apply_at = math.inf  # when what has gathered is to be applied
         self._progress_seen = 0
@@ -187,6 +177,18 @@ class Core:
             self._members_changed,
             memory or VolatileMemory(),
             boot,
+        )
+        self.upkeep = Upkeep(
+            self.replica,
+            journal,
+            self.applier,
+            database,
+            clock,
+            journal_keep_bytes,
+            outside.fetch,
+            outside.applied_configuration,
+            outside.prepare_journal,
+            wire.wake,
         )
         self.replica.own_check = self._own_check
         self.replica.may_hand_over = lambda: self.applier.backlog_bytes < BACKLOG_BYTES_MAX
@@ -278,7 +280,7 @@ class Core:
         replica, journal = self.replica, self.journal
         self.turned_at = self._clock.monotonic()
         self._progress_seen = self.applier.progress  # first of all: what comes after it is looked for again
-        self._take_installed()
+        self.upkeep.take_installed()
         replica.keep_time()
         replica.advance_commit()
         self._follow_role()
@@ -289,7 +291,7 @@ class Core:
         self._apply_gathered()
         self._note_freshness()
         self._check_state()
-        self._upkeep()
+        self.upkeep.work()
         self._wire.poll(self._patience(wait_seconds))
         journal.sync()
         replica.release()
@@ -303,7 +305,9 @@ class Core:
             return 0.0
         if self._barriers and not self.replica.peers:
             return 0.0  # a group of one: the round is accepted already
-        until = min(self.replica.next_deadline(), self._upkeep_at, self._apply_at) - self._clock.monotonic()
+        until = (
+            min(self.replica.next_deadline(), self.upkeep.due_at, self._apply_at) - self._clock.monotonic()
+        )
         return max(0.0, min(wait_seconds, until))
 
     def _waits_for_applier(self) -> bool:
@@ -323,6 +327,9 @@ class Core:
         """The applier's thread: it has done a piece of its work."""
         if self._awaits_applier:
             self._wire.wake()
+
+    def _on_installed(self, index: int, term: int) -> None:
+        self.upkeep.installed(index, term)
 
     # Leading
 
@@ -528,72 +535,3 @@ class Core:
             raise BrokenInvariantError(
                 f"the state of {self.replica.own_id} differs from the leader's at index {check[0]}"
             )
-
-    def _upkeep(self) -> None:
-        """Twice a second: a spare segment (at once where there is none), compaction, a snapshot that is needed."""
-        now = self._clock.monotonic()
-        if now < self._upkeep_at:
-            if self.journal.wants_spare:
-                self._outside.prepare_journal()
-            return
-        self._upkeep_at = now + UPKEEP_SECONDS
-        self._outside.prepare_journal()
-        self._compact()
-        self._fetch()
-
-    def _compact(self) -> None:
-        """Drop what SQLite can no longer lose, but keep a margin for members that were away."""
-        journal = self.journal
-        if journal.payload_bytes <= self._keep_bytes:
-            return
-        upto = min(self.applier.durable_index, journal.index_keeping(self._keep_bytes // 2))
-        if upto > journal.first_index:
-            with suppress(StorageFull):  # the next one finds it as it was
-                journal.drop_to(upto)
-        elif self.applier.durable_index >= self._durable_asked < self.database.applied_index:
-            self._durable_asked = self.database.applied_index
-            self.applier.put(MakeDurable())
-
-    # Snapshots
-
-    def _fetch(self) -> None:
-        wanted, self.replica.wanted_snapshot = self.replica.wanted_snapshot, None
-        if wanted is None or self._fetching or wanted[1] <= self.replica.handed_index():
-            return
-        if self._clock.monotonic() < self._fetch_at:
-            return
-        self._fetching = True
-        _log.info("snapshot.wanted", leader=wanted[0], index=wanted[1])
-        self._outside.fetch(*wanted, self._on_fetched)
-
-    def _on_fetched(self, found: tuple[Path, int, int] | None) -> None:
-        """Any thread: the snapshot is there (file, index, term), or could not be had."""
-        self._fetched.append(found)
-        self._wire.wake()
-
-    def _on_installed(self, index: int, term: int) -> None:
-        """The applier's thread; index 0: it was not newer than the state."""
-        self._installed.append((index, term))
-        self._wire.wake()
-
-    def _take_installed(self) -> None:
-        while self._fetched:
-            found = self._fetched.popleft()
-            if found is None:
-                self._fetching = False
-                self._fetch_at = self._clock.monotonic() + FETCH_PAUSE_SECONDS
-            elif self.replica.leads():  # what it has proposed since must be applied here, to be answered
-                self._fetching = False
-                found[0].unlink(missing_ok=True)
-            else:
-                self.applier.put(Install(*found))
-        while self._installed:
-            index, term = self._installed[0]
-            if index:
-                try:
-                    self.replica.installed(index, term, self._outside.applied_configuration())
-                except StorageFull:
-                    return  # the log begins there when there is room again
-                _log.info("snapshot.installed", index=index, term=term)
-            self._installed.popleft()
-            self._fetching = False

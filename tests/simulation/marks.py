@@ -23,6 +23,7 @@ from coordinator.consensus.progress import Progress
 from coordinator.consensus.proposals import ProposalQueue
 from coordinator.consensus.replica import Replica
 from coordinator.consensus.standing import CANDIDATE, LEADER
+from coordinator.consensus.upkeep import Upkeep
 from quorumfs.errors import BusyError
 
 EVENTS = {
@@ -225,7 +226,7 @@ def _end_transfer(marks: Marks, core: Any, *, given: bool) -> None:
     )
 
 
-def _fetched(marks: Marks, core: Any, found: Any) -> None:
+def _fetched(marks: Marks, upkeep: Any, found: Any) -> None:
     marks.hit("a snapshot could not be had", found is None)
 
 
@@ -292,7 +293,7 @@ _WATCHES: tuple[tuple[Any, str, Make], ...] = (
     (Core, "_end_leadership", _before(_end_leadership)),
     (Core, "read", _answered),
     (Core, "_end_transfer", _before(_end_transfer)),
-    (Core, "_on_fetched", _before(_fetched)),
+    (Upkeep, "_on_fetched", _before(_fetched)),
     (Applier, "_install", _before(_install)),
     (ProposalQueue, "take_expired", _after(_expired)),
     (ProposalQueue, "put", _put),

@@ -29,6 +29,7 @@ from coordinator.consensus.progress import Progress, agreed
 from coordinator.consensus.records import FRAME_HEAD_BYTES, Frame
 from coordinator.consensus.replica import Replica
 from coordinator.consensus.segments import Segments
+from coordinator.consensus.upkeep import Upkeep
 from coordinator.metadata import batches
 from coordinator.metadata.commands import sessions
 from tests.simulation import leases, scenarios
@@ -157,10 +158,10 @@ def _commit_is_trusted(original: Callable[..., Any]) -> Callable[..., Any]:
     return mutated
 
 
-def _compact_beyond_durable(core: Any) -> None:
-    journal = core.journal
-    upto = min(core.database.applied_index, journal.index_keeping(core._keep_bytes // 2))
-    if journal.payload_bytes > core._keep_bytes and upto > journal.first_index:
+def _compact_beyond_durable(upkeep: Any) -> None:
+    journal = upkeep._journal
+    upto = min(upkeep._database.applied_index, journal.index_keeping(upkeep.keep_bytes // 2))
+    if journal.payload_bytes > upkeep.keep_bytes and upto > journal.first_index:
         journal.drop_to(upto)
 
 
@@ -550,7 +551,7 @@ MUTATIONS = (
     ),
     Mutation(
         "compaction beyond what is durable",
-        lambda: patch.object(Core, "_compact", _compact_beyond_durable),
+        lambda: patch.object(Upkeep, "_compact", _compact_beyond_durable),
         changes=SNAPSHOTS,
     ),
     Mutation(

@@ -558,7 +558,7 @@ def a_snapshot_that_comes_too_late_changes_nothing(seed: int) -> None:
     with Stage(seed, keep_bytes=1024) as stage:
         leader = stage.leader().node_id
         behind, other = stage.others(leader)
-        stage[other].core._keep_bytes = 1 << 30
+        stage[other].core.upkeep.keep_bytes = 1 << 30
         stage.crash(behind)
         stage.write_through(leader, 60)
         stage.run(2.0)
@@ -579,7 +579,7 @@ def members_who_changed_during_an_installation_are_not_forgotten(seed: int) -> N
     """It waits for its turn; meanwhile another leads, who has all the entries still, and adds a member."""
     with Stage(seed, keep_bytes=1024, spares=1) as stage:
         stage.let_lead("c1")
-        stage["c2"].core._keep_bytes = 1 << 30
+        stage["c2"].core.upkeep.keep_bytes = 1 << 30
         stage.crash("c3")
         stage.write_through("c1", 60)
         stage.run(2.0)
@@ -599,7 +599,7 @@ def members_who_changed_during_an_installation_are_not_forgotten(seed: int) -> N
 def a_log_is_compacted_again_after_a_start_without_a_quorum(seed: int) -> None:
     """c1 asked for durability when nothing was applied since the log's beginning; later there is much to drop."""
     with Stage(seed, keep_bytes=1024) as stage:
-        stage["c1"].core._keep_bytes = 1 << 30  # not yet
+        stage["c1"].core.upkeep.keep_bytes = 1 << 30  # not yet
         stage.write_through(stage.leader().node_id, 30)
         database = stage["c1"].database
         crash = database.crash

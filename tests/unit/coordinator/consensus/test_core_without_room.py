@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from coordinator.consensus.configuration import Configuration
-from coordinator.consensus.core import UPKEEP_SECONDS, Core, Outside
+from coordinator.consensus.core import Core, Outside
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.links import Peer
 from coordinator.consensus.messages import Message
 from coordinator.consensus.standing import Timing
+from coordinator.consensus.upkeep import UPKEEP_SECONDS
 from quorumfs.v1 import membership_pb2 as m
 from tests.unit.coordinator.consensus.disks import SEGMENT_BYTES, JournalDisk, fill_up
 
@@ -105,7 +106,7 @@ def test_a_log_that_cannot_begin_at_an_installed_snapshot_does_so_when_there_is_
     disk: JournalDisk, core: Core
 ) -> None:
     before = core.journal.last_index
-    core._on_installed(before + 10, core.journal.term)
+    core.upkeep.installed(before + 10, core.journal.term)
     core.turn(0.1)
     assert core.journal.last_index == before
     make_room(disk, core)
