@@ -9,7 +9,7 @@ The order of a turn
 3. A leader whose no-op is applied begins its leadership; it takes what waits into entries (at most two under way),
    notes the barrier of what wants to read, and sends. The journal is synced after sending, so that the disks of
    all members work at the same time.
-4. Messages are received. What they appended is synced once, and only then acknowledged.
+4. Messages are received. What they appended is synced once, and only then acknowledged; then the sync is sealed.
 """
 
 from __future__ import annotations
@@ -293,8 +293,9 @@ class Core:
         self._check_state()
         self.upkeep.work()
         self._wire.poll(self._patience(wait_seconds))
-        journal.sync()
+        journal.sync(seal=False)
         replica.release()
+        journal.seal()
 
     def _patience(self, wait_seconds: float) -> float:
         if self._waits_for_applier():

@@ -3,9 +3,9 @@
 1. One `sync` is one frame, one write, one fdatasync. A frame that does not fit into the current segment goes whole
    into the spare, which becomes the current one first; its first frame says what the log is there, so that nobody
    needs the segments before it to understand what follows.
-2. When a sync has returned, a *seal* is written behind its frame, without a sync: the next frame takes its place. A
-   seal proves that the frame before it was durable, so that its damage is not taken for a torn write. The absence of
-   a seal says nothing.
+2. Soon after a sync has returned, a *seal* is written behind its frame, without a sync: the next frame takes its
+   place. A seal proves that the frame before it was durable, so that its damage is not taken for a torn write. The
+   absence of a seal says nothing.
 3. `fits` is asked before a record is gathered. What was gathered fits, by that.
 4. Whatever the disk refuses, in any call and on any thread, is the end: `check` raises it for ever after.
 """
@@ -60,6 +60,7 @@ class FrameLog:
         self.fsync = FsyncStats(0, 0.0, 0.0)
         self.on_fsync: Callable[[float], None] = lambda seconds: None
         self.closed = False
+        self.wants_seal = False
         self._clock = clock
         self._journal_id = journal_id
         self._seed = crc32c(journal_id)
@@ -108,7 +109,7 @@ class FrameLog:
     def sync(self, beginning: Beginning) -> tuple[int, int]:
         """Write what is gathered; (segment, offset) of its frame. Durable on return. Raises StorageFailure.
 
-        `beginning` tells a new segment what the log was at the last sync.
+        `beginning` tells a new segment what the log was at the last sync. A seal is owed (`wants_seal`).
         """
         with self.failing("the Raft log cannot be written"):
             if padded(self._frame.bytes) > self.segments.room and self.segments.has_spare:
@@ -119,12 +120,13 @@ class FrameLog:
             self.segments.sync()
             self._count_fsync(self._clock.monotonic() - began)
             self._end = _Place(self._end.sequence + 1, crc)
-            self.seal()
+            self.wants_seal = True
         return self.segments.current.number, offset
 
     def seal(self) -> None:
         """Say behind the last frame that it was synced. Raises OSError."""
         self.segments.mark(self._mark(Kind.SEAL))
+        self.wants_seal = False
 
     def _mark(self, kind: Kind) -> bytes:
         mark = FrameBuilder(self._seed)

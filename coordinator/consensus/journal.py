@@ -358,16 +358,27 @@ class Journal(PySyncObjNames):
         self._term, self._voted_for = term, voted_for
         self.sync()
 
-    def sync(self) -> None:
+    def sync(self, *, seal: bool = True) -> None:
         """All that is gathered is durable on return: one write, one fdatasync. Nothing when nothing is.
 
-        Raises StorageFailure: then it is unknown what the disk has, and the journal takes no more calls.
+        `seal`: seal it too; else `seal` does, when those who wait for the sync are answered. Raises StorageFailure:
+        then it is unknown what the disk has, and the journal takes no more calls.
         """
         self._log.check()
         if self._log.dirty:
             number, offset = self._log.sync(self._durable.begin)
             self._retained.place(max(self._unplaced_from, self.first_index), number, offset)
             self._settle()
+        if seal:
+            self.seal()
+
+    def seal(self) -> None:
+        """Say behind what is synced that it is, if nothing says so yet: its damage is then not taken for a torn write.
+        Not synced itself; nothing that was promised hangs on it. Raises StorageFailure."""
+        self._log.check()
+        if self._log.wants_seal:
+            with self._log.failing("the Raft log cannot be sealed"):
+                self._log.seal()
 
     def _settle(self) -> None:
         """All that is known is on the disk."""

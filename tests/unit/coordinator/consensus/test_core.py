@@ -54,6 +54,7 @@ class Wire:
         self.inbox: list[Message] = []
         self.patience = 0.0
         self.wakes = 0
+        self.on_send: Callable[[], None] = lambda: None
 
     def start(self, on_message: Callable[[str, Message], None], on_change: Any) -> None:
         self._deliver = on_message
@@ -70,6 +71,7 @@ class Wire:
     def set_peers(self, peers: Iterable[Peer]) -> None: ...
 
     def send(self, peer: str, message: Message) -> bool:
+        self.on_send()
         return True
 
     def room(self, peer: str) -> int:
@@ -83,7 +85,7 @@ class Scene:
     """A member, c3, of as many; its applier works when the test says so."""
 
     def __init__(self, members: int) -> None:
-        disk = JournalDisk()
+        self.disk = disk = JournalDisk()
         self.clock = disk.clock
         self.wire, self.database = Wire(), Database()
         self.asked = 0  # how often the applier was told to work
@@ -167,6 +169,18 @@ def test_a_follower_applies_what_has_gathered_in_one_piece() -> None:
     assert scene.database.groups == [[2, 3]]
     scene.turn()
     assert scene.wire.patience > GATHER_SECONDS
+
+
+def test_a_follower_acknowledges_what_is_synced_before_it_seals_it() -> None:
+    scene = Scene(members=3)
+    scene.hear(2, 1)
+    calls = scene.disk.files.calls
+    writes, syncs = calls["write"], calls["sync_data"]
+    scene.wire.on_send = lambda: seen.append((calls["write"] - writes, calls["sync_data"] - syncs))
+    seen: list[tuple[int, int]] = []
+    scene.hear(3, 1)
+    assert seen == [(1, 1)]
+    assert calls["write"] - writes == 2
 
 
 def test_a_follower_lets_no_more_gather_than_one_piece_takes() -> None:
