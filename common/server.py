@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -302,7 +303,8 @@ class AsyncServer(_Listener):
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
         except Exception as error:  # noqa: BLE001  outermost frame of the thread
             if self._bound.is_set():
                 # Without this thread the node answers nobody but looks alive.
