@@ -1,9 +1,12 @@
-"""A thread that does one half of what its caller cannot do fast enough alone: copies and checksums let go of the GIL.
+"""A thread that does a part of what its caller cannot do fast enough alone: copies and checksums let go of the GIL.
 
 1. One caller at a time. Who finds it busy does everything alone, so that many readers share the cores as they would
    without it.
-2. Nothing is left under way when `share` returns or raises, whatever interrupts it.
-3. The thread ends after some idle seconds; it is started again when it is wanted.
+2. How much the thread is given is learned (`Portion`). What it has not begun when the caller is ready with its own part
+   is taken back: a thread that gets no core, because others need them, or never will again, because the interpreter
+   ends, holds nobody up.
+3. Nothing is left under way when `share` returns or raises, whatever interrupts it.
+4. The thread ends after some idle seconds; it is started again when it is wanted.
 """
 
 from __future__ import annotations
@@ -11,37 +14,87 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 _LINGER_SECONDS = 5.0
+_PART_MOST = 1 / 2
+_PART_LEAST = 1 / 8  # less is not worth waking a thread
+_PART_AT_FIRST = 3 / 8
+_PART_MORE = 1 / 128
+_PART_LESS = (
+    1 / 32
+)  # who is ready first costs nothing, who is waited for costs two wake-ups: that shall be rare
+_REST_MOST = 512
 
-Work = Callable[[], object]
+Work = Callable[[int, int], object]
+"""Does what lies from the first number to the second; lets go of the GIL while it does."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(slots=True)
+class Portion:
+    """How much of its caller's work a companion is given, by how it went before. Pure.
+
+    A little more when it was ready first, less when it was waited for. When it had not even begun, or was given the
+    least there is and still was waited for, there is no core for it: it rests, each time twice as many calls.
+    """
+
+    part: float = _PART_AT_FIRST
+    resting: int = 0  # so many calls more
+    rest_next: int = 1
+
+    def cut(self, size: int, grain: int) -> int:
+        """Where its part of `size` begins, at a multiple of `grain`; `size` while it rests."""
+        if self.resting:
+            self.resting -= 1
+            return size
+        return int(size * (1 - self.part)) // grain * grain
+
+    def was_ready(self) -> None:
+        self.part = min(_PART_MOST, self.part + _PART_MORE)
+        self.rest_next = max(1, self.rest_next // 2)
+
+    def was_waited_for(self) -> None:
+        self.part -= _PART_LESS
+        if self.part < _PART_LEAST:
+            self.part = _PART_LEAST
+            self.had_not_begun()
+
+    def had_not_begun(self) -> None:
+        self.resting = self.rest_next
+        self.rest_next = min(_REST_MOST, 2 * self.rest_next)
+
+
 class _Job:
-    work: Work
-    ended: bool = False
-    error: BaseException | None = None
-    done: threading.Lock = field(default_factory=threading.Lock)
+    __slots__ = ("_begun", "_done", "ended", "error", "start", "stop", "work")
 
-    def __post_init__(self) -> None:
-        self.done.acquire()
+    def __init__(self, work: Work, start: int, stop: int) -> None:
+        self.work = work
+        self.start = start
+        self.stop = stop
+        self.ended = False
+        self.error: BaseException | None = None
+        self._begun = threading.Lock()
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def take(self) -> bool:
+        """Whether it is for the caller to do, or to leave: of all that ask, one is told so."""
+        return self._begun.acquire(blocking=False)
 
     def run(self) -> None:
         try:
-            self.work()
+            self.work(self.start, self.stop)
         except BaseException as error:  # noqa: BLE001  raised again in the thread that shares
             self.error = error
         self.ended = True
-        self.done.release()
+        self._done.release()
 
     def wait(self) -> None:
         """Until it has ended; what interrupts the wait is raised after that."""
         interrupt: BaseException | None = None
         while not self.ended:
             try:
-                self.done.acquire()
+                self._done.acquire()
             except BaseException as error:  # noqa: BLE001  raised below
                 interrupt = error
         if interrupt is not None:
@@ -59,26 +112,32 @@ class Companion:
         self._job: _Job | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._portion = Portion()
 
-    def share(self, mine: Work, other: Work) -> bool:
-        """Do `mine` here and `other` beside it; False: nothing was done, it is busy or closed.
+    def share(self, work: Work, size: int, grain: int) -> bool:
+        """`work` from 0 to `size`, the beginning here and the rest beside it, cut at a multiple of `grain`.
 
-        Raises what one of them raised, `mine` first.
+        False: nothing was done, it is busy, at rest or closed. Raises what a part raised, of both the first one's.
         """
         if not self._busy.acquire(blocking=False):
             return False
         try:
-            if self._closed or not self._started():
+            cut = self._portion.cut(size, grain)
+            if cut == size or self._closed or not self._started():
                 return False
-            job = self._job = _Job(other)
-            self._wake()
+            job = _Job(work, cut, size)
+            begun = False
             try:
-                mine()
+                self._job = job
+                self._wake()
+                work(0, cut)
             finally:
-                job.wait()
+                begun = self._end(job)
         finally:
             self._busy.release()
-        if job.error is not None:
+        if not begun:
+            work(cut, size)
+        elif job.error is not None:
             raise job.error
         return True
 
@@ -86,6 +145,18 @@ class Companion:
         """End the thread, when it has done what is under way. May be called again."""
         self._closed = True
         self._wake()
+
+    def _end(self, job: _Job) -> bool:
+        """Nobody is at `job` any more, or ever will be; whether it was done."""
+        if job.take():
+            self._portion.had_not_begun()
+            return False
+        if job.ended:
+            self._portion.was_ready()
+        else:
+            job.wait()
+            self._portion.was_waited_for()
+        return True
 
     def _wake(self) -> None:
         with suppress(RuntimeError):  # it is awake already
@@ -103,15 +174,20 @@ class Companion:
 
     def _run(self) -> None:
         while True:
-            self._wanted.acquire(timeout=self._linger_seconds)
+            woken = self._wanted.acquire(timeout=self._linger_seconds)
             job, self._job = self._job, None
-            if job is not None:
+            if job is not None and job.take():
                 job.run()
-                job = None
-            elif self._busy.acquire(blocking=False):
-                try:
-                    if self._job is None:
-                        self._thread = None
-                        return
-                finally:
-                    self._busy.release()
+            job = None  # nothing of it is kept while there is nothing to do
+            if (self._closed or not woken) and self._ended():
+                return
+
+    def _ended(self) -> bool:
+        """Whether the thread may end: nobody is about to give it something."""
+        if not self._busy.acquire(blocking=False):
+            return False
+        try:
+            self._thread = None
+        finally:
+            self._busy.release()
+        return True

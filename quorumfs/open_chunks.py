@@ -4,8 +4,8 @@
    before the descriptor is closed. So one that is not used for OPEN_CHUNK_IDLE_SECONDS is closed.
 2. Bytes are verified where they lie, before they are given away. One CRC32C goes over a piece, on from the
    checksum of what is before it in the chunk: the same strength as block by block, and fewer calls.
-3. A range of some megabytes is shared with a second thread where there is a second core. For one megabyte the two
-   wake-ups took as long as the half that was saved.
+3. A megabyte and more is shared with a second thread where there is a second core (companion.py). For less its
+   wake-ups would take what it saves.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 
 from quorumfs import limits
 from quorumfs.checksum import CHECKSUM_BYTES, crc32c, prefixes, verify_blocks
@@ -23,8 +23,9 @@ from quorumfs.companion import Companion
 from quorumfs.descriptors import Opened
 
 _BLOCK = limits.BLOCK_BYTES
-_PIECE_BYTES = 16 * _BLOCK  # read and then verified: small enough to stay in a core's cache between the two
-_SHARED_BYTES = 64 * _BLOCK  # at least; of less, the wake-ups would be too great a part
+_PIECE_BYTES = 8 * _BLOCK  # read and then verified: small enough to stay in a core's cache between the two
+_SHARED_BYTES_LEAST = 16 * _BLOCK  # of less, the wake-ups would be too great a part
+_SHARED_BYTES_MOST = 64 * _BLOCK  # at a time; of more, what is learned of one would not serve the next
 
 Key = tuple[str, bytes]
 """The address of a datanode, and a chunk."""
@@ -57,19 +58,19 @@ class OpenChunk:
 
         Raises BadBlockError (`view` then holds bytes that nobody may see), OSError.
         """
-        size = len(view)
-        if self._companion is not None and size >= _SHARED_BYTES:
-            cut = size // 2 // _BLOCK * _BLOCK
-            first, second = view[:cut], view[cut:]
-            if self._companion.share(
-                lambda: self._read_alone(first, offset), lambda: self._read_alone(second, offset + cut)
-            ):
-                return
-        self._read_alone(view, offset)
+        for at in range(0, len(view), _SHARED_BYTES_MOST):
+            self._read_shared(view[at : at + _SHARED_BYTES_MOST], offset + at)
 
-    def _read_alone(self, view: memoryview, offset: int) -> None:
-        for at in range(0, len(view), _PIECE_BYTES):
-            self._fill(view[at : at + _PIECE_BYTES], offset + at)
+    def _read_shared(self, view: memoryview, offset: int) -> None:
+        """Like `read_into`, of at most _SHARED_BYTES_MOST."""
+
+        def read(start: int, stop: int) -> None:
+            for at in range(start, stop, _PIECE_BYTES):
+                self._fill(view[at : min(at + _PIECE_BYTES, stop)], offset + at)
+
+        size, companion = len(view), self._companion
+        if companion is None or size < _SHARED_BYTES_LEAST or not companion.share(read, size, _BLOCK):
+            read(0, size)
 
     def read(self, offset: int, length: int) -> bytes:
         """The verified bytes at `offset`, like `read_into`."""
@@ -123,15 +124,26 @@ class OpenChunks:
     def __len__(self) -> int:
         return len(self._chunks)
 
-    @contextmanager
-    def use(self, key: Key, make: Callable[[], tuple[int, Opened] | None]) -> Iterator[OpenChunk | None]:
-        """The open chunk `key`, opened by `make` if it is not; None: `make` gave none, or no place is free."""
-        chunk = self._take(key) or self._add(key, make)
-        try:
-            yield chunk
-        finally:
+    def use(self, key: Key, make: Callable[[], tuple[int, Opened] | None]) -> Use:
+        """For a with-statement: the open chunk `key`, opened by `make` if it is not; None: `make` gave none, or no
+        place is free."""
+        return Use(self, key, make)
+
+    def take(self, key: Key, make: Callable[[], tuple[int, Opened] | None]) -> OpenChunk | None:
+        """What `use` gives; to be given back."""
+        with self._changed:
+            chunk = self._chunks.get(key)
             if chunk is not None:
-                self._give_back(chunk)
+                self._chunks.move_to_end(key)
+                chunk.users += 1
+        return chunk or self._add(key, make)
+
+    def give_back(self, chunk: OpenChunk) -> None:
+        with self._changed:
+            chunk.users -= 1
+            chunk.used_at = self._clock.monotonic()
+            if not chunk.users and not chunk.kept:
+                chunk.close()
 
     def drop(self, key: Key) -> None:
         """Do not use this file again; it is closed when nobody reads it any more."""
@@ -162,14 +174,6 @@ class OpenChunks:
             thread = self._thread
         if thread is not None:
             thread.join()
-
-    def _take(self, key: Key) -> OpenChunk | None:
-        with self._changed:
-            chunk = self._chunks.get(key)
-            if chunk is not None:
-                self._chunks.move_to_end(key)
-                chunk.users += 1
-            return chunk
 
     def _add(self, key: Key, make: Callable[[], tuple[int, Opened] | None]) -> OpenChunk | None:
         if not self._reserve():
@@ -207,13 +211,6 @@ class OpenChunks:
             self._thread = threading.Thread(target=self._run, name="quorumfs-open-chunks", daemon=True)
             self._thread.start()
 
-    def _give_back(self, chunk: OpenChunk) -> None:
-        with self._changed:
-            chunk.users -= 1
-            chunk.used_at = self._clock.monotonic()
-            if not chunk.users and not chunk.kept:
-                chunk.close()
-
     def _let_go(self, chunk: OpenChunk) -> None:
         chunk.kept = False
         if not chunk.users:
@@ -228,3 +225,25 @@ class OpenChunks:
                     self._thread = None
                     return
                 self._changed.wait(seconds)
+
+
+class Use:
+    """One use of an open chunk. No generator: entering and leaving one takes as long as reading some blocks."""
+
+    __slots__ = ("_chunk", "_chunks", "_key", "_make")
+
+    def __init__(self, chunks: OpenChunks, key: Key, make: Callable[[], tuple[int, Opened] | None]) -> None:
+        self._chunks = chunks
+        self._key = key
+        self._make = make
+        self._chunk: OpenChunk | None = None
+
+    def __enter__(self) -> OpenChunk | None:
+        self._chunk = self._chunks.take(self._key, self._make)
+        return self._chunk
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._chunk is not None:
+            self._chunks.give_back(self._chunk)

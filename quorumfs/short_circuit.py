@@ -11,8 +11,9 @@ import ipaddress
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -67,19 +68,16 @@ class ShortCircuit:
         """Whether the node of `replica` seems to be on this machine."""
         return (replica.host == self._host and bool(self._host)) or is_loopback(replica.grpc)
 
-    @contextmanager
     def open(
         self, replica: namespace_pb2.ReplicaLocation, chunk: namespace_pb2.ChunkLocation
-    ) -> Iterator[OpenChunk | None]:
-        """The open file of `chunk` on the node of `replica`; None if it is to be read over gRPC.
+    ) -> AbstractContextManager[OpenChunk | None]:
+        """For a with-statement: the open file of `chunk` on the node of `replica`; None if it is to be read over gRPC.
 
         What it reads matches checksums that compose to the one in the metadata.
         """
         if not self.may_have(replica) or os.getpid() != self._pid:  # in a fork the doors are the parent's
-            yield None
-            return
-        with self._chunks.use((replica.grpc, chunk.chunk), lambda: self._ask(replica.grpc, chunk)) as opened:
-            yield opened
+            return nullcontext()
+        return self._chunks.use((replica.grpc, chunk.chunk), lambda: self._ask(replica.grpc, chunk))
 
     def drop(self, replica: namespace_pb2.ReplicaLocation, chunk: namespace_pb2.ChunkLocation) -> None:
         """The file was not good: do not use it again."""
@@ -198,6 +196,7 @@ def wanted(given: bool | None, environment: str) -> bool:
     return environment.strip().lower() not in ("off", "0", "no", "false") if given is None else given
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(address: str) -> bool:
     """Whether `host:port` is an address of this machine's own."""
     host = address.rpartition(":")[0].strip("[]")

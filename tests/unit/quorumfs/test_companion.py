@@ -1,15 +1,18 @@
-"""Work that is shared with a second thread."""
+"""Work that is shared with a second thread, and how much of it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from quorumfs.companion import Companion
+from quorumfs.companion import Companion, Portion
 
 PATIENCE_SECONDS = 20.0
+SIZE, GRAIN = 64, 4
+
+Fails = Callable[[int], object]
 
 
 @pytest.fixture
@@ -19,8 +22,38 @@ def companion() -> Iterator[Companion]:
     made.close()
 
 
-def _fail() -> None:
-    raise OSError("no")
+class Together:
+    """Work of which no part ends before another has begun: `done` in the order in which they ended."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[int, int]] = []
+        self._both = threading.Barrier(2)
+
+    def __call__(self, start: int, stop: int) -> None:
+        self._both.wait(PATIENCE_SECONDS)
+        self.done.append((start, stop))
+
+
+class Asleep(Companion):
+    """Its thread is not woken before `awake`."""
+
+    awake = False
+
+    def _wake(self) -> None:
+        if self.awake:
+            super()._wake()
+
+
+@pytest.fixture
+def asleep() -> Iterator[Asleep]:
+    made = Asleep()
+    yield made
+    made.awake = True
+    made.close()
+
+
+def _fail(start: int, stop: int) -> None:
+    raise OSError(f"no {start}")
 
 
 def _gone() -> bool:
@@ -30,63 +63,144 @@ def _gone() -> bool:
     return thread is None or not thread.is_alive()
 
 
-def test_both_halves_are_done_at_the_same_time_and_before_it_returns(companion: Companion) -> None:
+def test_both_parts_are_done_at_the_same_time_and_before_it_returns(companion: Companion) -> None:
     for _ in range(100):
-        both, done = threading.Barrier(2), []
+        work = Together()
+        while not companion.share(work, SIZE, GRAIN):  # it rests after it was waited for
+            pass
+        (first, cut), (begun, last) = sorted(work.done)
+        assert (first, last) == (0, SIZE)
+        assert cut == begun
+        assert cut % GRAIN == 0
 
-        def half(name: str, both: threading.Barrier = both, done: list[str] = done) -> None:
-            both.wait(PATIENCE_SECONDS)
-            done.append(name)
 
-        assert companion.share(lambda: half("mine"), lambda: half("other"))
-        assert sorted(done) == ["mine", "other"]
+def test_what_a_part_raises_is_raised_when_both_have_ended_the_first_before_the_other(
+    companion: Companion,
+) -> None:
+    for fails, told in ((lambda start: not start, "no 0"), (bool, "no [1-9]"), (lambda _: True, "no 0")):
+        together = Together()
 
+        def work(start: int, stop: int, together: Together = together, fails: Fails = fails) -> None:
+            together(start, stop)
+            if fails(start):
+                _fail(start, stop)
 
-def test_what_one_half_raises_is_raised_when_both_have_ended(companion: Companion) -> None:
-    done: list[str] = []
-    with pytest.raises(OSError, match="no"):
-        companion.share(lambda: done.append("mine"), _fail)
-    with pytest.raises(OSError, match="no"):
-        companion.share(_fail, lambda: done.append("other"))
-    assert done == ["mine", "other"]
+        with pytest.raises(OSError, match=told):
+            companion.share(work, SIZE, GRAIN)
+        assert len(together.done) == 2
 
 
 def test_an_interrupt_leaves_nothing_under_way(companion: Companion) -> None:
     begun, go_on, done = threading.Event(), threading.Event(), []
 
-    def other() -> None:
-        begun.set()
-        assert go_on.wait(PATIENCE_SECONDS)
-        done.append("other")
-
-    def mine() -> None:
+    def work(start: int, stop: int) -> None:
+        if start:
+            begun.set()
+            assert go_on.wait(PATIENCE_SECONDS)
+            done.append(start)
+            return
         assert begun.wait(PATIENCE_SECONDS)
         threading.Timer(0.01, go_on.set).start()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        companion.share(mine, other)
-    assert done == ["other"]
-    assert companion.share(lambda: None, lambda: None)
+        companion.share(work, SIZE, GRAIN)
+    assert len(done) == 1
+
+
+def test_what_the_thread_has_not_begun_is_taken_back_and_it_is_left_to_rest(asleep: Asleep) -> None:
+    done: list[tuple[int, int]] = []
+    assert asleep.share(lambda start, stop: done.append((start, stop)), SIZE, GRAIN)
+    (first, cut), (begun, last) = done
+    assert (first, cut, last) == (0, begun, SIZE)
+    assert not asleep.share(_fail, SIZE, GRAIN)
+    with pytest.raises(OSError, match="no 0"):
+        asleep.share(_fail, SIZE, GRAIN)
+
+
+def test_what_was_taken_back_from_a_thread_is_not_done_by_it_later(asleep: Asleep) -> None:
+    done: list[int] = []
+    assert asleep.share(lambda start, stop: done.append(start), SIZE, GRAIN)
+    assert len(done) == 2
+    asleep.awake = True
+    asleep.close()
+    assert _gone()
+    assert len(done) == 2
 
 
 def test_who_finds_it_busy_is_told_and_nothing_is_done(companion: Companion) -> None:
     told: list[bool] = []
-    assert companion.share(lambda: told.append(companion.share(_fail, _fail)), lambda: None)
+
+    def work(start: int, stop: int) -> None:
+        if not start:
+            told.append(companion.share(_fail, SIZE, GRAIN))
+
+    assert companion.share(work, SIZE, GRAIN)
     assert told == [False]
 
 
 def test_a_closed_one_shares_nothing_and_its_thread_ends(companion: Companion) -> None:
-    assert companion.share(lambda: None, lambda: None)
+    assert companion.share(Together(), SIZE, GRAIN)
     companion.close()
     companion.close()
-    assert not companion.share(_fail, _fail)
+    assert not companion.share(_fail, SIZE, GRAIN)
     assert _gone()
 
 
 def test_an_idle_one_ends_its_thread_and_starts_another_when_it_is_wanted() -> None:
     companion = Companion(linger_seconds=0.01)
     for _ in range(5):
-        assert companion.share(lambda: None, lambda: None)
+        while not companion.share(Together(), SIZE, GRAIN):
+            pass
         assert _gone()
     companion.close()
+
+
+# ---- how much --------------------------------------------------------------------------------------------
+
+
+def _given(portion: Portion) -> int:
+    return SIZE - portion.cut(SIZE, GRAIN)
+
+
+def test_who_is_always_ready_first_is_given_a_half_in_the_end_and_no_more() -> None:
+    portion = Portion()
+    given = [_given(portion)]
+    for _ in range(100):
+        portion.was_ready()
+        given.append(_given(portion))
+    assert given == sorted(given)
+    assert given[0] < given[-1] == SIZE // 2
+
+
+def test_who_is_waited_for_is_given_less_and_rests_when_it_is_given_the_least() -> None:
+    portion = Portion()
+    given = []
+    while part := _given(portion):
+        given.append(part)
+        portion.was_waited_for()
+    assert given == sorted(given, reverse=True)
+    assert _given(portion) == SIZE // 8
+
+
+def test_one_that_never_begins_is_asked_ever_more_rarely_and_often_again_once_it_does() -> None:
+    portion = Portion()
+
+    def rests() -> int:
+        portion.had_not_begun()
+        number = 0
+        while not _given(portion):
+            number += 1
+        return number
+
+    assert [rests() for _ in range(12)] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 512, 512]
+    for _ in range(9):
+        portion.was_ready()
+    assert rests() == 1
+
+
+@pytest.mark.parametrize("size", [16, 17, 19, 1000, 1003])
+def test_a_cut_is_between_two_grains(size: int) -> None:
+    cut = Portion().cut(size, GRAIN)
+    assert 0 < cut < size
+    assert cut % GRAIN == 0

@@ -103,16 +103,15 @@ class Pair(Companion):
 
     times = 0
 
-    def share(self, mine: Work, other: Work) -> bool:
+    def share(self, work: Work, size: int, grain: int) -> bool:
         self.times += 1
-        return super().share(mine, other)
+        return super().share(work, size, grain)
 
 
 @pytest.fixture
-def pair(chunk: OpenChunk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
-    """Shares what `chunk` reads from 1 MiB on."""
+def pair(chunk: OpenChunk) -> Iterator[Pair]:
+    """Shares what `chunk` reads."""
     made = Pair()
-    monkeypatch.setattr("quorumfs.open_chunks._SHARED_BYTES", MIB)
     chunk._companion = made
     yield made
     made.close()
