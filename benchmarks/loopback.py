@@ -38,9 +38,7 @@ def serving(source: Path) -> Iterator[str]:
 def fetch(port: str, size_bytes: str) -> None:
     """All of the file, checked as it comes, into memory that is used again."""
     size = int(size_bytes)
-    piece = memoryview(
-        mmap.mmap(-1, _PIECE_BYTES)
-    )  # begins at a page, as what everybody else here reads into
+    piece = memoryview(mmap.mmap(-1, _PIECE_BYTES))  # begins at a page, as all that is read into here
     with socket.create_connection(("127.0.0.1", int(port)), _SECONDS_MAX) as connection:
         while size:
             wanted = min(size, _PIECE_BYTES)

@@ -82,8 +82,8 @@ def read_local(source: str, _: str) -> None:
 
 
 def _piece() -> mmap.mmap:
-    """Memory that begins at a page, whoever reads into it: some bytes behind the beginning of one, where malloc puts
-    large blocks, the kernel's copies take several times as long on some processors."""
+    """Memory that begins at a page, whoever reads into it: the kernel's copies into what begins some bytes behind one, as
+    large bytearrays do, are several times slower on some processors (README.md)."""
     return mmap.mmap(-1, _PIECE_BYTES)
 
 

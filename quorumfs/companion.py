@@ -5,7 +5,8 @@
 2. How much the thread is given is learned (`Portion`). What it has not begun when the caller is ready with its own part
    is taken back: a thread that gets no core, because others need them, or never will again, because the interpreter
    ends, holds nobody up.
-3. Nothing is left under way when `share` returns or raises, whatever interrupts it.
+3. Nothing is left under way when `share` returns or raises, also by an interrupt, and nothing of the work is kept: its
+   memory may go to another use, and the file that it reads may be closed.
 4. The thread ends after some idle seconds; it is started again when it is wanted.
 """
 
@@ -21,9 +22,7 @@ _PART_MOST = 1 / 2
 _PART_LEAST = 1 / 8  # less is not worth waking a thread
 _PART_AT_FIRST = 3 / 8
 _PART_MORE = 1 / 128
-_PART_LESS = (
-    1 / 32
-)  # who is ready first costs nothing, who is waited for costs two wake-ups: that shall be rare
+_PART_LESS = 1 / 32  # more: who is ready first costs nothing, who is waited for two wake-ups
 _REST_MOST = 512
 
 Work = Callable[[int, int], object]
@@ -65,40 +64,47 @@ class Portion:
 
 
 class _Job:
-    __slots__ = ("_begun", "_done", "ended", "error", "start", "stop", "work")
+    """Lets go of `work`, and of the memory that it fills, before it says that it has ended."""
+
+    __slots__ = ("_error", "_start", "_stop", "_taker", "_work", "done", "ended")
 
     def __init__(self, work: Work, start: int, stop: int) -> None:
-        self.work = work
-        self.start = start
-        self.stop = stop
         self.ended = False
-        self.error: BaseException | None = None
-        self._begun = threading.Lock()
-        self._done = threading.Lock()
-        self._done.acquire()
+        self.done = threading.Lock()  # let go at the end
+        self.done.acquire()
+        self._work: Work | None = work
+        self._start = start
+        self._stop = stop
+        self._taker: dict[None, object] = {}
+        self._error: BaseException | None = None
 
-    def take(self) -> bool:
-        """Whether it is for the caller to do, or to leave: of all that ask, one is told so."""
-        return self._begun.acquire(blocking=False)
+    def take(self, who: object) -> bool:
+        """Whether it is for `who` to do, or to leave: one is told so of all that ask, however often it asks."""
+        return self._taker.setdefault(None, who) is who
+
+    def leave(self) -> None:
+        """It is not done here."""
+        self._work = None
 
     def run(self) -> None:
+        work, self._work = self._work, None
+        assert work is not None
         try:
-            self.work(self.start, self.stop)
+            work(self._start, self._stop)
         except BaseException as error:  # noqa: BLE001  raised again in the thread that shares
-            self.error = error
+            self._error = error
+        del work
         self.ended = True
-        self._done.release()
+        self.done.release()
 
-    def wait(self) -> None:
-        """Until it has ended; what interrupts the wait is raised after that."""
-        interrupt: BaseException | None = None
-        while not self.ended:
-            try:
-                self._done.acquire()
-            except BaseException as error:  # noqa: BLE001  raised below
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+    def raise_error(self) -> None:
+        """Raise what the work raised; once, so that nothing keeps the frames that it names."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
 
 
 class Companion:
@@ -119,7 +125,7 @@ class Companion:
 
         False: nothing was done, it is busy, at rest or closed. Raises what a part raised, of both the first one's.
         """
-        if not self._busy.acquire(blocking=False):
+        if not self._busy.acquire(blocking=False):  # interrupted just here, it shares nothing any more
             return False
         try:
             cut = self._portion.cut(size, grain)
@@ -132,29 +138,43 @@ class Companion:
                 self._wake()
                 work(0, cut)
             finally:
-                begun = self._end(job)
+                interrupt: BaseException | None = None
+                while True:  # another interrupt may come meanwhile
+                    try:
+                        begun = self._end(job)
+                        break
+                    except BaseException as error:  # noqa: BLE001  raised below
+                        interrupt = error
+                try:
+                    if interrupt is not None:
+                        raise interrupt
+                finally:
+                    del interrupt
         finally:
             self._busy.release()
         if not begun:
             work(cut, size)
-        elif job.error is not None:
-            raise job.error
+        else:
+            job.raise_error()
         return True
 
     def close(self) -> None:
-        """End the thread, when it has done what is under way. May be called again."""
+        """End the thread when it has done what is under way, its idle seconds later at most. May be called again."""
         self._closed = True
         self._wake()
 
     def _end(self, job: _Job) -> bool:
-        """Nobody is at `job` any more, or ever will be; whether it was done."""
-        if job.take():
+        """Nobody is at `job` any more, or ever will be; whether it was done. Can be called again when interrupted."""
+        if job.take(self):
+            job.leave()
             self._portion.had_not_begun()
             return False
-        if job.ended:
+        ready = job.ended
+        while not job.ended:
+            job.done.acquire()
+        if ready:
             self._portion.was_ready()
         else:
-            job.wait()
             self._portion.was_waited_for()
         return True
 
@@ -176,7 +196,7 @@ class Companion:
         while True:
             woken = self._wanted.acquire(timeout=self._linger_seconds)
             job, self._job = self._job, None
-            if job is not None and job.take():
+            if job is not None and job.take(job):
                 job.run()
             job = None  # nothing of it is kept while there is nothing to do
             if (self._closed or not woken) and self._ended():

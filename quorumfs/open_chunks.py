@@ -4,8 +4,8 @@
    before the descriptor is closed. So one that is not used for OPEN_CHUNK_IDLE_SECONDS is closed.
 2. Bytes are verified where they lie, before they are given away. One CRC32C goes over a piece, on from the
    checksum of what is before it in the chunk: the same strength as block by block, and fewer calls.
-3. A megabyte and more is shared with a second thread where there is a second core (companion.py). For less its
-   wake-ups would take what it saves.
+3. Steps of 4 MiB are shared with a second thread where there is a second core (companion.py). Of less, its wake-ups
+   take what it saves: of 1 MiB all of it, and several processes that read at the same time are slowed down.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from quorumfs.companion import Companion
 from quorumfs.descriptors import Opened
 
 _BLOCK = limits.BLOCK_BYTES
-_PIECE_BYTES = 8 * _BLOCK  # read and then verified: small enough to stay in a core's cache between the two
-_SHARED_BYTES_LEAST = 16 * _BLOCK  # of less, the wake-ups would be too great a part
-_SHARED_BYTES_MOST = 64 * _BLOCK  # at a time; of more, what is learned of one would not serve the next
+_PIECE_BYTES = 16 * _BLOCK  # read and then verified: of more, little is in a core's own cache between the two
+_SHARED_BYTES = 64 * _BLOCK  # at a time: of another size, what is learned of one would not serve the next
 
 Key = tuple[str, bytes]
 """The address of a datanode, and a chunk."""
@@ -58,18 +57,18 @@ class OpenChunk:
 
         Raises BadBlockError (`view` then holds bytes that nobody may see), OSError.
         """
-        for at in range(0, len(view), _SHARED_BYTES_MOST):
-            self._read_shared(view[at : at + _SHARED_BYTES_MOST], offset + at)
+        for at in range(0, len(view), _SHARED_BYTES):
+            self._read_step(view[at : at + _SHARED_BYTES], offset + at)
 
-    def _read_shared(self, view: memoryview, offset: int) -> None:
-        """Like `read_into`, of at most _SHARED_BYTES_MOST."""
+    def _read_step(self, view: memoryview, offset: int) -> None:
+        """Like `read_into`, of at most _SHARED_BYTES."""
 
         def read(start: int, stop: int) -> None:
             for at in range(start, stop, _PIECE_BYTES):
                 self._fill(view[at : min(at + _PIECE_BYTES, stop)], offset + at)
 
         size, companion = len(view), self._companion
-        if companion is None or size < _SHARED_BYTES_LEAST or not companion.share(read, size, _BLOCK):
+        if companion is None or size < _SHARED_BYTES or not companion.share(read, size, _BLOCK):
             read(0, size)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -168,6 +167,8 @@ class OpenChunks:
         """Close all that nobody reads, the others when they are given back. May be called again."""
         with self._changed:
             self._closed = True
+            if self._companion is not None:
+                self._companion.close()
             while self._chunks:
                 self._let_go(self._chunks.popitem()[1])
             self._changed.notify_all()

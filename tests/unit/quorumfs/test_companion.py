@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
+from quorumfs import companion as companion_module
 from quorumfs.companion import Companion, Portion
 
 PATIENCE_SECONDS = 20.0
@@ -56,8 +59,9 @@ def _fail(start: int, stop: int) -> None:
     raise OSError(f"no {start}")
 
 
-def _gone() -> bool:
-    thread = next((one for one in threading.enumerate() if one.name == "quorumfs-companion"), None)
+def _gone(companion: Companion) -> bool:
+    """The thread of one that is closed or idle has ended."""
+    thread = companion._thread
     if thread is not None:
         thread.join(PATIENCE_SECONDS)
     return thread is None or not thread.is_alive()
@@ -108,6 +112,76 @@ def test_an_interrupt_leaves_nothing_under_way(companion: Companion) -> None:
     assert len(done) == 1
 
 
+def _interrupted_at(number: int, when: Callable[[], bool]) -> Callable[[FrameType, str, object], None]:
+    """For sys.setprofile: raises in the module, while `when`, at the call, or return of a built-in one, of that number.
+
+    There an interpreter looks whether a signal has come."""
+    left = number
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        nonlocal left
+        here = frame.f_code.co_filename == companion_module.__file__
+        if here and event in ("call", "c_return") and when():
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+    return profile
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_wherever_an_interrupt_comes_nothing_is_left_under_way(asleep: Asleep, has_begun: bool) -> None:
+    asleep.awake = has_begun
+    interrupts = 0
+    for number in range(1, 100):
+        begun, go_on = threading.Event(), threading.Event()
+        parts: list[str] = []
+
+        def work(
+            start: int,
+            stop: int,
+            begun: threading.Event = begun,
+            go_on: threading.Event = go_on,
+            parts: list[str] = parts,
+        ) -> None:
+            parts.append("begun")
+            if start and has_begun:
+                begun.set()
+                assert go_on.wait(PATIENCE_SECONDS)
+            elif has_begun:
+                assert begun.wait(PATIENCE_SECONDS)
+                threading.Timer(0.01, go_on.set).start()
+            parts.append("ended")
+
+        def ended(parts: list[str] = parts) -> bool:
+            return "ended" in parts
+
+        asleep._portion = Portion()
+        sys.setprofile(_interrupted_at(number, ended))
+        try:
+            asleep.share(work, SIZE, GRAIN)
+        except KeyboardInterrupt:
+            interrupts += 1
+        else:
+            break
+        finally:
+            sys.setprofile(None)
+            left = parts.count("begun") - parts.count("ended")
+        assert left == 0
+        assert asleep._busy.acquire(blocking=False)
+        asleep._busy.release()
+    assert interrupts > 3
+
+
+def test_nothing_of_the_work_is_kept(companion: Companion, asleep: Asleep) -> None:
+    for shares in [companion] * 200 + [asleep]:
+        buffer = bytearray(SIZE)
+        view = memoryview(buffer)
+        shares.share(lambda start, stop, view=view: view[start], SIZE, GRAIN)  # type: ignore[misc]
+        del view
+        buffer.clear()  # refused, BufferError, as long as somebody has a view of it
+
+
 def test_what_the_thread_has_not_begun_is_taken_back_and_it_is_left_to_rest(asleep: Asleep) -> None:
     done: list[tuple[int, int]] = []
     assert asleep.share(lambda start, stop: done.append((start, stop)), SIZE, GRAIN)
@@ -124,8 +198,43 @@ def test_what_was_taken_back_from_a_thread_is_not_done_by_it_later(asleep: Aslee
     assert len(done) == 2
     asleep.awake = True
     asleep.close()
-    assert _gone()
+    assert _gone(asleep)
     assert len(done) == 2
+
+
+class Ahead(Companion):
+    """Has done its part before its caller begins."""
+
+    def _wake(self) -> None:
+        job, self._job = self._job, None
+        if job is not None and job.take(job):
+            job.run()
+        super()._wake()
+
+
+def test_a_thread_that_is_ready_first_is_given_more_the_next_time() -> None:
+    portion = Portion()
+    portion.was_ready()
+    ahead = Ahead()
+    assert ahead.share(lambda start, stop: None, SIZE, GRAIN)
+    ahead.close()
+    assert ahead._portion == portion
+
+
+def test_a_thread_that_is_waited_for_is_given_less_the_next_time(companion: Companion) -> None:
+    portion = Portion()
+    portion.was_waited_for()
+    together, go_on = Together(), threading.Event()
+
+    def work(start: int, stop: int) -> None:
+        together(start, stop)
+        if start:
+            assert go_on.wait(PATIENCE_SECONDS)
+        else:
+            threading.Timer(0.05, go_on.set).start()
+
+    assert companion.share(work, SIZE, GRAIN)
+    assert companion._portion == portion
 
 
 def test_who_finds_it_busy_is_told_and_nothing_is_done(companion: Companion) -> None:
@@ -139,12 +248,13 @@ def test_who_finds_it_busy_is_told_and_nothing_is_done(companion: Companion) -> 
     assert told == [False]
 
 
-def test_a_closed_one_shares_nothing_and_its_thread_ends(companion: Companion) -> None:
+def test_a_closed_one_shares_nothing_and_its_thread_ends_at_once() -> None:
+    companion = Companion(linger_seconds=3600.0)
     assert companion.share(Together(), SIZE, GRAIN)
     companion.close()
     companion.close()
     assert not companion.share(_fail, SIZE, GRAIN)
-    assert _gone()
+    assert _gone(companion)
 
 
 def test_an_idle_one_ends_its_thread_and_starts_another_when_it_is_wanted() -> None:
@@ -152,7 +262,7 @@ def test_an_idle_one_ends_its_thread_and_starts_another_when_it_is_wanted() -> N
     for _ in range(5):
         while not companion.share(Together(), SIZE, GRAIN):
             pass
-        assert _gone()
+        assert _gone(companion)
     companion.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from quorumfs.descriptors import Opened
 from quorumfs.limits import BLOCK_BYTES, KIB, MIB
 from quorumfs.open_chunks import BadBlockError, Key, OpenChunk, OpenChunks
 
-DATA = random.Random(3).randbytes(2 * MIB + 12_345)
+DATA = random.Random(3).randbytes(9 * MIB + 12_345)
+SHARED_BYTES = 4 * MIB
 BEFORE = 4096
 IDLE_SECONDS = 60.0
 
@@ -72,7 +73,15 @@ def chunk(shelf: Shelf) -> Iterator[OpenChunk]:
         yield opened
 
 
-RANGES = [(0, len(DATA)), (0, BLOCK_BYTES), (MIB, MIB), (2 * MIB, 12_345), (64 * KIB, 192 * KIB)]
+RANGES = [
+    (0, len(DATA)),
+    (0, BLOCK_BYTES),
+    (MIB, MIB),
+    (MIB, SHARED_BYTES - BLOCK_BYTES),
+    (MIB, SHARED_BYTES),
+    (9 * MIB, 12_345),
+    (64 * KIB, 192 * KIB),
+]
 
 
 @pytest.mark.parametrize(("offset", "length"), RANGES)
@@ -124,12 +133,22 @@ def test_a_long_range_is_read_by_two_threads_and_a_short_one_by_its_own(
     buffer = bytearray(length)
     chunk.read_into(memoryview(buffer), offset)
     assert buffer == DATA[offset : offset + length]
-    assert pair.times == (length >= MIB)
+    assert pair.times == length // SHARED_BYTES
 
 
-@pytest.mark.parametrize("bad", [[0], [MIB], [len(DATA) - 1], [0, len(DATA) - 1]])
+@pytest.mark.parametrize(
+    ("bad", "steps"),
+    [
+        ([0], 1),
+        ([MIB], 1),
+        ([SHARED_BYTES - 1], 1),
+        ([0, SHARED_BYTES - 1], 1),
+        ([SHARED_BYTES], 2),
+        ([len(DATA) - 1], 2),
+    ],
+)
 def test_of_what_two_threads_read_the_first_bad_block_is_named(
-    shelf: Shelf, chunk: OpenChunk, pair: Pair, bad: list[int]
+    shelf: Shelf, chunk: OpenChunk, pair: Pair, bad: list[int], steps: int
 ) -> None:
     damaged = bytearray(DATA)
     for place in bad:
@@ -139,7 +158,23 @@ def test_of_what_two_threads_read_the_first_bad_block_is_named(
         file.write(damaged)
     with pytest.raises(BadBlockError) as caught:
         chunk.read_into(memoryview(bytearray(len(DATA))), 0)
-    assert (pair.times, caught.value.block) == (1, bad[0] // BLOCK_BYTES)
+    assert (pair.times, caught.value.block) == (steps, bad[0] // BLOCK_BYTES)
+
+
+@pytest.mark.parametrize("bad", [None, 0, SHARED_BYTES - 1])
+def test_memory_that_was_read_into_is_its_owners_alone_again(
+    shelf: Shelf, chunk: OpenChunk, pair: Pair, bad: int | None
+) -> None:
+    if bad is not None:
+        with shelf.path.open("r+b") as file:
+            file.seek(BEFORE + bad)
+            file.write(bytes([DATA[bad] ^ 1]))
+    for _ in range(50):
+        buffer = bytearray(SHARED_BYTES)
+        with suppress(BadBlockError):
+            chunk.read_into(memoryview(buffer), 0)
+        buffer.clear()  # refused, BufferError, as long as somebody has a view of it
+    assert pair.times == 50
 
 
 def test_a_file_that_was_cut_off_is_a_bad_block(shelf: Shelf, chunk: OpenChunk) -> None:
@@ -232,3 +267,11 @@ def test_after_the_end_nothing_is_opened(shelf: Shelf) -> None:
     shelf.chunks.close()
     with shelf.chunks.use(key("a"), shelf.make) as opened:
         assert opened is None
+
+
+def test_after_the_end_no_second_thread_reads(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    chunks = OpenChunks(shelf.clock)
+    assert chunks._companion is not None
+    chunks.close()
+    assert not chunks._companion.share(lambda start, stop: None, SHARED_BYTES, BLOCK_BYTES)
