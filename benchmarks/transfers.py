@@ -82,8 +82,8 @@ def read_local(source: str, _: str) -> None:
 
 
 def _piece() -> mmap.mmap:
-    """Memory that begins at a page, whoever reads into it: the kernel's copies into what begins some bytes behind one, as
-    large bytearrays do, are several times slower on some processors (README.md)."""
+    """Memory that begins at a page, whoever reads into it: into large bytearrays, which begin some bytes behind one,
+    the kernel's copies are several times slower on some processors (README.md)."""
     return mmap.mmap(-1, _PIECE_BYTES)
 
 

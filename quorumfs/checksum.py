@@ -7,9 +7,12 @@
    inversions cancelling out (Mark Adler's `crc32_combine` in zlib).
 3. For the one length that matters, a full block, the multiplication is four table look-ups.
 
-Both packages that compute it release the GIL for long data, so that checksums of frames run beside other threads.
-`awscrt` (the extra [fast], twelve megabytes installed) is used where it is there: twice as fast on the processor where
-it was measured.
+Two packages compute it, either will do. Both release the GIL for long data (awscrt from 16 KiB on, crc32c
+from 32), so that checksums of frames run beside other threads. awscrt is required where it has wheels, Linux
+on x86_64 and aarch64. Where both were measured, on one AMD EPYC, it went through 64 KiB to 1 MiB in a core's
+cache at 44 to 49 GB/s and in memory at 15 to 18, crc32c at 23 to 28 and 11 to 13. Its price: twelve megabytes
+installed instead of a quarter of one, and some 10 ms more of the quarter of a second in which a client is
+imported. It takes no more memory of the process's own.
 """
 
 from __future__ import annotations

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from quorumfs.errors import InvalidArgumentError
 from quorumfs.rpc import methods
@@ -146,3 +148,20 @@ def test_what_the_library_sends_again_by_itself_may_be_repeated_by_the_page() ->
             if method.only_looks and retry != "yes":
                 wrong.append(f"{service}.{name}")
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "package"),
+    [
+        ("linux", "x86_64", "awscrt"),
+        ("linux", "aarch64", "awscrt"),
+        ("linux", "riscv64", "crc32c"),
+        ("darwin", "x86_64", "crc32c"),
+    ],
+)
+def test_every_platform_gets_one_package_for_checksums(system: str, machine: str, package: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    environment = {"sys_platform": system, "platform_machine": machine}
+    required = map(Requirement, project["dependencies"])
+    got = {one.name for one in required if one.marker is None or one.marker.evaluate(environment)}
+    assert got & {"awscrt", "crc32c"} == {package}
