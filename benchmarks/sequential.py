@@ -22,6 +22,7 @@ from quorumfs.testing import LocalCluster
 
 _SECONDS_MAX = 600.0
 _REMOTE = "/large"
+_LONG = "read, pieces of 4 MiB"  # all others are of 1 MiB
 _CLIENTS = 8
 _MEMORY_PER_BYTE = 5  # what a write to three replicas fills: source, replicas, buffers
 
@@ -78,7 +79,7 @@ def sequential(plan: Plan, results: Results) -> None:
             results.skip("cold reads", "dropping the page cache needs root")
             steps = [step for step in steps if not step.cold]
         # Warm reads first: what is dropped for one system is dropped for all.
-        steps.sort(key=lambda step: ("write", "get", "read", "cold").index(step.figure))
+        steps.sort(key=lambda step: ("write", "get", "read", _LONG, "cold").index(step.figure))
         for pid in (child.pid, *server_pids(cluster)):
             machine.forget_peak(pid)
         for number in range(plan.rounds):
@@ -102,6 +103,7 @@ def _limits(
         Step("write", "local file", "local write", given, copy),
         Step("write", "raw chain", "raw chain", given, ports, pids),
         Step("read", "local file", "local read", given, ""),
+        Step(_LONG, "local file", "long local read", given, ""),
         Step("read", "loopback TCP", "loopback read", port, str(size_bytes)),
         Step("cold", "local file", "local read", given, "", cold=True),
     ]
@@ -113,6 +115,7 @@ def _ours(directory: Path, source: Path, cluster: LocalCluster) -> list[Step]:
         Step("write", "quorumfs", "put", str(source), _REMOTE, pids),
         Step("get", "quorumfs", "get", _REMOTE, str(directory / "local"), pids),
         Step("read", "quorumfs", "read", _REMOTE, "", pids),
+        Step(_LONG, "quorumfs", "long read", _REMOTE, "", pids),
         Step("read", "quorumfs, gRPC", "read over gRPC", _REMOTE, "", pids),
         Step("cold", "quorumfs", "read", _REMOTE, "", pids, cold=True),
         Step("cold", "quorumfs, gRPC", "read over gRPC", _REMOTE, "", pids, cold=True),

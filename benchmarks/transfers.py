@@ -3,7 +3,8 @@
 `read` is a short-circuit read, `read over gRPC` is not; `loopback read` is what a bare socket gives (its source is a
 port, its target a size), `raw chain` what bare sockets write to three disks (its target are ports). `mounted read` is a
 `local read` of a file that this machine's page cache does not hold, so that it comes from the servers. `object put` and
-`object read` are those of an object store, whose place (objects.py) is the target, or the source.
+`object read` are those of an object store, whose place (objects.py) is the target, or the source. Pieces are of 1 MiB,
+of a `long` read 4 MiB, and read into memory that begins at a page (README.md).
 
 Run as a child (children.py) with `{"coordinators": "host:port,..."}`; a command is `{"verb", "source", "target"}`.
 """
@@ -26,6 +27,7 @@ from quorumfs import Client
 from quorumfs.allocator import keep_freed_memory
 
 _PIECE_BYTES = 1 << 20
+_LONG_PIECE_BYTES = 4 << 20
 _OBJECT = "large"
 
 
@@ -42,10 +44,12 @@ class Transfers:
             "get": self._client.get,
             "read": lambda source, _: read_remote(self._client, source),
             "read over gRPC": lambda source, _: read_remote(self._over_grpc, source),
+            "long read": lambda source, _: read_remote(self._client, source, _LONG_PIECE_BYTES),
             "loopback read": loopback.fetch,
             "raw chain": raw_chain.store,
             "local write": write_through,
             "local read": read_local,
+            "long local read": lambda source, _: read_local(source, "", _LONG_PIECE_BYTES),
             "mounted read": read_local,
             "object put": lambda source, place: Objects(place).put_file(_OBJECT, source),
             "object read": lambda place, _: Objects(place).get(_OBJECT),
@@ -59,9 +63,9 @@ class Transfers:
         return {"wall_seconds": wall_seconds, "cpu_seconds": cpu_seconds}
 
 
-def read_remote(client: Client, source: str) -> None:
+def read_remote(client: Client, source: str, piece_bytes: int = _PIECE_BYTES) -> None:
     """All of it, verified, into memory that is used again."""
-    with client.open(source, "rb") as file, _piece() as piece:
+    with client.open(source, "rb") as file, mmap.mmap(-1, piece_bytes) as piece:
         while file.readinto(piece):
             pass
 
@@ -74,17 +78,11 @@ def write_through(source: str, target: str) -> None:
         os.fsync(copy.fileno())
 
 
-def read_local(source: str, _: str) -> None:
+def read_local(source: str, _: str, piece_bytes: int = _PIECE_BYTES) -> None:
     """All of a file from the page cache."""
-    with open(source, "rb", buffering=0) as file, _piece() as piece:
+    with open(source, "rb", buffering=0) as file, mmap.mmap(-1, piece_bytes) as piece:
         while file.readinto(piece):
             pass
-
-
-def _piece() -> mmap.mmap:
-    """Memory that begins at a page, whoever reads into it: into large bytearrays, which begin some bytes behind one,
-    the kernel's copies are several times slower on some processors (README.md)."""
-    return mmap.mmap(-1, _PIECE_BYTES)
 
 
 def forget_pages(path: str) -> None:
