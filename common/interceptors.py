@@ -53,7 +53,12 @@ _T = TypeVar("_T")
 
 
 class BoundedPool(ThreadPoolExecutor):
-    """A thread pool that knows how much it has to do. `full` beyond its workers and `backlog`."""
+    """A thread pool that knows how much it has to do. `full` beyond its workers and `backlog`.
+
+    One thread is there from the beginning. Where no more can be started, what was submitted waits for one: an error
+    would reach the thread in which gRPC takes calls, and end it, and the node would answer nobody until it is started
+    again.
+    """
 
     def __init__(self, name: str, workers: int, backlog: int) -> None:
         super().__init__(workers, thread_name_prefix=name)
@@ -61,6 +66,7 @@ class BoundedPool(ThreadPoolExecutor):
         self._limit = workers + backlog
         self._pending = 0
         self._counting = threading.Lock()
+        super().submit(lambda: None)
 
     @property
     def full(self) -> bool:
@@ -80,6 +86,13 @@ class BoundedPool(ThreadPoolExecutor):
     def _finished(self, _: object) -> None:
         with self._counting:
             self._pending -= 1
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise
 
 
 class Refusal(NamedTuple):

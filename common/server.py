@@ -10,7 +10,6 @@ import asyncio
 import resource
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,7 +172,7 @@ class ThreadedServer(_Listener):
             "streams": BoundedPool("streams", stream_threads, backlog=0),
             "orders": BoundedPool("orders", order_threads, backlog=0),
         }
-        self._refusing = ThreadPoolExecutor(1, thread_name_prefix="refuse")
+        self._refusing = BoundedPool("refuse", 1, backlog=0)
         self._health = health.HealthServicer(experimental_thread_pool=self._pools["control"])
         self._server = self._build()
 

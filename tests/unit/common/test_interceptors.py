@@ -212,6 +212,28 @@ def test_a_full_pool_refuses_at_once_in_a_thread_of_its_own(bench: Bench) -> Non
     assert bench.wrapped(handler)("", Context()) == "done"
 
 
+def test_a_pool_that_can_start_no_thread_keeps_its_callers_waiting_and_fails_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, release = BoundedPool("data", 2, backlog=1), threading.Event()
+    try:
+        calls = [pool.submit(release.wait, 30)]
+        with monkeypatch.context() as short:
+            short.setattr(threading.Thread, "start", no_more_threads)
+            calls += [pool.submit(release.wait, 30) for _ in range(2)]
+            assert pool.full
+        release.set()
+        assert [one.result(10) for one in calls] == [True, True, True]
+        assert not pool.full
+    finally:
+        release.set()
+        pool.shutdown()
+
+
+def no_more_threads(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_foreign_services_only_get_their_pool(bench: Bench) -> None:
     bench.wrapped(unary(lambda request, context: None), "/grpc.health.v1.Health/Check")("", Context())
     assert bench.under_way() is None
