@@ -31,10 +31,11 @@ class KeepAlive:
     def holding(self, upload: bytes) -> Iterator[None]:
         """Keep `upload` alive inside the with-block."""
         with self._changed:
-            self._open.add(upload)
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="quorumfs-keep-alive", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="quorumfs-keep-alive", daemon=True)
+                thread.start()  # where that fails the next upload tries again
+                self._thread = thread
+            self._open.add(upload)
         try:
             yield
         finally:

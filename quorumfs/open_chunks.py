@@ -204,13 +204,21 @@ class OpenChunks:
             return True
 
     def _keep(self, key: Key, chunk: OpenChunk) -> None:
-        if self._closed or key in self._chunks:  # another thread was faster: this one serves once
-            chunk.kept = False
+        if self._closed or key in self._chunks or not self._swept():  # another thread was faster, for one
+            chunk.kept = False  # it serves once
             return
         self._chunks[key] = chunk
+
+    def _swept(self) -> bool:
+        """Whether there is a thread that will close what is kept."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="quorumfs-open-chunks", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="quorumfs-open-chunks", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads
+                return False
+            self._thread = thread
+        return True
 
     def _let_go(self, chunk: OpenChunk) -> None:
         chunk.kept = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,8 +199,9 @@ class _Race:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """The first stream is late."""
-        threading.Thread(target=self._run, name="quorumfs-hedge", daemon=True).start()
+        """The first stream is late. Where no thread can be started there is no hedge."""
+        with suppress(RuntimeError):
+            threading.Thread(target=self._run, name="quorumfs-hedge", daemon=True).start()
 
     def cancel(self) -> None:
         """Both have taken too long."""

@@ -37,12 +37,13 @@ class Watchdog:
         """Call `cancel` when the with-block takes longer than `seconds`; `expired` tells it afterwards."""
         watch = Watch(self._clock.monotonic() + seconds, cancel)
         with self._changed:
-            self._watches.add(watch)
             if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="quorumfs-watchdog", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="quorumfs-watchdog", daemon=True)
+                thread.start()  # where that fails the next wait tries again
+                self._thread = thread
             elif watch.until < self._wakes_at:
                 self._changed.notify_all()
+            self._watches.add(watch)
         try:
             yield watch
         finally:

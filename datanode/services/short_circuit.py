@@ -114,9 +114,12 @@ class ShortCircuitServer:
             if not self._admit(connection):
                 connection.close()
                 continue
-            threading.Thread(
-                target=self._serve, args=(connection,), name="short-circuit-client", daemon=True
-            ).start()
+            try:
+                threading.Thread(
+                    target=self._serve, args=(connection,), name="short-circuit-client", daemon=True
+                ).start()
+            except RuntimeError:  # no more threads
+                self._let_go(connection)
 
     def _admit(self, connection: socket.socket) -> bool:
         try:
@@ -142,10 +145,13 @@ class ShortCircuitServer:
         except OSError:
             pass  # it went away, or was silent for too long
         finally:
-            with self._lock:
-                self._users[self._connections.pop(connection)] -= 1
-                self._users += Counter()  # forgets users without connections
-            connection.close()
+            self._let_go(connection)
+
+    def _let_go(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._users[self._connections.pop(connection)] -= 1
+            self._users += Counter()  # forgets users without connections
+        connection.close()
 
     def _is_proven(self, connection: socket.socket) -> bool:
         hello = connection.recv(descriptors.HELLO_BYTES + 1)

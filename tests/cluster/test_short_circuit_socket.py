@@ -29,6 +29,7 @@ from quorumfs.limits import MIB
 from quorumfs.short_circuit import ShortCircuit, connect_abstract
 from quorumfs.testing import wait_for
 from quorumfs.v1 import chunks_pb2, namespace_pb2
+from tests.support.shortage import no_more_threads
 from tests.unit.datanode.store.fakes import flip, opened, put
 
 DATA = random.Random(11).randbytes(2 * MIB + 99)
@@ -300,6 +301,14 @@ def test_no_more_than_so_many_connections_of_one_user_are_held(node: Node) -> No
         with client_of(node) as client:
             assert read(client) is None
     wait_for(lambda: not node.server._connections, 10, "places are given back")
+    with client_of(node) as client:
+        assert read(client) == DATA
+
+
+def test_who_comes_while_no_thread_can_be_started_is_cut_off_and_later_served(node: Node) -> None:
+    with no_more_threads("short-circuit-client"), client_of(node) as client:
+        assert read(client) is None
+    wait_for(lambda: not node.server._connections, 10, "the place is given back")
     with client_of(node) as client:
         assert read(client) == DATA
 

@@ -20,6 +20,7 @@ from common.trust import TokenRegistry, serving_tokens
 from quorumfs.errors import InvalidArgumentError, Leader, NoPlacementError, NotLeaderError
 from quorumfs.rpc.status import ERROR_TRAILER, from_detail
 from quorumfs.v1 import admin_pb2, types_pb2
+from tests.support.shortage import no_more_threads
 
 PATH = "/quorumfs.v1.Room/Do"
 
@@ -212,14 +213,11 @@ def test_a_full_pool_refuses_at_once_in_a_thread_of_its_own(bench: Bench) -> Non
     assert bench.wrapped(handler)("", Context()) == "done"
 
 
-def test_a_pool_that_can_start_no_thread_keeps_its_callers_waiting_and_fails_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_pool_that_can_start_no_thread_keeps_its_callers_waiting_and_fails_none() -> None:
     pool, release = BoundedPool("data", 2, backlog=1), threading.Event()
     try:
         calls = [pool.submit(release.wait, 30)]
-        with monkeypatch.context() as short:
-            short.setattr(threading.Thread, "start", no_more_threads)
+        with no_more_threads("data"):
             calls += [pool.submit(release.wait, 30) for _ in range(2)]
             assert pool.full
         release.set()
@@ -228,10 +226,6 @@ def test_a_pool_that_can_start_no_thread_keeps_its_callers_waiting_and_fails_non
     finally:
         release.set()
         pool.shutdown()
-
-
-def no_more_threads(thread: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")
 
 
 def test_foreign_services_only_get_their_pool(bench: Bench) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+import pytest
+
 from quorumfs.errors import NoLeaderError
 from quorumfs.keepalive import KeepAlive
+from tests.support.shortage import no_more_threads
 
 
 class Leader:
@@ -66,4 +69,15 @@ def test_the_thread_ends_when_nothing_is_open_and_the_next_upload_starts_another
         leader.wait()
     assert leader.heard[-1] == [b"c"]
     keeper.close()
+    keeper.close()
+
+
+def test_uploads_are_kept_alive_again_once_a_thread_can_be_started() -> None:
+    leader = Leader()
+    keeper = KeepAlive(leader.keep_alive, 0.01)
+    with no_more_threads(), pytest.raises(RuntimeError), keeper.holding(b"a"):
+        pass
+    with keeper.holding(b"b"):
+        leader.wait(2)
+    assert leader.heard[0] == [b"b"]
     keeper.close()

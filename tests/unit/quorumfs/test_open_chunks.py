@@ -16,6 +16,7 @@ from quorumfs.companion import Companion, Work
 from quorumfs.descriptors import Opened
 from quorumfs.limits import BLOCK_BYTES, KIB, MIB
 from quorumfs.open_chunks import BadBlockError, Key, OpenChunk, OpenChunks
+from tests.support.shortage import no_more_threads
 
 DATA = random.Random(3).randbytes(9 * MIB + 12_345)
 SHARED_BYTES = 4 * MIB
@@ -275,3 +276,13 @@ def test_after_the_end_no_second_thread_reads(shelf: Shelf, monkeypatch: pytest.
     assert chunks._companion is not None
     chunks.close()
     assert not chunks._companion.share(lambda start, stop: None, SHARED_BYTES, BLOCK_BYTES)
+
+
+def test_a_file_that_no_thread_would_close_serves_once(shelf: Shelf) -> None:
+    with no_more_threads("quorumfs-open-chunks"):
+        with shelf.chunks.use(key("a"), shelf.make) as chunk:
+            assert chunk is not None
+            assert chunk.read(0, BLOCK_BYTES) == DATA[:BLOCK_BYTES]
+        assert shelf.still_open() == 0
+    shelf.touch("a")
+    assert (len(shelf.chunks), shelf.still_open()) == (1, 1)

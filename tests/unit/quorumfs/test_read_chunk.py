@@ -28,6 +28,7 @@ from quorumfs.read_chunk import ChunkReader
 from quorumfs.suspects import Suspects
 from quorumfs.v1 import namespace_pb2, types_pb2
 from quorumfs.watchdog import Watchdog
+from tests.support.shortage import no_more_threads
 from tests.unit.quorumfs.fakes import Cluster, FakeRpcError, Node, StreamCall
 
 DATA = random.Random(8).randbytes(3 * MIB + 4321)
@@ -182,6 +183,17 @@ def test_a_hedge_that_fails_changes_nothing(chunk: Chunk, monkeypatch: pytest.Mo
     assert chunk.read() == DATA
     assert chunk.asked(3) == [(0, len(DATA))]
     assert chunk.reports == [("d2", types_pb2.REPLICA_STATE_MISSING)], "it was asked in its turn"
+
+
+def test_without_a_thread_for_a_hedge_stalls_are_noticed_all_the_same(
+    chunk: Chunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "READ_STALL_SECONDS", 0.2)
+    chunk.behind(1, silent_from(0))
+    with no_more_threads("quorumfs-hedge"):
+        assert chunk.read() == DATA
+    assert chunk.asked(2) == [(0, len(DATA))]
+    assert "d1" in chunk.suspects.current()
 
 
 def test_only_live_replicas_on_well_nodes_are_asked_a_second_time(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from quorumfs.watchdog import Watchdog
+from tests.support.shortage import no_more_threads
 
 
 def test_a_wait_that_takes_too_long_is_cancelled_and_knows_it() -> None:
@@ -40,3 +43,12 @@ def test_closing_ends_the_thread() -> None:
         dog.close()
         dog.close()
     assert set(threading.enumerate()) <= before
+
+
+def test_waits_have_their_limit_again_once_a_thread_can_be_started() -> None:
+    dog, cancelled = Watchdog(), threading.Event()
+    with no_more_threads(), pytest.raises(RuntimeError), dog.limit(60, lambda: None):
+        pass
+    with dog.limit(0.01, cancelled.set):
+        assert cancelled.wait(20)
+    dog.close()
