@@ -63,6 +63,27 @@ def test_hostile_holds_are_cut_off_where_they_go_wrong(tail: bytes) -> None:
     assert end >= len(good)
 
 
+@pytest.mark.parametrize("byte", [0, 20, 35])
+def test_a_damaged_hold_does_not_void_those_behind_it(tmp_path: Path, byte: int) -> None:
+    with opened(tmp_path) as (store, _):
+        for chunk in (A, B):
+            put(store, chunk, b"x", Birth(1, 1, 0))
+        store.restore(A, Hold(1, 5))
+        store.restore(B, Hold(1, 7))
+    raw = bytearray((tmp_path / holds.FILE).read_bytes())
+    raw[byte] ^= 4
+    (tmp_path / holds.FILE).write_bytes(raw)
+    with opened(tmp_path) as (store, _):
+        with pytest.raises(SafetyGuardError, match="voided"):
+            store.quarantine(B, Condemnation(6, 1))
+        store.restore(A, Hold(1, 5))
+    with opened(tmp_path) as (_, disks):
+        kept = holds.Holds(disks.disks[0])
+        kept.load()
+        assert (kept.of(A), kept.of(B)) == (Hold(1, 5), Hold(1, 7))
+    assert holds.damaged((tmp_path / holds.FILE).read_bytes()) == 1
+
+
 def test_a_torn_hold_is_overwritten_by_the_next(tmp_path: Path) -> None:
     with opened(tmp_path) as (store, _):
         put(store, A, b"x")
