@@ -244,11 +244,12 @@ class ManyFiles:
             return self._uploads[replication]
 
     def _put_elsewhere(self, files: Sequence[PackFile], may_be_inline: bool, error: QuorumFSError) -> None:
-        """No datanodes took the pack: `error` says why."""
-        left = list(files)
+        """No datanodes took the pack, or a message that makes its files was refused: `error` says why. What messages
+        before that have made, or refused, is settled."""
+        left = [file for file in files if file.new.path in self._names]
         if may_be_inline:
             self._inline_only = True
-            left = [file for file, _ in self._put_inline(files)]
+            left = [file for file, _ in self._put_inline(left)]
         for file in left:
             self._fail(file.new, error)
 

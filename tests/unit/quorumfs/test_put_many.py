@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from quorumfs import Client, limits
 from quorumfs.errors import (
     AlreadyExistsError,
+    BusyError,
     NoLeaderError,
     OutcomeUnknownError,
     PartialError,
@@ -258,6 +259,46 @@ def test_what_earlier_messages_of_a_pack_have_stored_is_known_when_a_later_one_f
     assert set(stored) == {name.decode() for name in cluster.names} - {"/warm", "/"}
     assert set(stored) | set(failed) == set(files)
     assert not set(stored) & set(failed)
+
+
+def busy_once(client: Client, number: int, monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
+    """The `number`-th message that makes files is refused as a whole. How often each file was asked for in others."""
+    do, made, seen = client.namespace.operations.do, Counter[bytes](), 0
+
+    def refuse(ops: Sequence[pb.Op], *rest: float) -> Sequence[pb.Result]:
+        nonlocal seen
+        paths = [op.put_file.ref.path for op in ops if op.HasField("put_file")]
+        seen += bool(paths)
+        if paths and seen == number:
+            raise BusyError("the leader takes no more")
+        made.update(paths)
+        return do(ops, *rest)
+
+    monkeypatch.setattr(client.namespace.operations, "do", refuse)
+    return made
+
+
+def test_what_a_message_of_a_pack_has_made_is_not_made_again_when_the_next_is_refused(
+    fs: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = some(300)
+    made = busy_once(fs, 2, monkeypatch)
+    assert set(fs.put_many(files)) == set(files)
+    assert set(made.values()) == {1}
+
+
+def test_what_a_message_of_a_pack_has_made_does_not_fail_with_the_next(
+    fs: Client, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = some(300) | {"/large": bytes(limits.INLINE_BYTES_MAX + 1)}
+    busy_once(fs, 2, monkeypatch)
+    stored: dict[str, FileStatus] = {}
+    failed: dict[str, Exception] = {}
+    fs.put_many(files, stored=stored, failed=failed)  # type: ignore[arg-type]
+    assert set(stored) == {name.decode() for name in cluster.names} - {"/"}
+    assert set(stored) | set(failed) == set(files)
+    assert not set(stored) & set(failed)
+    assert {str(error) for error in failed.values()} == {"the leader takes no more"}
 
 
 def test_an_error_of_what_gives_the_files_leaves_the_account_too(fs: Client, cluster: Cluster) -> None:
