@@ -269,13 +269,23 @@ class Combiner(Generic[Op, Answer]):
             if heir.alarm is not None:
                 heir.alarm.set()
                 return
+            turn = threading.Lock()
             try:
-                self._carriers.submit(self._lead, heir, lane)
-            except RuntimeError:  # closed meanwhile
-                heir.error = _closed()
+                self._carriers.submit(self._lead_once, turn, heir, lane)
+            except (
+                RuntimeError
+            ):  # closed meanwhile; or no thread could be started, and the executor has it all the same
+                if not turn.acquire(blocking=False):
+                    return
+                heir.error = _closed() if self._closed else _no_thread()
                 heir.tell()
             else:
                 return
+
+    def _lead_once(self, turn: threading.Lock, heir: _Waiter[Op, Answer], lane: int) -> None:
+        """Unless `heir` was told meanwhile that nothing was sent."""
+        if turn.acquire(blocking=False):
+            self._lead(heir, lane)
 
     def _company(self, leader: _Waiter[Op, Answer]) -> list[_Waiter[Op, Answer]]:
         """Who travels with `leader`: from the head of the queue, as many as the message holds."""
@@ -315,6 +325,10 @@ class Combiner(Generic[Op, Answer]):
 
 def _closed() -> UnavailableError:
     return UnavailableError("nothing was sent", cause="the connections were closed")
+
+
+def _no_thread() -> UnavailableError:
+    return UnavailableError("nothing was sent", cause="this process could start no thread for it")
 
 
 def _too_late() -> TimedOutError:

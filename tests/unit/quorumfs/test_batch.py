@@ -16,6 +16,7 @@ from quorumfs.errors import (
     TimedOutError,
     UnavailableError,
 )
+from tests.support.shortage import no_more_threads
 
 
 class Server:
@@ -439,6 +440,19 @@ def test_closed_it_refuses_what_is_submitted() -> None:
     told.wait(3000)
     assert all(isinstance(error, UnavailableError) for error in told.errors.values())
     assert server.batches == []
+
+
+def test_what_was_told_that_nothing_was_sent_for_want_of_a_thread_is_not_sent_later() -> None:
+    server = Server()
+    target, told = combiner(server), Told()
+    with no_more_threads("quorumfs-batches"):
+        target.submit([told.call(1)], 20)
+    target.submit([told.call(2)], 20)
+    told.wait(2)
+    assert told.answers == {1: None, 2: [20]}
+    assert isinstance(told.errors[1], UnavailableError)
+    assert server.batches == [[2]]
+    target.close()
 
 
 def test_who_is_told_gets_its_turn_before_the_lane_goes_on() -> None:
