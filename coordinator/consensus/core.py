@@ -52,7 +52,7 @@ BARRIERS_MAX = 2
 READS_MAX = 20_000
 ROOM_SECONDS_MAX = 3.0  # a leader that waits longer for a segment to be made hands over
 TRANSFER_SECONDS = 2.0
-GATHER_SECONDS = 0.02  # how long a follower lets committed entries gather before it applies them
+GATHER_SECONDS = 0.1  # how long a follower lets committed entries gather before it applies them
 
 _log = log.get(__name__)
 
