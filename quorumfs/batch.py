@@ -315,7 +315,7 @@ class Combiner(Generic[Op, Answer]):
                     self._carry(lane, [waiter])
                 return
             for waiter in group:
-                waiter.error = _copy(error)
+                waiter.error = copy_of(error)
             return
         at = 0
         for waiter in group:
@@ -335,7 +335,7 @@ def _too_late() -> TimedOutError:
     return TimedOutError("nothing was sent", cause="the requests before it took all of its time")
 
 
-def _copy(error: QuorumFSError) -> QuorumFSError:
+def copy_of(error: QuorumFSError) -> QuorumFSError:
     """The same error as a new object: threads that raise one object spoil each other's traceback."""
     copy = make(
         error.code, error.message, cause=error.cause, next=error.next, leader=error.leader, ids=error.ids

@@ -39,6 +39,7 @@ from quorumfs.namespace import Namespace
 from quorumfs.nearness import ZONE_VARIABLE, Nearness
 from quorumfs.ops import NewFile
 from quorumfs.put_many import ManyFiles
+from quorumfs.put_together import PutTogether
 from quorumfs.read_chunk import ChunkReader
 from quorumfs.rpc.channels import Channels, ChannelSource
 from quorumfs.rpc.coordinator import Coordinator
@@ -119,6 +120,7 @@ class Client:
         self._uploader = Uploader(
             self.namespace, self._channels, self._suspects, self._keep_alive, self.cluster_id
         )
+        self._together = PutTogether(self._uploader, self.namespace)
         self._cluster_id = ""
         self._closed = threading.Event()
         self._pid = os.getpid()
@@ -136,12 +138,14 @@ class Client:
         if self._closed.is_set() or os.getpid() != self._pid:
             return  # in a fork the connections are the parent's, and ending them would never end
         self._closed.set()
+        self._together.finish()
         self.coordinator.close()
         if self._owns_channels:
             self._channels.close()
         if self._short_circuit is not None:
             self._short_circuit.close()
         self._keep_alive.close()
+        self._together.close()
         self._watchdog.close()
 
     # ---- whole files -------------------------------------------------------------------------------------
@@ -161,7 +165,8 @@ class Client:
         """Store a local file, a binary file object or bytes as `path`; durable and visible on return.
 
         Replaces what is there, atomically, unless `if_absent` (AlreadyExistsError) or `expected_version`
-        forbid it. Mode and time are those of a local file, unless given. Parents are not made.
+        forbid it. Mode and time are those of a local file, unless given. Parents are not made. Small files that several
+        threads put at the same time share a chunk, and fail together when its datanodes do.
         """
         target = remote_path(path)
         opened, close = open_source(source)
@@ -175,7 +180,7 @@ class Client:
                 mode=own_mode if mode is None else mode,
                 mtime_ns=own_time if modified_ns is None else modified_ns,
             )
-            return file_status(self._uploader.upload(opened, new, progress), target)
+            return file_status(self._uploader.upload(opened, new, progress, self._together), target)
         finally:
             close()
 

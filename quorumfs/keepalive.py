@@ -30,17 +30,24 @@ class KeepAlive:
     @contextmanager
     def holding(self, upload: bytes) -> Iterator[None]:
         """Keep `upload` alive inside the with-block."""
+        self.hold(upload)
+        try:
+            yield
+        finally:
+            self.release(upload)
+
+    def hold(self, upload: bytes) -> None:
+        """Keep `upload` alive until its `release`."""
         with self._changed:
             if self._thread is None and not self._closed:
                 thread = threading.Thread(target=self._run, name="quorumfs-keep-alive", daemon=True)
                 thread.start()  # where that fails the next upload tries again
                 self._thread = thread
             self._open.add(upload)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._open.discard(upload)
+
+    def release(self, upload: bytes) -> None:
+        with self._changed:
+            self._open.discard(upload)
 
     def close(self) -> None:
         """Stop the thread and wait for it."""

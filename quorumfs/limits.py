@@ -42,6 +42,13 @@ RUN_GAP_BYTES = 2 * BLOCK_BYTES  # between two files that are read together
 RUNS_IN_FLIGHT = 4
 PACK_SECONDS = 5.0  # all tries to store a pack whose files may also be inline
 
+# Small files that are put one by one, and share chunks
+TOGETHER_BYTES_MAX = 256 * KIB
+TOGETHER_TURN_SECONDS = 1.0  # who waits longer for those before goes by itself
+TOGETHER_SILENCE_SECONDS = 2.0  # who comes longer after the one before goes by itself
+TOGETHER_UPLOAD_SECONDS = 10.0  # how long one upload protects their chunks, about
+TOGETHER_END_SECONDS = 1.0  # to end it when the client is closed
+
 # Metadata
 ENTRY_BYTES_MAX = 512 * KIB
 BATCH_OPS_MAX = 256

@@ -80,8 +80,7 @@ class Namespace:
 
     def abort(self, upload: bytes) -> None:
         """Give an upload up; not tried for long, since it also expires by itself."""
-        op = pb.Op(abort_upload=pb.AbortUploadRequest(upload=upload))
-        result = self.operations.do([op], limits.RPC_DEADLINE_SECONDS)[0]
+        result = self.operations.do([ops.abort_upload(upload)], limits.RPC_DEADLINE_SECONDS)[0]
         raise_for(result.code, result.error)
 
     def mkdir(self, path: bytes, mode: int = 0, mtime_ns: int = 0, parents: bool = False) -> pb.FileInfo:

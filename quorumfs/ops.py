@@ -79,6 +79,10 @@ def open_upload(new: NewFile, size_hint: int) -> pb.Op:
     )
 
 
+def abort_upload(upload: bytes) -> pb.Op:
+    return pb.Op(abort_upload=pb.AbortUploadRequest(upload=upload))
+
+
 def mkdir(path: bytes, mode: int = 0, mtime_ns: int = 0, parents: bool = False) -> pb.Op:
     return pb.Op(mkdir=pb.MkdirRequest(ref=ref(path), mode=mode, mtime_ns=mtime_ns, parents=parents))
 

@@ -1,7 +1,7 @@
 """Files in: open, allocate, stream chunks to datanodes, commit. A file appears only at its commit.
 
 1. Up to INLINE_BYTES_MAX bytes go into the metadata in one operation; when there is no room for them, or
-   there are more, the file becomes an upload.
+   there are more, small files go together (put_together.py), and the others become uploads.
 2. Chunks are allocated several at once, and two are under way at a time.
 3. A chunk that fails is sent again under a new id, without the nodes that failed; the old one is garbage.
    With enough durable replicas it counts, and repair makes the rest.
@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from quorumfs import limits
 from quorumfs.checksum import combine, crc32c
@@ -41,6 +42,15 @@ from quorumfs.v1 import namespace_pb2, types_pb2
 
 Progress = Callable[[int], object]
 """Called with the bytes done so far, from any thread, one call at a time."""
+
+
+class Together(Protocol):
+    """Stores small files with others' (`put_together.PutTogether`)."""
+
+    def put(self, new: NewFile, body: bytes) -> namespace_pb2.FileInfo | None:
+        """The stored file; None: it is to be stored by itself, and nothing was done."""
+        ...
+
 
 _EXTENTS_BYTES = limits.EXTENTS_BYTES_MAX // 2
 _CONDEMNED_ROUNDS = 3
@@ -71,9 +81,14 @@ class Uploader:
         self._pause = pause
 
     def upload(
-        self, source: Source, new: NewFile, progress: Progress | None = None
+        self,
+        source: Source,
+        new: NewFile,
+        progress: Progress | None = None,
+        together: Together | None = None,
     ) -> namespace_pb2.FileInfo:
-        """Store all of `source` as `new`; durable and visible on return. What is there is replaced.
+        """Store all of `source` as `new`; durable and visible on return. What is there is replaced. `together`: where
+        a small file may go.
 
         Raises AlreadyExistsError, PreconditionFailedError, NoPlacementError, NoSpaceError, NoLeaderError,
         UnavailableError, OutcomeUnknownError; OSError of the source.
@@ -81,6 +96,14 @@ class Uploader:
         body = source.whole(limits.INLINE_BYTES_MAX)
         if body is not None:
             stored = self._put_inline(body, new)
+            if stored is not None:
+                if progress:
+                    progress(len(body))
+                return stored
+            source = BytesSource(body)
+        body = _small(source) if together is not None else None
+        if together is not None and body is not None:
+            stored = together.put(new, body)
             if stored is not None:
                 if progress:
                     progress(len(body))
@@ -253,6 +276,13 @@ class _Job:
         for piece in self._pieces:
             checksum = combine(checksum, piece.sealed.checksum, piece.sealed.length)
         return checksum
+
+
+def _small(source: Source) -> bytes | None:
+    """All of it, if it may go together with others'."""
+    if not source.replayable or source.size is None or not 0 < source.size <= limits.TOGETHER_BYTES_MAX:
+        return None
+    return source.whole(limits.TOGETHER_BYTES_MAX)
 
 
 def _weight(piece: _Piece) -> int:
