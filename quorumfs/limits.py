@@ -49,6 +49,8 @@ TOGETHER_SILENCE_SECONDS = 2.0  # who comes longer after the one before goes by 
 TOGETHER_UPLOAD_SECONDS = 10.0  # how long one upload protects their chunks, about
 TOGETHER_END_SECONDS = 1.0  # to end it when the client is closed
 
+INLINE_REFUSED_SECONDS = 5.0  # how long the metadata is not offered again what it did not take
+
 # Metadata
 ENTRY_BYTES_MAX = 512 * KIB
 BATCH_OPS_MAX = 256

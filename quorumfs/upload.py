@@ -79,6 +79,7 @@ class Uploader:
         self._clock = clock or SystemClock()
         self._chance = chance
         self._pause = pause
+        self._refusals = _Refusals(self._clock)
 
     def upload(
         self,
@@ -130,11 +131,16 @@ class Uploader:
         )
 
     def _put_inline(self, body: bytes, new: NewFile) -> namespace_pb2.FileInfo | None:
-        """The stored file; None when the metadata has no room for the body."""
+        """The stored file; None when the metadata has no room for the body, or had none just now."""
+        if self._refusals.cover(len(body)):
+            return None
         try:
             return self._namespace.put_file(new, body, crc32c(body))
-        except (InlineBudgetError, TooLargeError):
-            return None
+        except InlineBudgetError:
+            self._refusals.add(1)
+        except TooLargeError:
+            self._refusals.add(len(body))
+        return None
 
     def _put_chunks(self, source: Source, new: NewFile, progress: Progress | None) -> namespace_pb2.FileInfo:
         with before_the_commit():
@@ -154,6 +160,23 @@ class Uploader:
             self._namespace.abort(upload)
         except QuorumFSError:
             return  # it expires by itself; the first error is the one to tell
+
+
+class _Refusals:
+    """What the metadata did not take lately: a body that it refuses has been through the log. Any thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last: tuple[int, float] | None = None
+
+    def add(self, length: int) -> None:
+        """A body was refused that had, or would have been refused with, `length` bytes."""
+        self._last = length, self._clock.monotonic() + limits.INLINE_REFUSED_SECONDS
+
+    def cover(self, length: int) -> bool:
+        """Whether a body of `length` bytes would be refused too."""
+        last = self._last
+        return last is not None and length >= last[0] and self._clock.monotonic() < last[1]
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ from quorumfs.errors import (
     OutcomeUnknownError,
     PreconditionFailedError,
     QuorumFSError,
+    TooLargeError,
     UnavailableError,
 )
 from quorumfs.keepalive import KeepAlive
@@ -152,6 +153,43 @@ def test_without_room_in_the_metadata_a_small_file_goes_to_datanodes(world: Worl
     assert world.get() == b"small"
     assert world.replicas() == [3]
     assert world.put(b"").size == 0
+
+
+def test_what_the_metadata_did_not_take_is_not_offered_to_it_for_a_while(world: World) -> None:
+    def offered(size: int) -> bool:
+        before = world.cluster.applied.count("put_file")
+        world.put(DATA[:size])
+        assert world.get() == DATA[:size]
+        return world.cluster.applied.count("put_file") > before
+
+    world.cluster.inline_max = 0
+    assert offered(4 * KIB)
+    assert not offered(1)  # the budget is spent
+    assert offered(0)
+    world.clock.advance(limits.INLINE_REFUSED_SECONDS)
+    assert offered(4 * KIB)
+    world.cluster.inline_max = 16 * KIB
+    world.clock.advance(limits.INLINE_REFUSED_SECONDS)
+    assert offered(16 * KIB)
+    assert world.cluster.uploads == {}
+
+
+def test_a_body_that_is_too_large_for_the_metadata_says_nothing_of_smaller_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put_file(new: NewFile, body: bytes, checksum: int) -> namespace_pb2.FileInfo:
+        tried.append(len(body))
+        if len(body) > 8 * KIB:
+            raise TooLargeError("at most 8 KiB")
+        return as_before(new, body, checksum)
+
+    tried: list[int] = []
+    as_before = world.namespace.put_file
+    monkeypatch.setattr(world.namespace, "put_file", put_file)
+    for size in (9 * KIB, 10 * KIB, 8 * KIB, 9 * KIB):
+        world.put(DATA[:size])
+        assert world.get() == DATA[:size]
+    assert tried == [9 * KIB, 8 * KIB]
 
 
 def test_progress_reaches_the_size_and_no_more(world: World) -> None:
