@@ -36,7 +36,9 @@ class Body(Protocol):
     def length(self) -> int: ...
 
     def frames(self) -> Iterator[Frame]:
-        """All frames from the start; every call begins anew. Raises OSError, PreconditionFailedError."""
+        """All frames from the start, one of up to WRITE_FRAME_BYTES; every call begins anew.
+
+        Raises OSError, PreconditionFailedError."""
         ...
 
 

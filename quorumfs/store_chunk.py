@@ -1,6 +1,7 @@
 """Puts one chunk on its replicas: one pass of the bytes through the pipeline, watched.
 
-1. The chunk goes to the first replica, which forwards it to the next while it receives.
+1. The chunk goes to the first replica, which forwards it to the next while it receives. One that fits a frame goes
+   as one message with its opening and its end.
 2. It counts when `min_replicas` nodes say that it is durable; making the others is repair's business.
 3. A row of nodes breaks at one of them: only that one is to blame, not those behind it that were cut off, nor
    those before it that could not go on alone.
@@ -195,6 +196,25 @@ class _Sending:
         self._offered_at: float | None = None  # of the frame that nobody has taken yet
 
     def __iter__(self) -> Iterator[bytes]:
+        if self._body.length <= limits.WRITE_FRAME_BYTES:
+            return self._one_message()
+        return self._messages()
+
+    def _one_message(self) -> Iterator[bytes]:
+        """Opening, bytes and end joined: messages that are joined are one."""
+        try:
+            (frame,) = self._body.frames()
+        except (OSError, QuorumFSError) as error:
+            self._fail(error)
+            return
+        self.length, self.checksum, self.ended = frame.length, compose(frame.table, frame.length), True
+        self._tally.add(frame.length)
+        self._offered_at = time.monotonic()
+        yield b"".join((self._opening, frame.wire, encode_end(self.length, self.checksum)))
+        self._offered_at = None
+        self.taken = 1
+
+    def _messages(self) -> Iterator[bytes]:
         yield self._opening
         table = bytearray()
         try:
@@ -210,20 +230,23 @@ class _Sending:
                 self.length += frame.length
                 self._tally.add(frame.length)
         except (OSError, QuorumFSError) as error:
-            # gRPC would only log it. Without the end frame no replica is sealed.
-            self.error = error
-            call = self.call
-            if call is not None:
-                call.cancel()
+            self._fail(error)
             return
         self.checksum = compose(table, self.length)
         self.ended = True
         yield encode_end(self.length, self.checksum)
 
+    def _fail(self, error: OSError | QuorumFSError) -> None:
+        """Of the source. gRPC would only log it. Without the end no replica is sealed."""
+        self.error = error
+        call = self.call
+        if call is not None:
+            call.cancel()
+
     @property
     def patience_seconds(self) -> float:
         """How long nothing may move: longer than the head waits for the nodes behind it."""
-        if self.ended:
+        if self.ended and self._offered_at is None:
             return max(limits.SEAL_SECONDS, limits.seal_seconds(self._row) + limits.STALL_SECONDS)
         return max(limits.WRITE_STALL_SECONDS, limits.stall_seconds(self._row))
 

@@ -43,24 +43,30 @@ class Forward:
         seconds: float | None,
         stall_seconds: float | None = None,
         bytes_per_second: float = limits.SLOWEST_BYTES_PER_SECOND,
+        *,
+        whole: bool = False,
     ) -> None:
-        """Begins the call; `opening` is the first message, `seconds` the rest of the caller's deadline.
-        `stall_seconds`: instead of what a row of this length is given. `bytes_per_second`: that it must take."""
+        """Begins the call; `opening` is the first message, or the `whole` chunk with its end, `seconds` the rest of
+        the caller's deadline. `stall_seconds`: instead of what a row of this length is given. `bytes_per_second`:
+        that it must take."""
         self._behind = tuple(behind)
         self._stall_seconds = limits.stall_seconds(len(behind)) if stall_seconds is None else stall_seconds
         self._bytes_per_second = bytes_per_second
         self._waited_seconds = 0.0
         self._taken_bytes = 0
         self._outbox = Outbox(QUEUED_BYTES)
-        self._outbox.put(opening, 0)
+        if not whole:
+            self._outbox.put(opening, 0)
         self._lost: QuorumFSError | None = None
         self._call: Any = None
         try:
-            write: Any = channels.get(behind[0].grpc).stream_unary(
+            channel = channels.get(behind[0].grpc)
+            write: Any = channel.unary_unary if whole else channel.stream_unary
+            self._call = write(
                 WRITE_METHOD, request_serializer=None, response_deserializer=WriteResponse.FromString
-            )
-            self._call = write.future(
-                iter(self._outbox), timeout=min(seconds or STREAM_SECONDS_MAX, STREAM_SECONDS_MAX)
+            ).future(
+                opening if whole else iter(self._outbox),
+                timeout=min(seconds or STREAM_SECONDS_MAX, STREAM_SECONDS_MAX),
             )
         except (grpc.RpcError, QuorumFSError, ValueError) as error:
             self._lose(

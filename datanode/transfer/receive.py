@@ -1,8 +1,10 @@
 """Receives a chunk: passes it on, verifies it, keeps it. The serving side of `Chunks.Write`.
 
 Per message, in this order: to the next node, unchanged; then each block against its checksum; then to the
-disk. After the `end`: the own disk is synced first, while the row behind does the same; then its answer is
-waited for. Only `end` seals: a stream that breaks off leaves nothing, here or behind.
+disk. A chunk that comes in one message, with its opening and its end, is verified and written first, and passed on
+in one: there is no end to hold back from those behind. After the `end`: the own disk is synced first, while the row
+behind does the same; then its answer is waited for. Only `end` seals: a stream that breaks off leaves nothing, here
+or behind.
 
 What the *sender* did wrong (bytes out of order, blocks that do not match, no end) fails the call. What this
 node or one behind it cannot do is a line of the answer, and the others go on.
@@ -31,7 +33,7 @@ from quorumfs.errors import (
     TooLargeError,
     UnavailableError,
 )
-from quorumfs.frames import WriteFrame, decode_write, encode_open
+from quorumfs.frames import WriteFrame, decode_write, encode_end, encode_frame, encode_open
 from quorumfs.rpc.channels import ChannelSource
 from quorumfs.v1.chunks_pb2 import WriteEnd, WriteResponse
 from quorumfs.v1.types_pb2 import ReplicaAck
@@ -79,14 +81,22 @@ class Receiver:
         raises, or the peer goes away, nothing remains here.
         """
         with self._gate.enter(), self._watch.track(stream.cancel, SILENCE_SECONDS_MAX) as watched:
-            first = decode_write(_checked(next(messages, b"")))
+            raw = _checked(next(messages, b""))
+            first = decode_write(raw)
             opening = pipeline.read_opening(first.open, self._node_id, self._cluster_id())
             # While the row behind takes nothing this node takes nothing either: that is not the sender's silence.
             watched.allowed_seconds += limits.stall_seconds(len(opening.behind))
             leg, tail = _OwnLeg(self._store, opening), None
             try:
-                tail = self._tail(opening, leg, stream.time_remaining())
-                end = self._take_frames(messages, opening, leg, tail, watched.progress)
+                if first.end is None:
+                    tail = self._tail(opening, leg, stream.time_remaining())
+                    end = self._take_frames(messages, opening, leg, tail, watched.progress)
+                else:
+                    self._meter.received(len(raw))
+                    if first.data:
+                        leg.append(first)
+                    tail = self._tail(opening, leg, stream.time_remaining(), first, first.end)
+                    end = first.end if self._is_worth_it(opening, leg, tail) else None
                 if end is None:
                     return self._given_up(opening, leg, tail)
                 watched.allowed_seconds = float("inf")  # of the peer nothing is expected any more
@@ -100,11 +110,26 @@ class Receiver:
                 if tail is not None:
                     tail.cancel()
 
-    def _tail(self, opening: Opening, leg: _OwnLeg, seconds: float | None) -> Forward | None:
+    def _tail(
+        self,
+        opening: Opening,
+        leg: _OwnLeg,
+        seconds: float | None,
+        frame: WriteFrame | None = None,
+        end: WriteEnd | None = None,
+    ) -> Forward | None:
+        """The call to the next node; with `frame` and `end`, all that it is told."""
         if not opening.behind:
             return None
         message = encode_open(pipeline.passed_on(opening, leg.keeps))
-        return Forward(self._channels, opening.behind, message, seconds)
+        if frame is None or end is None:
+            return Forward(self._channels, opening.behind, message, seconds)
+        data = encode_frame(frame.offset, frame.data, frame.block_checksums)
+        whole = b"".join((message, data, encode_end(end.length, end.checksum)))
+        return Forward(self._channels, opening.behind, whole, seconds, whole=True)
+
+    def _is_worth_it(self, opening: Opening, leg: _OwnLeg, tail: Forward | None) -> bool:
+        return pipeline.worth_going_on(opening, leg.keeps, tail is not None and tail.alive)
 
     def _take_frames(
         self,
@@ -115,7 +140,7 @@ class Receiver:
         progress: Callable[[], None],
     ) -> WriteEnd | None:
         """All up to the `end`; None when too few replicas are left for it to be worth going on."""
-        while pipeline.worth_going_on(opening, leg.keeps, tail is not None and tail.alive):
+        while self._is_worth_it(opening, leg, tail):
             raw = next(messages, None)
             if raw is None:
                 raise InvalidArgumentError(

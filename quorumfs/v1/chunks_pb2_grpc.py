@@ -85,7 +85,7 @@ class ChunksServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Write(self, request_iterator, context):
-        """open, frames, end. The node forwards to open.pipeline[0] while it receives. Sealed only by `end`.
+        """open, frames, end; or all of a chunk in one message. The node forwards to open.pipeline[0] while it receives. Sealed only by `end`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

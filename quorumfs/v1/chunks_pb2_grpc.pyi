@@ -32,7 +32,7 @@ class ChunksStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChunksAsyncStub: ...
     Write: _grpc.StreamUnaryMultiCallable[_chunks_pb2.WriteRequest, _chunks_pb2.WriteResponse]
-    """open, frames, end. The node forwards to open.pipeline[0] while it receives. Sealed only by `end`."""
+    """open, frames, end; or all of a chunk in one message. The node forwards to open.pipeline[0] while it receives. Sealed only by `end`."""
     Read: _grpc.UnaryStreamMultiCallable[_chunks_pb2.ReadChunkRequest, _chunks_pb2.Frame]
     Replicate: _grpc.UnaryUnaryMultiCallable[_chunks_pb2.ReplicateRequest, _chunks_pb2.ReplicateResponse]
     """Pull a chunk from another datanode, verify it, seal it. Node to node."""
@@ -50,7 +50,7 @@ class ChunksStub:
 class ChunksAsyncStub(ChunksStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Write: _aio.StreamUnaryMultiCallable[_chunks_pb2.WriteRequest, _chunks_pb2.WriteResponse]  # type: ignore[assignment]
-    """open, frames, end. The node forwards to open.pipeline[0] while it receives. Sealed only by `end`."""
+    """open, frames, end; or all of a chunk in one message. The node forwards to open.pipeline[0] while it receives. Sealed only by `end`."""
     Read: _aio.UnaryStreamMultiCallable[_chunks_pb2.ReadChunkRequest, _chunks_pb2.Frame]  # type: ignore[assignment]
     Replicate: _aio.UnaryUnaryMultiCallable[_chunks_pb2.ReplicateRequest, _chunks_pb2.ReplicateResponse]  # type: ignore[assignment]
     """Pull a chunk from another datanode, verify it, seal it. Node to node."""
@@ -71,7 +71,7 @@ class ChunksServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_chunks_pb2.WriteRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_chunks_pb2.WriteResponse, _abc.Awaitable[_chunks_pb2.WriteResponse]]:
-        """open, frames, end. The node forwards to open.pipeline[0] while it receives. Sealed only by `end`."""
+        """open, frames, end; or all of a chunk in one message. The node forwards to open.pipeline[0] while it receives. Sealed only by `end`."""
 
     @_abc_1.abstractmethod
     def Read(

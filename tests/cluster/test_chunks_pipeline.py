@@ -282,6 +282,81 @@ def test_a_block_that_does_not_match_fails_the_call_and_leaves_nothing(
         assert len(node.store) == 0
 
 
+def write_in_one(
+    channels: Channels, row: list[Node], chunk: bytes, data: bytes, min_replicas: int = 2
+) -> pb.WriteResponse:
+    """Opening, a frame and the end as one message."""
+    whole = b"".join(
+        (opening(chunk, row[1:], min_replicas), *frames(data), encode_end(len(data), crc32c(data)))
+    )
+    return write_call(channels, row[0])(iter([whole]), timeout=30)
+
+
+def test_a_chunk_in_one_message_is_on_three_nodes_byte_for_byte(
+    nodes: list[Node], channels: Channels
+) -> None:
+    chunk, data = os.urandom(16), os.urandom(FRAME_BYTES)
+    for _ in range(2):  # again is success too
+        answer = write_in_one(channels, nodes, chunk, data)
+        assert [(ack.node_id, ack.durable) for ack in answer.replicas] == [
+            ("d1", True),
+            ("d2", True),
+            ("d3", True),
+        ]
+    for node in nodes:
+        assert read(channels, node, chunk) == (0, data)
+        assert node.temporaries() == []
+    streamed = os.urandom(16)
+    write(channels, nodes, streamed, data)
+    size = BLOCK_BYTES  # header and trailer name the chunk; between them the files are the same
+    files = [
+        [next(node.directory.rglob(one.hex())).read_bytes() for one in (chunk, streamed)] for node in nodes
+    ]
+    assert all(one[size:-size] == other[size:-size] for one, other in files)
+    assert all(len(one) == len(other) for one, other in files)
+
+
+@pytest.mark.parametrize("gone", [1, 2])
+def test_a_node_that_is_gone_costs_its_row_a_chunk_in_one_message(
+    nodes: list[Node], channels: Channels, gone: int
+) -> None:
+    chunk, data = os.urandom(16), os.urandom(100_000)
+    nodes[gone].server.stop(0)
+    answer = write_in_one(channels, nodes, chunk, data)
+    assert [ack.durable for ack in answer.replicas] == [place < gone for place in range(3)]
+    assert answer.replicas[gone].error.code == Code.UNAVAILABLE
+    assert read(channels, nodes[0], chunk) == (0, data)
+
+
+@pytest.mark.parametrize("full", [0, 1, 2])
+def test_a_full_disk_passes_a_chunk_in_one_message_on(
+    nodes: list[Node], channels: Channels, full: int
+) -> None:
+    chunk, data = os.urandom(16), os.urandom(100_000)
+    nodes[full].files.full_from = 0
+    answer = write_in_one(channels, nodes, chunk, data)
+    assert [ack.durable for ack in answer.replicas] == [place != full for place in range(3)]
+    assert answer.replicas[full].error.code == Code.NO_SPACE
+    assert nodes[full].temporaries() == []
+    for node in nodes[:full] + nodes[full + 1 :]:
+        assert read(channels, node, chunk) == (0, data)
+
+
+def test_a_block_that_does_not_match_fails_a_chunk_in_one_message_and_leaves_nothing(
+    nodes: list[Node], channels: Channels
+) -> None:
+    data = bytearray(os.urandom(MIB))
+    table, end = block_checksums(data), encode_end(len(data), crc32c(data))
+    data[70_000] ^= 1
+    whole = opening(os.urandom(16), nodes[1:]) + encode_frame(0, data, table) + end
+    with pytest.raises(grpc.RpcError) as caught:
+        write_call(channels, nodes[0])(iter([whole]), timeout=30)
+    assert code_of(caught.value) is Code.CORRUPT
+    for node in nodes:
+        until(lambda node=node: node.temporaries() == [] and node.writes.inside == 0)
+        assert len(node.store) == 0
+
+
 def test_a_stream_without_its_end_leaves_nothing(nodes: list[Node], channels: Channels) -> None:
     messages = [opening(os.urandom(16), nodes[1:]), *frames(os.urandom(2 * MIB))]
     with pytest.raises(grpc.RpcError) as caught:

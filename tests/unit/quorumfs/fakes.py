@@ -281,12 +281,21 @@ class Node:
 
     def write(self, requests: Iterator[bytes]) -> Any:
         self.writes += 1
-        opening = decode_write(next(requests)).open
-        assert opening is not None
+        first = decode_write(next(requests, b""))
+        opening = first.open
+        if opening is None:
+            raise FakeRpcError(grpc.StatusCode.INVALID_ARGUMENT, "a write begins with its `open`")
         self.read_first[opening.chunk] = opening.read_first
         if self.stalled:
             return None
         data = bytearray()
+        if first.end is not None:
+            if self.stop_after is not None:
+                raise broken()
+            assert (first.offset, next(requests, None)) == (0, None)
+            assert verify_blocks(first.data, first.block_checksums) is None
+            assert (first.end.length, first.end.checksum) == (len(first.data), crc32c(first.data))
+            return self._seal(opening, bytes(first.data))
         for count, raw in enumerate(requests):
             if self.stop_after is not None and count >= self.stop_after:
                 raise broken()

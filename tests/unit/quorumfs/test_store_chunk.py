@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from quorumfs import store_chunk
+from quorumfs.checksum import block_checksums, crc32c
 from quorumfs.clock import ManualClock
 from quorumfs.errors import Code
-from quorumfs.limits import SLOWEST_BYTES_PER_SECOND, WRITE_STALL_SECONDS
+from quorumfs.frames import decode_write, encode_frame, encode_open
+from quorumfs.limits import SEAL_SECONDS, SLOWEST_BYTES_PER_SECOND, WRITE_STALL_SECONDS
 from quorumfs.sources import Frame
 from quorumfs.store_chunk import Tally, _Sending, blamed
-from quorumfs.v1 import types_pb2
+from quorumfs.v1 import chunks_pb2, types_pb2
 
 ROW = ("d1", "d2", "d3")
 GOOD = None
@@ -82,6 +84,53 @@ def test_a_head_that_drips_just_below_its_patience_is_given_up_all_the_same(cloc
             break
     assert taken <= 4
     assert not sending.ended
+
+
+class OneFrame:
+    """A body of one frame, or one that cannot be read."""
+
+    length = 65536
+
+    def __init__(self, error: OSError | None = None) -> None:
+        self._error = error
+
+    def frames(self) -> Iterator[Frame]:
+        if self._error is not None:
+            raise self._error
+        data = b"x" * self.length
+        table = block_checksums(data)
+        yield Frame(encode_frame(0, data, table), table, self.length)
+
+
+def test_a_chunk_of_one_frame_is_one_message_with_its_opening_and_its_end(clock: ManualClock) -> None:
+    told: list[int] = []
+    opened = chunks_pb2.WriteOpen(chunk=b"c" * 16, min_replicas=2)
+    sending = _Sending(encode_open(opened), OneFrame(), Tally(told.append), 3)
+    (message,) = sending
+    whole = decode_write(message)
+    assert (whole.open, whole.offset, bytes(whole.data)) == (opened, 0, b"x" * 65536)
+    assert whole.end == chunks_pb2.WriteEnd(length=65536, checksum=crc32c(b"x" * 65536))
+    assert (sending.taken, sending.ended, sending.length, told) == (1, True, 65536, [65536])
+    assert chunks_pb2.WriteRequest.FromString(message).end == whole.end
+
+
+def test_one_message_that_nobody_takes_is_waited_for_no_longer_than_a_frame(clock: ManualClock) -> None:
+    sending = _Sending(b"", OneFrame(), Tally(None), 3)
+    messages = iter(sending)
+    next(messages)
+    assert sending.ended  # the answer may come before gRPC asks for more
+    assert sending.patience_seconds == WRITE_STALL_SECONDS
+    assert next(messages, None) is None
+    assert sending.patience_seconds == SEAL_SECONDS
+
+
+def test_a_source_that_fails_its_only_frame_sends_nothing(clock: ManualClock) -> None:
+    error = OSError(5, "Input/output error")
+    sending = _Sending(b"", OneFrame(error), Tally(None), 3)
+    assert list(sending) == []
+    assert not sending.ended
+    with pytest.raises(OSError, match="Input/output"):
+        sending.check()
 
 
 def test_a_head_that_takes_enough_and_a_slow_source_are_not_given_up(clock: ManualClock) -> None:

@@ -99,6 +99,16 @@ class Row:
         return WriteResponse(replicas=[ReplicaAck(node_id=name, durable=True) for name in self.names])
 
 
+class OneMessage:
+    """A call to the row with one message."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+
+    def future(self, message: bytes, timeout: float) -> Row:
+        return self._row.future(iter([message]), timeout)
+
+
 class RowChannels:
     """A ChannelSource of one row."""
 
@@ -112,6 +122,9 @@ class RowChannels:
 
     def stream_unary(self, method: str, **_: object) -> Any:
         return self.row
+
+    def unary_unary(self, method: str, **_: object) -> Any:
+        return OneMessage(self.row)
 
     def drop(self, address: str) -> None: ...
 

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,14 @@ from datanode.transfer.receive import MESSAGE_BYTES_MAX, SILENCE_SECONDS_MAX, Re
 from datanode.transfer.watch import StreamWatch
 from quorumfs import limits
 from quorumfs.checksum import block_checksums
-from quorumfs.errors import BusyError, Code, IntegrityError, InvalidArgumentError, TooLargeError
+from quorumfs.errors import (
+    BusyError,
+    Code,
+    IntegrityError,
+    InvalidArgumentError,
+    TooLargeError,
+    UnavailableError,
+)
 from quorumfs.frames import decode_write, encode_frame, encode_open
 from quorumfs.ids import ChunkId
 from quorumfs.limits import BLOCK_BYTES, GIB, MIB
@@ -37,6 +45,7 @@ from tests.unit.datanode.transfer.rows import (
 )
 
 DATA = random.Random(1).randbytes(3 * MIB + 77)
+SMALL = DATA[: 3 * BLOCK_BYTES + 77]  # one frame
 
 
 class Stream:
@@ -212,6 +221,109 @@ def test_a_row_that_never_answers_is_waited_for_only_so_long() -> None:
     assert first.error.code == Code.TIMED_OUT
     assert second.error.code == Code.UNAVAILABLE
     assert row.cancelled
+
+
+def in_one(*behind: str, data: bytes = SMALL, min_replicas: int = 1) -> bytes:
+    """A chunk of one frame with its opening and its end."""
+    return b"".join((opening(*behind, min_replicas=min_replicas), *frames(data), ending(data)))
+
+
+def test_a_chunk_in_one_message_goes_on_in_one_and_all_are_acknowledged(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        node = Node(store, Row("d2", "d3"))
+        answer = node.take([in_one("d2", "d3", min_replicas=2)])
+        assert durable(answer) == [("d1", True), ("d2", True), ("d3", True)]
+        (passed,) = node.row.taken
+        assert passed == in_one("d3", min_replicas=1)
+        assert content(store, ChunkId(CHUNK)) == SMALL
+        counts = node.meter.counts()
+        assert (counts.sealed, counts.received_bytes) == (1, len(in_one("d2", "d3", min_replicas=2)))
+
+
+def test_an_empty_chunk_in_one_message_is_a_chunk(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        assert durable(Node(store).take([in_one(data=b"")])) == [("d1", True)]
+        assert content(store, ChunkId(CHUNK)) == b""
+
+
+@pytest.mark.parametrize("takes", [0, 1])
+def test_a_row_that_fails_a_chunk_in_one_message_leaves_this_nodes_replica(
+    tmp_path: Path, takes: int
+) -> None:
+    with opened(tmp_path) as (store, _):
+        node = Node(store, Row("d2", "d3", takes=takes, fails=True))
+        answer = node.take([in_one("d2", "d3", min_replicas=1)])
+        assert durable(answer) == [("d1", True), ("d2", False), ("d3", False)]
+        assert content(store, ChunkId(CHUNK)) == SMALL
+        assert node.meter.counts().rows_lost == 1
+
+
+def test_a_chunk_in_one_message_that_needs_a_row_out_of_reach_is_given_up(tmp_path: Path) -> None:
+    class Nobody(RowChannels):
+        def get(self, address: str) -> Any:
+            raise UnavailableError("closed")
+
+    with opened(tmp_path) as (store, _):
+        node = Node(store)
+        node.receiver._channels = Nobody(node.row)
+        assert durable(node.take([in_one("d2", min_replicas=2)])) == [("d1", False), ("d2", False)]
+        assert (len(store), temporaries(tmp_path), node.gate.inside) == (0, [], 0)
+
+
+@pytest.mark.parametrize("step", ["create", "write", "sync_data", "rename", "sync_directory"])
+def test_a_node_without_room_passes_a_chunk_in_one_message_on(tmp_path: Path, step: str) -> None:
+    files = FlakyFiles()
+    with opened(tmp_path, files=files) as (store, _):
+        node = Node(store, Row("d2", "d3"))
+        files.fail[step] = 28
+        answer = node.take([in_one("d2", "d3", min_replicas=2)])
+        assert durable(answer) == [("d1", False), ("d2", True), ("d3", True)]
+        assert answer.replicas[0].error.code == Code.NO_SPACE
+        files.fail.clear()
+        assert (len(store), temporaries(tmp_path), node.gate.inside) == (0, [], 0)
+        passed = decode_write(node.row.taken[0]).open
+        assert passed is not None
+        assert passed.min_replicas == (2 if step in ("create", "write") else 1)
+
+
+def damaged(data: bytes) -> bytes:
+    return encode_frame(0, data, b"\0" * len(block_checksums(data)))
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (opening("d2") + damaged(SMALL) + ending(SMALL), IntegrityError),
+        (opening("d2") + frames(SMALL)[0] + ending(SMALL + b"x"), IntegrityError),
+        (opening("d2") + frames(SMALL)[0] + ending(SMALL[:-1] + b"x"), IntegrityError),
+        (
+            opening("d2") + encode_frame(BLOCK_BYTES, b"x", block_checksums(b"x")) + ending(b"x"),
+            InvalidArgumentError,
+        ),
+        (opening("d2") + ending(SMALL), IntegrityError),
+    ],
+    ids=range(5),
+)
+def test_a_hostile_chunk_in_one_message_fails_the_call_and_leaves_nothing(
+    tmp_path: Path, message: bytes, error: type[Exception]
+) -> None:
+    files = FlakyFiles()
+    files.available = GIB
+    with opened(tmp_path, files=files) as (store, _):
+        node = Node(store, Row("d2", takes=1))
+        with pytest.raises(error):
+            node.take([message])
+        assert (len(store), temporaries(tmp_path), node.gate.inside) == (0, [], 0)
+        assert store.disks[0].space()[1] == GIB
+        assert node.meter.counts().write_failures == 1
+
+
+def test_blocks_that_do_not_match_are_not_passed_on_in_one_message(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        node = Node(store, Row("d2"))
+        with pytest.raises(IntegrityError):
+            node.take([opening("d2") + damaged(SMALL) + ending(SMALL)])
+        assert node.row.taken == []
 
 
 def test_a_sender_that_breaks_off_leaves_nothing_here_or_behind(tmp_path: Path) -> None:
