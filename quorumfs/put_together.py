@@ -6,7 +6,8 @@
 2. The upload that protects the chunks stays open for the next ones, and a few ids are allocated ahead: a file costs
    one round trip to the leader, where an upload of its own costs three.
 3. What an open upload protects is not repaired, balanced or collected. So its last message ends it when it is old, or
-   when its chunk has fewer replicas than wanted; if nothing follows, the thread of the signs of life ends it.
+   when its chunk has fewer replicas than wanted; if nothing follows, or something failed, the thread of the signs of
+   life ends it, as soon as a leader hears that.
 4. By itself goes a file that comes after a silence, one whose turn does not come soon (a datanode stalls, say), one
    with a replication of its own, and one that was refused for its chunk's sake too often.
 5. A failure concerns all that travel together; a refusal (no such directory) only its own file.
@@ -77,6 +78,7 @@ class PutTogether:
         self._turn_seconds = turn_seconds
         self._keep_alive = KeepAlive(self._tend)
         self._open: _Open | None = None
+        self._left: set[bytes] = set()  # uploads that nobody uses any more, and that are still to be ended
         self._busy = threading.Lock()  # held by who uses `_open`
         self._last: float | None = None
         self._combiner: Combiner[PackFile, _Answer] = Combiner(
@@ -107,16 +109,13 @@ class PutTogether:
         """No file is taken any more; the upload ends, if a leader is there. Short."""
         self._combiner.close()
         current = self._open
-        if current is None:
-            return
-        if not self._busy.acquire(blocking=False):
-            current.sender.cancel()  # the call under way fails, and the upload expires by itself
-            return
-        try:
-            upload = self._let_go()
-        finally:
+        if self._busy.acquire(blocking=False):
+            self._let_go()
+            left = sorted(self._left)
             self._busy.release()
-        self._end(upload, limits.TOGETHER_END_SECONDS)
+            self._end(left, limits.TOGETHER_END_SECONDS)
+        elif current is not None:
+            current.sender.cancel()  # the call under way fails, and its upload expires by itself
 
     def close(self) -> None:
         """End the thread. What is under way fails."""
@@ -172,7 +171,8 @@ class PutTogether:
         changes = [ops.hand_in(current.upload, sealed)]
         for file, one in zip(files.values(), ranges, strict=True):
             changes.append(ops.put_packed(file.new, one, file.checksum))
-        if self._is_old(current) or len(sealed.replicas) < current.info.replication:
+        ends = self._is_old(current) or len(sealed.replicas) < current.info.replication
+        if ends:
             self._let_go()
             changes.append(ops.abort_upload(current.upload))
         found: dict[int, _Answer] = {}
@@ -183,6 +183,8 @@ class PutTogether:
                 skipped = 0
                 for k, result in zip(islice(waiting, len(results)), results, strict=False):
                     found[k] = _answer(result)
+            if ends:
+                self._ended(current.upload)
         except QuorumFSError as error:
             self._let_go()
             found.update({k: copy_of(error) for k in files if k not in found})
@@ -198,36 +200,41 @@ class PutTogether:
         self._keep_alive.hold(info.upload)
         return self._open
 
-    def _let_go(self) -> bytes | None:
-        """Nothing more is stored under the upload that is open; its id."""
+    def _let_go(self) -> None:
+        """Nothing more is stored under the upload that is open."""
         current, self._open = self._open, None
-        if current is None:
-            return None
-        self._keep_alive.release(current.upload)
-        return current.upload
+        if current is not None:
+            self._left.add(current.upload)
+
+    def _ended(self, upload: bytes) -> None:
+        """It is not open any more."""
+        self._left.discard(upload)
+        self._keep_alive.release(upload)
 
     def _is_old(self, current: _Open) -> bool:
         return self._clock.monotonic() - current.opened_at > limits.TOGETHER_UPLOAD_SECONDS
 
     def _tend(self, uploads: Sequence[bytes]) -> None:
-        """A sign of life for the upload, or its end when it is old and nobody uses it."""
-        ended: bytes | None = None
+        """The end of those uploads that nobody uses, and a sign of life for the others."""
+        left: list[bytes] = []
         if self._busy.acquire(blocking=False):
-            try:
-                if self._open is not None and self._is_old(self._open):
-                    ended = self._let_go()
-            finally:
-                self._busy.release()
-        if ended is None:
-            self._namespace.operations.keep_alive(uploads)
-        else:
-            self._end(ended, limits.RPC_DEADLINE_SECONDS)
+            if self._open is not None and self._is_old(self._open):
+                self._let_go()
+            left = sorted(self._left)
+            self._busy.release()
+        self._end(left, limits.RPC_DEADLINE_SECONDS)
+        living = [upload for upload in uploads if upload not in left]
+        if living:
+            self._namespace.operations.keep_alive(living)
 
-    def _end(self, upload: bytes | None, seconds: float) -> None:
-        """One that cannot be ended now expires by itself."""
-        if upload is not None:
-            with suppress(QuorumFSError):
-                self._namespace.operations.do([ops.abort_upload(upload)], seconds)
+    def _end(self, uploads: Sequence[bytes], seconds: float) -> None:
+        """What cannot be ended now is tried again, and expires by itself once the client is closed."""
+        if not uploads:
+            return
+        with suppress(QuorumFSError):
+            self._namespace.operations.do([ops.abort_upload(upload) for upload in uploads], seconds)
+            for upload in uploads:
+                self._ended(upload)  # whatever its answer says: it is open no more, or expires
 
 
 def _answer(result: namespace_pb2.Result) -> _Answer:

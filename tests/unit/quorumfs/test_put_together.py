@@ -25,7 +25,7 @@ from quorumfs.errors import (
 from quorumfs.limits import KIB
 from quorumfs.put_together import PutTogether
 from quorumfs.v1 import namespace_pb2 as pb
-from tests.unit.quorumfs.fakes import Cluster, Node, timed_out
+from tests.unit.quorumfs.fakes import Cluster, Node, refused, timed_out
 
 RANDOM = random.Random(17)
 SIZE = 64 * KIB
@@ -291,6 +291,33 @@ def test_a_failure_of_the_chunk_is_told_to_all_and_nothing_is_made(world: World)
         node.refuses = None
     world.put("/0")
     assert world.fs.read_bytes("/0") == world.files["/0"]
+
+
+def test_the_upload_of_a_chunk_that_failed_is_ended_for_the_sake_of_those_before_it(world: World) -> None:
+    world.put("/alone")
+    world.put("/0")
+    (upload,) = world.cluster.uploads
+    failing = world.together._open
+    assert failing is not None
+    failing.sender.cancel()
+    with pytest.raises(UnavailableError):
+        world.put("/1")
+    assert world.packs_open() == 1
+    world.put("/2")
+    assert world.packs_open() == 2
+
+    def nobody(where: str, path: str, raw: bytes) -> None:
+        raise refused()
+
+    world.cluster.net.before = nobody
+    world.fs.coordinator.timeout = 0.1
+    world.together._end([upload], 0.1)
+    world.cluster.net.before = lambda *_: None
+    assert upload in world.cluster.uploads
+    world.together._tend([upload])  # again, now that a leader hears it
+    assert world.packs_open() == 1
+    assert upload not in world.cluster.uploads
+    assert world.together._left == set()
 
 
 def test_an_answer_that_never_comes_is_unknown_to_all_who_travelled(world: World) -> None:
