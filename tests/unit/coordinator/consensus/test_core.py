@@ -20,7 +20,7 @@ from quorumfs.v1 import membership_pb2 as m
 from tests.unit.coordinator.consensus.disks import JournalDisk
 
 MEMBERS = tuple(m.Member(node_id=f"c{k}", member_uuid=f"uuid-{k}") for k in (1, 2, 3))
-TURN_SECONDS = 0.1
+TURN_SECONDS = 1.0
 
 
 class Database:
