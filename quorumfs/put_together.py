@@ -196,8 +196,8 @@ class PutTogether:
         name = b"/.quorumfs-pack-" + secrets.token_hex(8).encode()
         with before_the_commit():
             info = self._namespace.open_upload(NewFile(name))
-        self._open = _Open(info, self._uploader.sender(info, Tally(None)), self._clock.monotonic())
         self._keep_alive.hold(info.upload)
+        self._open = _Open(info, self._uploader.sender(info, Tally(None)), self._clock.monotonic())
         return self._open
 
     def _let_go(self) -> None:

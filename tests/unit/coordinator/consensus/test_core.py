@@ -162,7 +162,7 @@ def test_a_follower_applies_what_has_gathered_in_one_piece() -> None:
     scene.hear(3, 1)
     assert scene.asked == 0
     assert scene.wire.patience == pytest.approx(GATHER_SECONDS / 2)
-    scene.clock.now += GATHER_SECONDS / 2
+    scene.clock.now += GATHER_SECONDS
     scene.turn()
     assert scene.asked == 1
     scene.core.applier.work()
