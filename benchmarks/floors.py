@@ -37,6 +37,7 @@ FLOORS = (
     *(Floor("sequential/speed/write", "quorumfs", peer, 1.0) for peer in PEERS),
     Floor("sequential/speed/read", "quorumfs", "local file", 0.85),
     Floor("sequential/speed/read, pieces of 4 MiB", "quorumfs", "local file", 0.85),
+    Floor("sequential/speed/read, into a bytearray", "quorumfs", "local file", 0.85),
     *(Floor("sequential/speed/read", "quorumfs, gRPC", peer, 1.0) for peer in PEERS),
     *(Floor("sequential/speed/cold", "quorumfs", peer, 1.0) for peer in PEERS),
     *(Floor("small files/one against many/put", "quorumfs", peer, 10.0) for peer in PEERS),

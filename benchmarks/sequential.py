@@ -23,6 +23,7 @@ from quorumfs.testing import LocalCluster
 _SECONDS_MAX = 600.0
 _REMOTE = "/large"
 _LONG = "read, pieces of 4 MiB"  # all others are of 1 MiB
+_PLAIN = "read, into a bytearray"  # all others into memory that begins at a page
 _CLIENTS = 8
 _MEMORY_PER_BYTE = 5  # what a write to three replicas fills: source, replicas, buffers
 
@@ -79,7 +80,7 @@ def sequential(plan: Plan, results: Results) -> None:
             results.skip("cold reads", "dropping the page cache needs root")
             steps = [step for step in steps if not step.cold]
         # Warm reads first: what is dropped for one system is dropped for all.
-        steps.sort(key=lambda step: ("write", "get", "read", _LONG, "cold").index(step.figure))
+        steps.sort(key=lambda step: ("write", "get", "read", _LONG, _PLAIN, "cold").index(step.figure))
         for pid in (child.pid, *server_pids(cluster)):
             machine.forget_peak(pid)
         for number in range(plan.rounds):
@@ -104,6 +105,7 @@ def _limits(
         Step("write", "raw chain", "raw chain", given, ports, pids),
         Step("read", "local file", "local read", given, ""),
         Step(_LONG, "local file", "long local read", given, ""),
+        Step(_PLAIN, "local file", "plain local read", given, ""),
         Step("read", "loopback TCP", "loopback read", port, str(size_bytes)),
         Step("cold", "local file", "local read", given, "", cold=True),
     ]
@@ -116,6 +118,7 @@ def _ours(directory: Path, source: Path, cluster: LocalCluster) -> list[Step]:
         Step("get", "quorumfs", "get", _REMOTE, str(directory / "local"), pids),
         Step("read", "quorumfs", "read", _REMOTE, "", pids),
         Step(_LONG, "quorumfs", "long read", _REMOTE, "", pids),
+        Step(_PLAIN, "quorumfs", "plain read", _REMOTE, "", pids),
         Step("read", "quorumfs, gRPC", "read over gRPC", _REMOTE, "", pids),
         Step("cold", "quorumfs", "read", _REMOTE, "", pids, cold=True),
         Step("cold", "quorumfs, gRPC", "read over gRPC", _REMOTE, "", pids, cold=True),

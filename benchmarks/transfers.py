@@ -4,7 +4,8 @@
 port, its target a size), `raw chain` what bare sockets write to three disks (its target are ports). `mounted read` is a
 `local read` of a file that this machine's page cache does not hold, so that it comes from the servers. `object put` and
 `object read` are those of an object store, whose place (objects.py) is the target, or the source. Pieces are of 1 MiB,
-of a `long` read 4 MiB, and read into memory that begins at a page (README.md).
+of a `long` read 4 MiB, and read into memory that begins at a page, of a `plain` read into memory as malloc gives it for
+a large bytearray (README.md).
 
 Run as a child (children.py) with `{"coordinators": "host:port,..."}`; a command is `{"verb", "source", "target"}`.
 """
@@ -15,7 +16,8 @@ import json
 import mmap
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from quorumfs.allocator import keep_freed_memory
 
 _PIECE_BYTES = 1 << 20
 _LONG_PIECE_BYTES = 4 << 20
+_BEHIND_PAGE_BYTES = 16  # where malloc, as it comes, puts what is large
 _OBJECT = "large"
 
 
@@ -45,11 +48,13 @@ class Transfers:
             "read": lambda source, _: read_remote(self._client, source),
             "read over gRPC": lambda source, _: read_remote(self._over_grpc, source),
             "long read": lambda source, _: read_remote(self._client, source, _LONG_PIECE_BYTES),
+            "plain read": lambda source, _: read_remote(self._client, source, behind_page=_BEHIND_PAGE_BYTES),
             "loopback read": loopback.fetch,
             "raw chain": raw_chain.store,
             "local write": write_through,
             "local read": read_local,
             "long local read": lambda source, _: read_local(source, "", _LONG_PIECE_BYTES),
+            "plain local read": lambda source, _: read_local(source, "", behind_page=_BEHIND_PAGE_BYTES),
             "mounted read": read_local,
             "object put": lambda source, place: Objects(place).put_file(_OBJECT, source),
             "object read": lambda place, _: Objects(place).get(_OBJECT),
@@ -63,9 +68,9 @@ class Transfers:
         return {"wall_seconds": wall_seconds, "cpu_seconds": cpu_seconds}
 
 
-def read_remote(client: Client, source: str, piece_bytes: int = _PIECE_BYTES) -> None:
+def read_remote(client: Client, source: str, piece_bytes: int = _PIECE_BYTES, behind_page: int = 0) -> None:
     """All of it, verified, into memory that is used again."""
-    with client.open(source, "rb") as file, mmap.mmap(-1, piece_bytes) as piece:
+    with client.open(source, "rb") as file, _memory(piece_bytes, behind_page) as piece:
         while file.readinto(piece):
             pass
 
@@ -78,11 +83,18 @@ def write_through(source: str, target: str) -> None:
         os.fsync(copy.fileno())
 
 
-def read_local(source: str, _: str, piece_bytes: int = _PIECE_BYTES) -> None:
+def read_local(source: str, _: str, piece_bytes: int = _PIECE_BYTES, behind_page: int = 0) -> None:
     """All of a file from the page cache."""
-    with open(source, "rb", buffering=0) as file, mmap.mmap(-1, piece_bytes) as piece:
+    with open(source, "rb", buffering=0) as file, _memory(piece_bytes, behind_page) as piece:
         while file.readinto(piece):
             pass
+
+
+@contextmanager
+def _memory(size: int, behind_page: int) -> Iterator[memoryview]:
+    """`size` bytes that begin so many behind the beginning of a page."""
+    with mmap.mmap(-1, size + behind_page) as pages, memoryview(pages) as whole, whole[behind_page:] as piece:
+        yield piece
 
 
 def forget_pages(path: str) -> None:
