@@ -49,6 +49,13 @@ READ_ERRORS_MAX = 3  # chunks that could not be read before the whole disk count
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the process is short of something; the disk is well
+_NO_FILE = (
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ESPIPE,
+    errno.ENXIO,
+    errno.ENODEV,
+)  # something else has a chunk's name
 _log = log.get(__name__)
 
 
@@ -300,21 +307,26 @@ class Disk:
         )
 
     def translate_read(self, error: OSError, chunk: ChunkId) -> QuorumFSError:
-        """The same for reading: one bad sector condemns a chunk, several of them the disk."""
+        """The same for reading: one bad sector condemns a chunk, several of them the disk. A directory or a link in a
+        chunk's place says nothing of the disk."""
         if is_shortage(error):
             return BusyError("the node is short of resources", cause=str(error))
-        with self._lock:
-            if len(self._unreadable) < READ_ERRORS_MAX:
-                self._unreadable.add(chunk)
-            failing = len(self._unreadable) >= READ_ERRORS_MAX
-        if failing:
-            self.fail(f"{READ_ERRORS_MAX} chunks could not be read, the last: {error}")
+        if error.errno not in _NO_FILE:
+            self._note_unreadable(error, chunk)
         return IntegrityError(
             f"chunk {chunk.hex()} cannot be read here",
             cause=f"{error.strerror or error} ({self.path})",
             next="read another replica; this one is checked and replaced",
             ids={"chunk": chunk.hex()},
         )
+
+    def _note_unreadable(self, error: OSError, chunk: ChunkId) -> None:
+        with self._lock:
+            if len(self._unreadable) < READ_ERRORS_MAX:
+                self._unreadable.add(chunk)
+            failing = len(self._unreadable) >= READ_ERRORS_MAX
+        if failing:
+            self.fail(f"{READ_ERRORS_MAX} chunks could not be read, the last: {error}")
 
     def sync_directory(self, path: Path) -> None:
         """The names in `path` are durable on return. One fsync for all who wait for it. Raises OSError."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -392,6 +393,23 @@ def test_one_bad_sector_costs_a_chunk_and_several_the_disk(tmp_path: Path) -> No
         with pytest.raises(IntegrityError):
             store.open_reader(ids[2])
         assert store.usage()[0].state == "failed"
+
+
+@pytest.mark.parametrize("put_there", [Path.mkdir, lambda path: path.symlink_to("elsewhere"), os.mkfifo])
+def test_what_is_no_file_in_the_place_of_chunks_costs_them_and_not_the_disk(
+    tmp_path: Path, put_there: Callable[[Path], object]
+) -> None:
+    with opened(tmp_path) as (store, disks):
+        ids = [ChunkId(bytes([k]) * 16) for k in range(4)]
+        for chunk in ids:
+            put(store, chunk, DATA)
+            path = disks.disks[0].chunk_path(chunk)
+            path.unlink()
+            put_there(path)
+        for chunk in ids:
+            with pytest.raises(IntegrityError):
+                store.open_reader(chunk)
+        assert store.usage()[0].state == "ok"
 
 
 def test_a_process_short_of_descriptors_does_not_blame_the_disk(tmp_path: Path) -> None:
