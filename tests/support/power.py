@@ -54,7 +54,13 @@ class Disk:
         self._image.unlink(missing_ok=True)
 
     def _mount(self) -> None:
-        _run("mount", "-o", "loop", str(self._image), str(self._directory))
+        """By a loop device that nobody has had: in the mount namespaces of others, made meanwhile, the disk without
+        power lives on, and `mount -o loop` would give it back."""
+        loop = _run("losetup", "--find", "--show", str(self._image)).strip()
+        try:
+            _run("mount", loop, str(self._directory))
+        finally:
+            _run("losetup", "--detach", loop)  # when it is unmounted
 
 
 def require_power_cuts(scratch: Path) -> None:
@@ -71,5 +77,5 @@ def require_power_cuts(scratch: Path) -> None:
     disk.close()
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout

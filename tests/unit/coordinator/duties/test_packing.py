@@ -71,9 +71,10 @@ class _Call:
         head = self._address.split(":")[0]
         if head in self._nodes.broken:
             raise _Broken
-        opening = decode_write(next(self._requests)).open
+        messages = [decode_write(raw) for raw in self._requests]
+        opening = messages[0].open
         assert opening is not None
-        data = b"".join(bytes(frame.data) for frame in map(decode_write, self._requests))
+        data = b"".join(bytes(one.data) for one in messages)
         self._nodes.chunks[opening.chunk] = data
         self._nodes.before_answer()
         row = [head, *(one.node_id for one in opening.pipeline)]
