@@ -78,7 +78,9 @@ class PutTogether:
         self._turn_seconds = turn_seconds
         self._keep_alive = KeepAlive(self._tend)
         self._open: _Open | None = None
-        self._left: set[bytes] = set()  # uploads that nobody uses any more, and that are still to be ended
+        self._left: set[bytes] = (
+            set()
+        )  # uploads that nobody uses any more, and that are to be ended by any thread
         self._busy = threading.Lock()  # held by who uses `_open`
         self._last: float | None = None
         self._combiner: Combiner[PackFile, _Answer] = Combiner(
@@ -111,11 +113,10 @@ class PutTogether:
         current = self._open
         if self._busy.acquire(blocking=False):
             self._let_go()
-            left = sorted(self._left)
             self._busy.release()
-            self._end(left, limits.TOGETHER_END_SECONDS)
         elif current is not None:
             current.sender.cancel()  # the call under way fails, and its upload expires by itself
+        self._end(sorted(self._left), limits.TOGETHER_END_SECONDS)
 
     def close(self) -> None:
         """End the thread. What is under way fails."""
@@ -173,7 +174,6 @@ class PutTogether:
             changes.append(ops.put_packed(file.new, one, file.checksum))
         ends = self._is_old(current) or len(sealed.replicas) < current.info.replication
         if ends:
-            self._let_go()
             changes.append(ops.abort_upload(current.upload))
         found: dict[int, _Answer] = {}
         waiting, skipped = iter(files), 1
@@ -184,7 +184,8 @@ class PutTogether:
                 for k, result in zip(islice(waiting, len(results)), results, strict=False):
                     found[k] = _answer(result)
             if ends:
-                self._ended(current.upload)
+                self._open = None
+                self._keep_alive.release(current.upload)
         except QuorumFSError as error:
             self._let_go()
             found.update({k: copy_of(error) for k in files if k not in found})
@@ -206,22 +207,16 @@ class PutTogether:
         if current is not None:
             self._left.add(current.upload)
 
-    def _ended(self, upload: bytes) -> None:
-        """It is not open any more."""
-        self._left.discard(upload)
-        self._keep_alive.release(upload)
-
     def _is_old(self, current: _Open) -> bool:
         return self._clock.monotonic() - current.opened_at > limits.TOGETHER_UPLOAD_SECONDS
 
     def _tend(self, uploads: Sequence[bytes]) -> None:
         """The end of those uploads that nobody uses, and a sign of life for the others."""
-        left: list[bytes] = []
         if self._busy.acquire(blocking=False):
             if self._open is not None and self._is_old(self._open):
                 self._let_go()
-            left = sorted(self._left)
             self._busy.release()
+        left = sorted(self._left)  # not for the lock: callers who come one after the other leave it to nobody
         self._end(left, limits.RPC_DEADLINE_SECONDS)
         living = [upload for upload in uploads if upload not in left]
         if living:
@@ -233,8 +228,9 @@ class PutTogether:
             return
         with suppress(QuorumFSError):
             self._namespace.operations.do([ops.abort_upload(upload) for upload in uploads], seconds)
-            for upload in uploads:
-                self._ended(upload)  # whatever its answer says: it is open no more, or expires
+            for upload in uploads:  # whatever its answer says: it is open no more, or expires
+                self._left.discard(upload)
+                self._keep_alive.release(upload)
 
 
 def _answer(result: namespace_pb2.Result) -> _Answer:

@@ -53,6 +53,14 @@ class World:
         self.fs.write_bytes(path, data, if_absent=if_absent)
         self.files[path] = data
 
+    def fail(self, path: str) -> None:
+        """Put a file whose chunk no datanode takes."""
+        failing = self.together._open
+        assert failing is not None
+        failing.sender.cancel()
+        with pytest.raises(UnavailableError):
+            self.put(path)
+
     def hold(self) -> None:
         """Keep the next message that makes files from the leader until `go`."""
 
@@ -297,11 +305,7 @@ def test_the_upload_of_a_chunk_that_failed_is_ended_for_the_sake_of_those_before
     world.put("/alone")
     world.put("/0")
     (upload,) = world.cluster.uploads
-    failing = world.together._open
-    assert failing is not None
-    failing.sender.cancel()
-    with pytest.raises(UnavailableError):
-        world.put("/1")
+    world.fail("/1")
     assert world.packs_open() == 1
     world.put("/2")
     assert world.packs_open() == 2
@@ -318,6 +322,36 @@ def test_the_upload_of_a_chunk_that_failed_is_ended_for_the_sake_of_those_before
     assert world.packs_open() == 1
     assert upload not in world.cluster.uploads
     assert world.together._left == set()
+
+
+def test_the_upload_of_a_chunk_that_failed_is_ended_though_others_store_all_the_time(world: World) -> None:
+    world.put("/alone")
+    world.put("/0")
+    (upload,) = world.cluster.uploads
+    world.fail("/1")
+    world.hold_chunk()
+    storing = Caller(world, "/2", SIZE)
+    assert world.held.wait(20)
+    world.together._tend([upload])
+    assert upload not in world.cluster.uploads
+    assert world.together._left == set()
+    assert world.all_ended([storing]) == [None]
+    assert {path: world.fs.read_bytes(path) for path in world.files} == world.files
+
+
+def test_a_client_that_is_closed_while_files_are_stored_ends_the_uploads_of_those_that_failed(
+    world: World,
+) -> None:
+    world.put("/alone")
+    world.put("/0")
+    (upload,) = world.cluster.uploads
+    world.fail("/1")
+    world.hold_chunk()
+    storing = Caller(world, "/2", SIZE)
+    assert world.held.wait(20)
+    world.fs.close()
+    assert upload not in world.cluster.uploads
+    world.all_ended([storing])
 
 
 def test_an_answer_that_never_comes_is_unknown_to_all_who_travelled(world: World) -> None:
