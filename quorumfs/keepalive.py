@@ -69,5 +69,5 @@ class KeepAlive:
                 uploads = sorted(self._open)
             try:
                 self._send(uploads)
-            except QuorumFSError:
+            except (QuorumFSError, RuntimeError):  # the latter where no thread can be started for it
                 continue  # see the class: the upload's next step reports what is wrong

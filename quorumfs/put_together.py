@@ -226,7 +226,7 @@ class PutTogether:
         """What cannot be ended now is tried again, and expires by itself once the client is closed."""
         if not uploads:
             return
-        with suppress(QuorumFSError):
+        with suppress(QuorumFSError, RuntimeError):  # the latter where no thread can be started for it
             self._namespace.operations.do([ops.abort_upload(upload) for upload in uploads], seconds)
             for upload in uploads:  # whatever its answer says: it is open no more, or expires
                 self._left.discard(upload)

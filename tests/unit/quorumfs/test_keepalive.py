@@ -16,13 +16,13 @@ class Leader:
     def __init__(self) -> None:
         self.heard: list[list[bytes]] = []
         self.signs = threading.Semaphore(0)
-        self.deaf = False
+        self.failure: Exception | None = None
 
     def keep_alive(self, uploads: Sequence[bytes]) -> None:
         self.heard.append(list(uploads))
         self.signs.release()
-        if self.deaf:
-            raise NoLeaderError("an election is under way")
+        if self.failure is not None:
+            raise self.failure
 
     def wait(self, count: int = 1) -> None:
         for _ in range(count):
@@ -44,9 +44,12 @@ def test_open_uploads_are_named_together_again_and_again() -> None:
     assert threads() == 0
 
 
-def test_a_sign_that_does_not_get_through_is_no_error_and_not_the_last() -> None:
+@pytest.mark.parametrize(
+    "failure", [NoLeaderError("an election is under way"), RuntimeError("can't start new thread")]
+)
+def test_a_sign_that_does_not_get_through_is_no_error_and_not_the_last(failure: Exception) -> None:
     leader = Leader()
-    leader.deaf = True
+    leader.failure = failure
     keeper = KeepAlive(leader.keep_alive, 0.01)
     with keeper.holding(b"a"):
         leader.wait(3)

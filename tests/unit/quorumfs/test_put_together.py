@@ -25,6 +25,8 @@ from quorumfs.errors import (
 from quorumfs.limits import KIB
 from quorumfs.put_together import PutTogether
 from quorumfs.v1 import namespace_pb2 as pb
+from quorumfs.watchdog import Watchdog
+from tests.support.shortage import no_more_threads
 from tests.unit.quorumfs.fakes import Cluster, Node, refused, timed_out
 
 RANDOM = random.Random(17)
@@ -438,3 +440,13 @@ def test_a_client_that_is_closed_while_files_are_stored_ends_them(world: World) 
     errors = world.all_ended(callers)
     assert isinstance(errors[1], UnavailableError)
     assert "/0" not in world.files
+
+
+def test_a_client_without_another_thread_is_closed_all_the_same(world: World) -> None:
+    world.put("/alone")
+    world.put("/0")
+    world.fs.coordinator._streams._watchdog = Watchdog()  # the other one's thread may run still
+    with no_more_threads("quorumfs-watchdog"):
+        world.fs.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        world.fs.stat("/0")
