@@ -26,7 +26,13 @@ from quorumfs import limits, ops
 from quorumfs.batch import Combiner, copy_of
 from quorumfs.checksum import crc32c
 from quorumfs.clock import Clock, SystemClock
-from quorumfs.errors import ChunkNotFoundError, QuorumFSError, TimedOutError, UploadGoneError
+from quorumfs.errors import (
+    ChunkNotFoundError,
+    QuorumFSError,
+    TimedOutError,
+    UnavailableError,
+    UploadGoneError,
+)
 from quorumfs.keepalive import KeepAlive
 from quorumfs.namespace import Namespace
 from quorumfs.ops import NewFile
@@ -83,6 +89,7 @@ class PutTogether:
         )  # uploads that nobody uses any more, and that are to be ended by any thread
         self._busy = threading.Lock()  # held by who uses `_open`
         self._last: float | None = None
+        self._finished = False
         self._combiner: Combiner[PackFile, _Answer] = Combiner(
             self._store_all,
             ops_max=limits.BATCH_OPS_MAX - 2,  # with the chunk and the upload's end, one message
@@ -109,6 +116,7 @@ class PutTogether:
 
     def finish(self) -> None:
         """No file is taken any more; the upload ends, if a leader is there. Short."""
+        self._finished = True
         self._combiner.close()
         current = self._open
         if self._busy.acquire(blocking=False):
@@ -194,6 +202,8 @@ class PutTogether:
     # ---- the upload; who calls holds `_busy` -------------------------------------------------------------
 
     def _begin(self) -> _Open:
+        if self._finished:  # who has its turn already would leave the upload to nobody
+            raise UnavailableError("nothing was sent", cause="the connections were closed")
         name = b"/.quorumfs-pack-" + secrets.token_hex(8).encode()
         with before_the_commit():
             info = self._namespace.open_upload(NewFile(name))

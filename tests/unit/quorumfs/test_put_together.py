@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from quorumfs import Client, limits
+from quorumfs.checksum import crc32c
 from quorumfs.clock import ManualClock
 from quorumfs.errors import (
     AlreadyExistsError,
@@ -23,6 +24,8 @@ from quorumfs.errors import (
     UnavailableError,
 )
 from quorumfs.limits import KIB
+from quorumfs.ops import NewFile
+from quorumfs.pack import PackFile
 from quorumfs.put_together import PutTogether
 from quorumfs.v1 import namespace_pb2 as pb
 from quorumfs.watchdog import Watchdog
@@ -440,6 +443,17 @@ def test_a_client_that_is_closed_while_files_are_stored_ends_them(world: World) 
     errors = world.all_ended(callers)
     assert isinstance(errors[1], UnavailableError)
     assert "/0" not in world.files
+
+
+def test_who_had_its_turn_when_the_client_was_closed_opens_no_upload(world: World) -> None:
+    world.put("/alone")
+    world.put("/0")
+    world.together.finish()
+    data = RANDOM.randbytes(SIZE)
+    (answer,) = world.together._store_all(0, [PackFile(NewFile(b"/1"), data, crc32c(data))], 1.0)
+    assert isinstance(answer, UnavailableError)
+    assert world.packs_open() == 0
+    assert b"/1" not in world.cluster.names
 
 
 def test_a_client_without_another_thread_is_closed_all_the_same(world: World) -> None:
