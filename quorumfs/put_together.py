@@ -207,7 +207,11 @@ class PutTogether:
         name = b"/.quorumfs-pack-" + secrets.token_hex(8).encode()
         with before_the_commit():
             info = self._namespace.open_upload(NewFile(name))
-        self._keep_alive.hold(info.upload)
+        try:
+            self._keep_alive.hold(info.upload)
+        except RuntimeError as error:  # no thread could be started
+            self._left.add(info.upload)
+            raise UnavailableError("nothing was sent", cause=str(error)) from error
         self._open = _Open(info, self._uploader.sender(info, Tally(None)), self._clock.monotonic())
         return self._open
 

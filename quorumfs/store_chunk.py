@@ -91,7 +91,8 @@ class ChunkStorer:
     def store(
         self, target: namespace_pb2.AllocatedChunk, nodes: list[types_pb2.NodeAddress], body: Body
     ) -> Stored:
-        """Send `body` as the chunk `target` to `nodes`. Raises ChunkFailed; OSError of the source."""
+        """Send `body` as the chunk `target` to `nodes`. Raises ChunkFailed; OSError of the source; UnavailableError
+        when no thread can be started for it."""
         opening = chunks_pb2.WriteOpen(
             chunk=target.chunk,
             upload=self._upload,
@@ -128,6 +129,8 @@ class ChunkStorer:
             call = write.future(iter(sending))
         except (QuorumFSError, ValueError) as error:  # the channel was closed
             raise _failed(head, UnavailableError(what, cause=str(error))) from error
+        except RuntimeError as error:  # no thread could be started to send it: no node's fault
+            raise UnavailableError(what, cause=str(error)) from error
         sending.call = call
         with self._lock:
             self._calls.add(call)

@@ -30,7 +30,7 @@ from quorumfs.put_together import PutTogether
 from quorumfs.v1 import namespace_pb2 as pb
 from quorumfs.watchdog import Watchdog
 from tests.support.shortage import no_more_threads
-from tests.unit.quorumfs.fakes import Cluster, Node, refused, timed_out
+from tests.unit.quorumfs.fakes import Cluster, Node, StreamUnary, refused, timed_out
 
 RANDOM = random.Random(17)
 SIZE = 64 * KIB
@@ -357,6 +357,33 @@ def test_a_client_that_is_closed_while_files_are_stored_ends_the_uploads_of_thos
     world.fs.close()
     assert upload not in world.cluster.uploads
     world.all_ended([storing])
+
+
+def test_what_no_thread_could_be_started_for_was_not_stored_and_all_who_travelled_are_told_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers = world.put_meanwhile(["/0", "/1"])
+
+    def start_no_thread(*_: object) -> object:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StreamUnary, "future", start_no_thread)
+        errors = world.all_ended(callers)
+    assert errors[0] is None
+    assert [type(error) for error in errors[1:]] == [UnavailableError, UnavailableError]
+    assert set(world.cluster.names) == {b"/alone", b"/under-way"}
+    world.put("/0")
+    assert world.fs.read_bytes("/0") == world.files["/0"]
+
+
+def test_an_upload_that_cannot_be_kept_alive_is_not_used_and_is_ended(world: World) -> None:
+    world.put("/alone")
+    with no_more_threads("quorumfs-keep-alive"), pytest.raises(UnavailableError):
+        world.put("/0")
+    assert world.packs_open() == 1
+    world.fs.close()
+    assert world.packs_open() == 0
 
 
 def test_an_answer_that_never_comes_is_unknown_to_all_who_travelled(world: World) -> None:
