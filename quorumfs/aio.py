@@ -81,6 +81,7 @@ class AsyncClient:
             zone=zone,
         )
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="quorumfs-aio")
+        self._refusals = self._client._uploader.refusals
         coordinator = self._client.coordinator
         self._changes: _Crowd[pb.Op, pb.Result] = _Crowd(coordinator.submit)
         self._questions: _Crowd[bytes, pb.ReadResult] = _Crowd(coordinator.submit_reads)
@@ -146,14 +147,15 @@ class AsyncClient:
     ) -> FileStatus:
         """Store `data` as `path`, atomically; durable and visible on return."""
         where = remote_path(path)
-        if memoryview(data).nbytes <= limits.INLINE_BYTES_MAX:
+        length = memoryview(data).nbytes
+        if length <= limits.INLINE_BYTES_MAX and not self._refusals.cover(length):
             body = bytes(data)
             new = NewFile(where, if_absent=if_absent, expected_version=expected_version, mode=mode)
             try:
                 stored = await self._do(ops.put_file(new, body, crc32c(body)))
                 return file_status(stored.info, where)
-            except (InlineBudgetError, TooLargeError):
-                pass  # the metadata has no room for it: it goes to datanodes
+            except (InlineBudgetError, TooLargeError) as error:
+                self._refusals.add(error, length)  # the metadata has no room for it: it goes to datanodes
         return await self._in_thread(
             self._client.write_bytes,
             path,

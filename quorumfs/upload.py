@@ -79,7 +79,7 @@ class Uploader:
         self._clock = clock or SystemClock()
         self._chance = chance
         self._pause = pause
-        self._refusals = _Refusals(self._clock)
+        self.refusals = Refusals(self._clock)
 
     def upload(
         self,
@@ -132,14 +132,12 @@ class Uploader:
 
     def _put_inline(self, body: bytes, new: NewFile) -> namespace_pb2.FileInfo | None:
         """The stored file; None when the metadata has no room for the body, or had none just now."""
-        if self._refusals.cover(len(body)):
+        if self.refusals.cover(len(body)):
             return None
         try:
             return self._namespace.put_file(new, body, crc32c(body))
-        except InlineBudgetError:
-            self._refusals.add(1)
-        except TooLargeError:
-            self._refusals.add(len(body))
+        except (InlineBudgetError, TooLargeError) as error:
+            self.refusals.add(error, len(body))
         return None
 
     def _put_chunks(self, source: Source, new: NewFile, progress: Progress | None) -> namespace_pb2.FileInfo:
@@ -162,16 +160,17 @@ class Uploader:
             return  # it expires by itself; the first error is the one to tell
 
 
-class _Refusals:
+class Refusals:
     """What the metadata did not take lately: a body that it refuses has been through the log. Any thread."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._last: tuple[int, float] | None = None
 
-    def add(self, length: int) -> None:
-        """A body was refused that had, or would have been refused with, `length` bytes."""
-        self._last = length, self._clock.monotonic() + limits.INLINE_REFUSED_SECONDS
+    def add(self, error: InlineBudgetError | TooLargeError, length: int) -> None:
+        """A body of `length` bytes was refused with `error`: for want of a budget any other would have been."""
+        least = 1 if isinstance(error, InlineBudgetError) else length
+        self._last = least, self._clock.monotonic() + limits.INLINE_REFUSED_SECONDS
 
     def cover(self, length: int) -> bool:
         """Whether a body of `length` bytes would be refused too."""

@@ -128,6 +128,18 @@ def test_without_room_in_the_metadata_small_files_go_to_datanodes() -> None:
     run(work)
 
 
+def test_what_the_metadata_did_not_take_is_not_offered_to_it_for_a_while() -> None:
+    async def work(fs: AsyncClient, cluster: Cluster) -> None:
+        cluster.inline_max = 0
+        for number in range(3):
+            await fs.write_bytes(f"/{number}", b"small")
+            assert await fs.read_bytes(f"/{number}") == b"small"
+        offered = [pb.Batch.FromString(raw).ops for _, name, raw in cluster.net.calls if name == "Do"]
+        assert sum(bool(op.put_file.body) for ops in offered for op in ops) == 1
+
+    run(work)
+
+
 def test_file_objects_read_and_write() -> None:
     async def work(fs: AsyncClient, cluster: Cluster) -> None:
         async with fs.open("/a", "wb") as file:
