@@ -115,16 +115,17 @@ class PutTogether:
         return answer
 
     def finish(self) -> None:
-        """No file is taken any more; the upload ends, if a leader is there. Short."""
+        """No file is taken any more; the upload ends, if a leader is there. Takes 2 * TOGETHER_END_SECONDS at most."""
         self._finished = True
         self._combiner.close()
-        current = self._open
-        if self._busy.acquire(blocking=False):
+        current, seconds = self._open, limits.TOGETHER_END_SECONDS
+        free = self._busy.acquire(blocking=False)
+        if not free and current is not None:
+            current.sender.cancel()  # the call under way fails
+        if free or self._busy.acquire(timeout=seconds):  # else its upload expires by itself
             self._let_go()
             self._busy.release()
-        elif current is not None:
-            current.sender.cancel()  # the call under way fails, and its upload expires by itself
-        self._end(sorted(self._left), limits.TOGETHER_END_SECONDS)
+        self._end(sorted(self._left), seconds)
 
     def close(self) -> None:
         """End the thread. What is under way fails."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,12 +147,16 @@ def makes_packed(path: str, raw: bytes) -> bool:
 
 def queued(together: PutTogether, count: int) -> None:
     """Wait until `count` callers wait for their turn."""
+    wait_for(lambda: len(together._combiner._queue) == count)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
     pause = threading.Event()
     for _ in range(4000):
-        if len(together._combiner._queue) == count:
+        if condition():
             return
         pause.wait(0.005)
-    pytest.fail(f"{len(together._combiner._queue)} of {count} callers wait")
+    pytest.fail("it did not come")
 
 
 @pytest.fixture
@@ -470,6 +474,25 @@ def test_a_client_that_is_closed_while_files_are_stored_ends_them(world: World) 
     errors = world.all_ended(callers)
     assert isinstance(errors[1], UnavailableError)
     assert "/0" not in world.files
+
+
+def test_a_client_that_is_closed_while_a_chunk_is_stored_ends_its_upload_as_soon_as_that_is_over(
+    world: World,
+) -> None:
+    world.put("/alone")
+    world.put("/0")
+    current = world.together._open
+    assert current is not None
+    world.hold_chunk()
+    storing = Caller(world, "/1", SIZE)
+    assert world.held.wait(20)
+    closing = threading.Thread(target=world.fs.close)
+    closing.start()
+    wait_for(lambda: current.sender._targets.closed)
+    world.all_ended([storing])
+    closing.join(20)
+    assert not closing.is_alive()
+    assert world.packs_open() == 0
 
 
 def test_who_had_its_turn_when_the_client_was_closed_opens_no_upload(world: World) -> None:
