@@ -300,9 +300,7 @@ class Core:
     def _patience(self, wait_seconds: float) -> float:
         if self._waits_for_applier():
             return 0.0
-        if (self.queue and len(self._waiting) < ENTRIES_UNDER_WAY_MAX and self.leadership) or (
-            self._reads and len(self._barriers) < BARRIERS_MAX
-        ):
+        if (self.leadership and self._may_propose()) or (self._reads and len(self._barriers) < BARRIERS_MAX):
             return 0.0
         if self._barriers and not self.replica.peers:
             return 0.0  # a group of one: the round is accepted already
@@ -321,6 +319,7 @@ class Core:
             bool(self._barriers)
             or (self.leadership is None and replica.leads())
             or replica.handed_index() < min(replica.commit_index(), self.journal.synced_index)
+            or (bool(self.queue) and self.applier.backlog_bytes >= BACKLOG_BYTES_MAX)
         )
         return self._awaits_applier and self.applier.progress != self._progress_seen
 
@@ -403,19 +402,23 @@ class Core:
     def _propose(self) -> bool:
         """What waits becomes entries; True when there is something to send."""
         sends = False
-        while (
-            self.queue
-            and len(self._waiting) < ENTRIES_UNDER_WAY_MAX
-            and not self.replica.transferring
-            and self.journal.has_room()
-            and self.applier.backlog_bytes < BACKLOG_BYTES_MAX
-        ):
+        while self._may_propose():
             taken = self.queue.take()
             self._last_stamp_ms = self.now_ms()
             entry = build_entry(taken, self._last_stamp_ms, self._clock.wall_ms(), self._random(SEED_BYTES))
             self._waiting[self.replica.append(entry)] = taken
             sends = True
         return sends
+
+    def _may_propose(self) -> bool:
+        """Whether something waits, and may become an entry now; if not, what it lacks wakes the loop when it comes."""
+        return (
+            bool(self.queue)
+            and len(self._waiting) < ENTRIES_UNDER_WAY_MAX
+            and not self.replica.transferring
+            and self.journal.has_room()
+            and self.applier.backlog_bytes < BACKLOG_BYTES_MAX
+        )
 
     def _note_barrier(self) -> bool:
         if not self._reads or len(self._barriers) >= BARRIERS_MAX:

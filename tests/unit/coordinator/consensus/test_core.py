@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.consensus import core
 from coordinator.consensus.applier import GROUP_ENTRIES_MAX
 from coordinator.consensus.configuration import Configuration
 from coordinator.consensus.core import GATHER_SECONDS, Core, Outside, Reading
@@ -230,3 +231,34 @@ def test_what_the_loop_waits_for_and_comes_before_it_sleeps_is_looked_at_again()
         scene.turn()
     assert scene.core.leadership is None
     assert scene.wire.patience == 0.0
+
+
+def test_a_leader_with_too_much_to_apply_sleeps_until_there_is_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = leading()
+    answers: list[object] = []
+    monkeypatch.setattr(core, "BACKLOG_BYTES_MAX", 1)
+    for _ in range(2):
+        scene.core.propose(Proposal(e.Item(batch=b"batch"), 1, 5, scene.clock.now + 1), answers.append)
+        scene.turn()
+    scene.turn()
+    assert scene.wire.patience > 0
+    scene.wire.wakes = 0
+    scene.core.applier.work()
+    assert scene.wire.wakes == 1
+    scene.turn()
+    scene.core.applier.work()
+    assert answers == [b"done"] * 2
+
+
+@pytest.mark.parametrize("lack", ["room", "right"])
+def test_a_leader_that_may_propose_nothing_sleeps_until_it_may(
+    monkeypatch: pytest.MonkeyPatch, lack: str
+) -> None:
+    scene = leading()
+    if lack == "room":
+        monkeypatch.setattr(scene.core.journal, "has_room", lambda: False)
+    else:
+        scene.core.replica.transferring = True
+    scene.core.propose(Proposal(e.Item(batch=b"batch"), 1, 5, scene.clock.now + 1), lambda _: None)
+    scene.turn()
+    assert scene.wire.patience > 0
