@@ -114,8 +114,9 @@ class Applier:
         """
         if not self._in_hand:
             self._take()
+        has_work = bool(self._in_hand)
         try:
-            if self._in_hand:
+            if has_work:
                 self._do()
             elif self.disk_full:  # met by a checkpoint: what it is for is done and answered
                 self._database.checkpoint_if_needed()
@@ -123,13 +124,18 @@ class Applier:
             if not self.disk_full:
                 _log.error("apply.disk_full", cause=str(error))
             self.disk_full = True
+            if has_work and not self._in_hand:  # done and answered: it was the checkpoint that found no room
+                self._tell_progress()
             return False
         if self.disk_full:
             _log.info("apply.room_again")
         self.disk_full = False
+        self._tell_progress()
+        return True
+
+    def _tell_progress(self) -> None:
         self.progress += 1  # before it is told: who looks at it then sees this piece
         self._on_progress()
-        return True
 
     def _take(self) -> None:
         """A group of entries, or one job of another kind."""

@@ -54,12 +54,16 @@ class Scene:
     def __init__(self) -> None:
         self.database = Database()
         self.told: list[Any] = []
+        self.progress = 0  # how often it was told
         self.applier = Applier(
             self.database,  # type: ignore[arg-type]
             lambda: None,
-            lambda: None,
+            self._on_progress,
             lambda index, term: self.told.append(("installed", index)),
         )
+
+    def _on_progress(self) -> None:
+        self.progress += 1
 
     def entry(self, index: int, *, configuration: bytes | None = None) -> None:
         waiting = Waiting(b"", 1, 0.0, self.told.append)
@@ -114,6 +118,16 @@ def test_a_checkpoint_that_found_no_room_is_tried_again_though_nothing_else_wait
     assert scene.applier.work()
     assert not scene.applier.disk_full
     assert not scene.applier.waits
+
+
+def test_what_was_applied_is_progress_though_the_checkpoint_after_it_found_no_room(scene: Scene) -> None:
+    scene.database.full_for_checkpoints = True
+    scene.entry(2)
+    assert not scene.applier.work()
+    assert scene.database.applied_index == 2
+    assert (scene.applier.progress, scene.progress) == (1, 1)
+    assert not scene.applier.work()
+    assert (scene.applier.progress, scene.progress) == (1, 1)
 
 
 def test_an_install_that_found_no_room_is_tried_again(scene: Scene, tmp_path: Path) -> None:
