@@ -84,9 +84,7 @@ class PutTogether:
         self._turn_seconds = turn_seconds
         self._keep_alive = KeepAlive(self._tend)
         self._open: _Open | None = None
-        self._left: set[bytes] = (
-            set()
-        )  # uploads that nobody uses any more, and that are to be ended by any thread
+        self._left: set[bytes] = set()  # uploads that nobody uses any more; any thread may end them
         self._busy = threading.Lock()  # held by who uses `_open`
         self._last: float | None = None
         self._finished = False
