@@ -76,6 +76,7 @@ class ConsensusService(membership_pb2_grpc.ConsensusServicer):
         if identity is None:
             check_genesis(request, self._node_id)
             await asyncio.to_thread(self._accept, request)
+            self._gateway.returning()  # empty no more: who joins may have been heard by nobody, and be told again
             _log.info("genesis.accepted", cluster=request.cluster_id, members=len(request.members))
         elif request.join and request.cluster_id == identity.cluster_id:
             wanted = {one.member_uuid for one in request.members if one.node_id == self._node_id}

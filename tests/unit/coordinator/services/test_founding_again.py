@@ -45,6 +45,21 @@ def test_a_member_that_waits_for_room_does_not_say_that_it_is_empty(tmp_path: Pa
     assert view.raft_status(Gateway(SystemClock(), "c3"), own).state == "waiting"
 
 
+def test_who_has_accepted_does_not_say_that_it_is_empty_while_it_starts(tmp_path: Path) -> None:
+    gateway, accepted = Gateway(SystemClock(), "c3"), list[Identity]()
+
+    def accept(request: m.GenesisRequest) -> Identity:
+        accepted.append(Identity.accept(tmp_path, request, "c3"))
+        return accepted[0]
+
+    service = ConsensusService(gateway, "c3", tmp_path, lambda: accepted[0] if accepted else None, accept)
+    own = m.NodeView(raft="h3:2")
+    own.info.node_id = "c3"
+    assert view.raft_status(gateway, own).state == "waiting"
+    assert join(service, "u9").code == t.ERROR_CODE_OK
+    assert view.raft_status(gateway, own).state == "starting"
+
+
 def test_who_has_a_log_joins_under_no_other_uuid(tmp_path: Path) -> None:
     _, identity, service = member(tmp_path)
     assert join(service, identity.member_uuid).code == t.ERROR_CODE_OK
