@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 
 from quorumfs import Client
 from quorumfs.errors import QuorumFSError
+from quorumfs.local.layout import NodeSpec
 from quorumfs.testing import LocalCluster, cluster_fixture, wait_for
 from tests.support.agents import ask
 from tests.support.commands import Dfsctl
@@ -22,12 +24,17 @@ cluster = cluster_fixture(labels={"zone": ("a", "b", "c")})
 
 
 def incarnations(cluster: LocalCluster) -> dict[str, tuple[int, float]]:
-    """(process id, uptime) of every node, as its agent tells them."""
-    told = {}
-    for node in cluster.nodes:
+    """(process id, uptime) of every node, as its agent tells them: an agent that its node does not answer at once, as
+    the machine is busy, tells no uptime, and is asked again."""
+
+    def told(node: NodeSpec) -> tuple[int, float] | None:
         status = ask(node, "/status").json
-        told[node.node_id] = (status["pid"], status["uptime_seconds"])
-    return told
+        return None if status["uptime_seconds"] is None else (status["pid"], status["uptime_seconds"])
+
+    return {
+        node.node_id: wait_for(partial(told, node), what=f"{node.node_id} tells its uptime")
+        for node in cluster.nodes
+    }
 
 
 class Writer:
