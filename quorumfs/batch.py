@@ -272,9 +272,8 @@ class Combiner(Generic[Op, Answer]):
             turn = threading.Lock()
             try:
                 self._carriers.submit(self._lead_once, turn, heir, lane)
-            except (
-                RuntimeError
-            ):  # closed meanwhile; or no thread could be started, and the executor has it all the same
+            except RuntimeError:
+                # Closed meanwhile; or no thread could be started, and the executor has it all the same.
                 if not turn.acquire(blocking=False):
                     return
                 heir.error = _closed() if self._closed else _no_thread()

@@ -98,17 +98,13 @@ class Uploader:
         if body is not None:
             stored = self._put_inline(body, new)
             if stored is not None:
-                if progress:
-                    progress(len(body))
-                return stored
+                return _whole(stored, body, progress)
             source = BytesSource(body)
         body = _small(source) if together is not None else None
         if together is not None and body is not None:
             stored = together.put(new, body)
             if stored is not None:
-                if progress:
-                    progress(len(body))
-                return stored
+                return _whole(stored, body, progress)
             source = BytesSource(body)
         try:
             return self._put_chunks(source, new, progress)
@@ -305,6 +301,13 @@ def _small(source: Source) -> bytes | None:
     if not source.replayable or source.size is None or not 0 < source.size <= limits.TOGETHER_BYTES_MAX:
         return None
     return source.whole(limits.TOGETHER_BYTES_MAX)
+
+
+def _whole(stored: namespace_pb2.FileInfo, body: bytes, progress: Progress | None) -> namespace_pb2.FileInfo:
+    """The file that was stored in one step."""
+    if progress:
+        progress(len(body))
+    return stored
 
 
 def _weight(piece: _Piece) -> int:

@@ -49,13 +49,8 @@ READ_ERRORS_MAX = 3  # chunks that could not be read before the whole disk count
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # the process is short of something; the disk is well
-_NO_FILE = (
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ESPIPE,
-    errno.ENXIO,
-    errno.ENODEV,
-)  # something else has a chunk's name
+# What has a chunk's name is something else than a file.
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ESPIPE, errno.ENXIO, errno.ENODEV)
 _log = log.get(__name__)
 
 

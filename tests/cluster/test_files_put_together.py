@@ -94,23 +94,23 @@ def all_is_well(cluster: LocalCluster, callers: Callers) -> None:
 
 
 @pytest.mark.parametrize("node", ["d1", "d2", "d3"])
-def test_a_datanode_dies_while_files_are_put_together(cluster: LocalCluster, fs: Client, node: str) -> None:
-    callers = Callers(fs, f"/killed-{node}")
+@pytest.mark.parametrize(
+    ("harm", "heal"),
+    [(LocalCluster.kill, LocalCluster.start_node), (LocalCluster.pause, LocalCluster.resume)],
+    ids=["dies", "hangs"],
+)
+def test_a_datanode_dies_or_hangs_while_files_are_put_together(
+    cluster: LocalCluster,
+    fs: Client,
+    node: str,
+    harm: Callable[[LocalCluster, str], object],
+    heal: Callable[[LocalCluster, str], object],
+) -> None:
+    callers = Callers(fs, f"/{harm.__name__}-{node}")
     try:
-        callers.run(lambda: cluster.kill(node))
+        callers.run(lambda: harm(cluster, node))
     finally:
-        cluster.start_node(node)
-    all_is_well(cluster, callers)
-    cluster.wait_ready()
-
-
-@pytest.mark.parametrize("node", ["d1", "d2", "d3"])
-def test_a_datanode_hangs_while_files_are_put_together(cluster: LocalCluster, fs: Client, node: str) -> None:
-    callers = Callers(fs, f"/paused-{node}")
-    try:
-        callers.run(lambda: cluster.pause(node))
-    finally:
-        cluster.resume(node)
+        heal(cluster, node)
     all_is_well(cluster, callers)
     cluster.wait_ready()
 

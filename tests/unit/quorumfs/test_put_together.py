@@ -91,6 +91,17 @@ class World:
         for one in nodes:
             self.cluster.net.servers[one.address][WRITE] = partial(write, one)
 
+    def one_failed_another_under_way(self) -> tuple[bytes, Caller]:
+        """An upload of which a chunk failed, and a caller whose chunk is under way in another until `go`."""
+        self.put("/alone")
+        self.put("/0")
+        (upload,) = self.cluster.uploads
+        self.fail("/1")
+        self.hold_chunk()
+        storing = Caller(self, "/2", SIZE)
+        assert self.held.wait(20)
+        return upload, storing
+
     def put_meanwhile(self, paths: list[str], size: int = SIZE) -> list[Caller]:
         """Callers that come, all of them, while `/under-way` is: it is the first of what is returned."""
         self.put("/alone")
@@ -334,13 +345,7 @@ def test_the_upload_of_a_chunk_that_failed_is_ended_for_the_sake_of_those_before
 
 
 def test_the_upload_of_a_chunk_that_failed_is_ended_though_others_store_all_the_time(world: World) -> None:
-    world.put("/alone")
-    world.put("/0")
-    (upload,) = world.cluster.uploads
-    world.fail("/1")
-    world.hold_chunk()
-    storing = Caller(world, "/2", SIZE)
-    assert world.held.wait(20)
+    upload, storing = world.one_failed_another_under_way()
     world.together._tend([upload])
     assert upload not in world.cluster.uploads
     assert world.together._left == set()
@@ -351,13 +356,7 @@ def test_the_upload_of_a_chunk_that_failed_is_ended_though_others_store_all_the_
 def test_a_client_that_is_closed_while_files_are_stored_ends_the_uploads_of_those_that_failed(
     world: World,
 ) -> None:
-    world.put("/alone")
-    world.put("/0")
-    (upload,) = world.cluster.uploads
-    world.fail("/1")
-    world.hold_chunk()
-    storing = Caller(world, "/2", SIZE)
-    assert world.held.wait(20)
+    upload, storing = world.one_failed_another_under_way()
     world.fs.close()
     assert upload not in world.cluster.uploads
     world.all_ended([storing])
