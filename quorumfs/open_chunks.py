@@ -14,6 +14,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 from quorumfs import limits
@@ -57,19 +58,15 @@ class OpenChunk:
 
         Raises BadBlockError (`view` then holds bytes that nobody may see), OSError.
         """
+        if len(view) <= _PIECE_BYTES:
+            self._fill(view, offset)
+            return
         for at in range(0, len(view), _SHARED_BYTES):
-            self._read_step(view[at : at + _SHARED_BYTES], offset + at)
-
-    def _read_step(self, view: memoryview, offset: int) -> None:
-        """Like `read_into`, of at most _SHARED_BYTES."""
-
-        def read(start: int, stop: int) -> None:
-            for at in range(start, stop, _PIECE_BYTES):
-                self._fill(view[at : min(at + _PIECE_BYTES, stop)], offset + at)
-
-        size, companion = len(view), self._companion
-        if companion is None or size < _SHARED_BYTES or not companion.share(read, size, _BLOCK):
-            read(0, size)
+            step = view[at : at + _SHARED_BYTES]
+            size, companion = len(step), self._companion
+            work = partial(self._fill_pieces, step, offset + at)
+            if size < _SHARED_BYTES or companion is None or not companion.share(work, size, _BLOCK):
+                work(0, size)
 
     def read(self, offset: int, length: int) -> bytes:
         """The verified bytes at `offset`, like `read_into`."""
@@ -83,6 +80,10 @@ class OpenChunk:
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _fill_pieces(self, view: memoryview, offset: int, start: int, stop: int) -> None:
+        for at in range(start, stop, _PIECE_BYTES):
+            self._fill(view[at : min(at + _PIECE_BYTES, stop)], offset + at)
 
     def _fill(self, view: memoryview, offset: int) -> None:
         at = 0
@@ -115,7 +116,8 @@ class OpenChunks:
         self._idle_seconds = idle_seconds
         self._chunks: OrderedDict[Key, OpenChunk] = OrderedDict()  # the one used last comes last
         self._opening = 0
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # taken again, where a reader that is forgotten gives back its chunk
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._closed = False
         self._companion = Companion() if len(os.sched_getaffinity(0)) > 1 else None
@@ -130,7 +132,7 @@ class OpenChunks:
 
     def take(self, key: Key, make: Callable[[], tuple[int, Opened] | None]) -> OpenChunk | None:
         """What `use` gives; to be given back."""
-        with self._changed:
+        with self._lock:
             chunk = self._chunks.get(key)
             if chunk is not None:
                 self._chunks.move_to_end(key)
@@ -138,7 +140,7 @@ class OpenChunks:
         return chunk or self._add(key, make)
 
     def give_back(self, chunk: OpenChunk) -> None:
-        with self._changed:
+        with self._lock:
             chunk.users -= 1
             chunk.used_at = self._clock.monotonic()
             if not chunk.users and not chunk.kept:

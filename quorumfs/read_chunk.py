@@ -162,10 +162,11 @@ class ChunkReader:
         Returns how many. 0 when that cannot be done, whatever the reason: `read` can, or says why not. Only
         whole blocks are read; `view` may hold anything behind what is counted.
         """
-        if self._local_files is None or chunk.inline or offset % _BLOCK or offset >= chunk.length:
+        rest = chunk.length - offset
+        if self._local_files is None or chunk.inline or offset % _BLOCK or rest <= 0:
             return 0
-        count = min(len(view), chunk.length - offset)
-        if offset + count < chunk.length:
+        count = min(len(view), rest)
+        if count < rest:
             count -= count % _BLOCK
         replica = self._nearest(chunk) if count else None
         if replica is None:
