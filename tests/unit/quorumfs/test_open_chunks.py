@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from ctypes import addressof, c_char
 from pathlib import Path
 
 import pytest
 
+from quorumfs import open_chunks
 from quorumfs.checksum import block_checksums
 from quorumfs.clock import ManualClock
 from quorumfs.companion import Companion, Work
@@ -106,6 +109,88 @@ def test_a_flipped_bit_is_never_given_away_and_its_block_is_named(
     with pytest.raises(BadBlockError) as caught:
         chunk.read_into(memoryview(bytearray(len(DATA))), 0)
     assert caught.value.block == place // BLOCK_BYTES
+
+
+PAGE_BYTES = 4 * KIB
+SLOW_BEHIND_BYTES = 32
+
+
+class Memory:
+    """Memory that begins so many bytes behind a page, with some on both sides of it that are its owner's."""
+
+    def __init__(self, behind_page: int, size: int) -> None:
+        self._pages = mmap.mmap(-1, PAGE_BYTES + behind_page + size + PAGE_BYTES)
+        self._start, self._stop = PAGE_BYTES + behind_page, PAGE_BYTES + behind_page + size
+        self.view = memoryview(self._pages)[self._start : self._stop]
+
+    def others_are_untouched(self) -> bool:
+        before, behind = self._pages[: self._start], self._pages[self._stop :]
+        return not any(before) and not any(behind)
+
+
+class Disk:
+    """Reads for `open_chunks`; notes how many bytes behind the file's place in a page they were put."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, at_first: int | None = None) -> None:
+        self._preadv = os.preadv
+        self._at_first = at_first  # so many bytes are read by the first call
+        self.behind: list[int] = []
+        monkeypatch.setattr(open_chunks, "_BEHIND_BYTES", SLOW_BEHIND_BYTES)
+        monkeypatch.setattr(os, "preadv", self.preadv)
+
+    def preadv(self, fd: int, buffers: list[memoryview], position: int) -> int:
+        self.behind.append((addressof(c_char.from_buffer(buffers[0])) - position) % PAGE_BYTES)
+        most, self._at_first = self._at_first, None
+        return self._preadv(fd, buffers if most is None else [memoryview(buffers[0])[:most]], position)
+
+
+@pytest.mark.parametrize("length", [BLOCK_BYTES, MIB, SHARED_BYTES])
+def test_nothing_is_read_to_where_it_is_slow_and_it_is_what_was_written(
+    chunk: OpenChunk, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    disk = Disk(monkeypatch)
+    for behind_page in (0, 1, 8, 16, 24, 31, 32, 33, 48, PAGE_BYTES - 1):
+        memory = Memory(behind_page, length)
+        chunk.read_into(memory.view, MIB)
+        assert memory.view == DATA[MIB : MIB + length], behind_page
+        assert memory.others_are_untouched(), behind_page
+        assert not [behind for behind in disk.behind if 0 < behind < SLOW_BEHIND_BYTES], behind_page
+    assert disk.behind
+
+
+def test_where_it_is_slow_depends_on_the_place_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, disk = tmp_path / "chunk", Disk(monkeypatch)
+    path.write_bytes(bytes(100) + DATA[:MIB])
+    chunk = OpenChunk(os.open(path, os.O_RDONLY), Opened(100, MIB, block_checksums(DATA[:MIB])))
+    for behind_page in (16, 100, 116):
+        memory = Memory(behind_page, MIB)
+        chunk.read_into(memory.view, 0)
+        assert memory.view == DATA[:MIB]
+    chunk.close()
+    assert disk.behind == [PAGE_BYTES - 84, 0, 16 + 64]
+
+
+@pytest.mark.parametrize("at_first", [1, 5_000, MIB - 64, MIB - 1])
+def test_a_read_that_gave_less_is_gone_on_with(
+    chunk: OpenChunk, monkeypatch: pytest.MonkeyPatch, at_first: int
+) -> None:
+    for behind_page in (0, 16):
+        Disk(monkeypatch, at_first=at_first)
+        memory = Memory(behind_page, MIB)
+        chunk.read_into(memory.view, 0)
+        assert memory.view == DATA[:MIB]
+        assert memory.others_are_untouched()
+        monkeypatch.undo()
+
+
+def test_memory_that_nobody_may_write_to_is_refused(chunk: OpenChunk) -> None:
+    for length in (12_345, MIB):
+        kept = bytes(length)
+        with pytest.raises((TypeError, BufferError)):
+            chunk.read_into(memoryview(kept), len(DATA) - 12_345 if length < BLOCK_BYTES else 0)
+        assert not any(kept)
 
 
 class Pair(Companion):
