@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import mmap
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from datanode.store.writer import ChunkInfo, ChunkWriter
 from quorumfs.checksum import block_checksums, crc32c
 from quorumfs.errors import NoSpaceError, QuorumFSError, UnavailableError
 from quorumfs.ids import ChunkId
-from quorumfs.limits import BLOCK_BYTES, FRAME_BYTES, FRAME_BYTES_MAX
+from quorumfs.limits import BLOCK_BYTES, FRAME_BYTES, FRAME_BYTES_MAX, WRITE_FRAME_BYTES
 from tests.unit.datanode.store.fakes import (
     BIRTH,
     UPLOAD,
@@ -165,6 +167,28 @@ def test_a_chunk_for_which_there_is_no_memory_goes_through_the_cache(tmp_path: P
         put_away(store, DATA)
         assert content(store, CHUNK) == DATA
     assert files.asked == 0
+
+
+def test_a_message_of_a_client_is_one_write(tmp_path: Path) -> None:
+    files = PickyFiles()
+    with store_on(tmp_path, files) as store:
+        writer = begin(store, DATA[: 2 * WRITE_FRAME_BYTES])
+        for offset in (0, WRITE_FRAME_BYTES):
+            writes = files.steps.count("write")
+            part = DATA[offset : offset + WRITE_FRAME_BYTES]
+            writer.append(offset, part, block_checksums(part))
+            assert files.steps.count("write") - writes == 1
+        writer.abort()
+    assert files.direct_bytes == 2 * WRITE_FRAME_BYTES
+
+
+@pytest.mark.parametrize("advice", [mmap.MADV_HUGEPAGE, 9999])
+def test_memory_can_be_huge_pages_and_need_not_be(advice: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "_HUGE_PAGES", advice)
+    piece = Pieces().borrow()
+    assert piece is not None
+    assert ctypes.addressof(ctypes.c_char.from_buffer(piece)) % PIECE_BYTES == 0
+    piece[:] = b"x" * PIECE_BYTES
 
 
 def test_memory_is_used_again_and_begins_at_a_page() -> None:
