@@ -10,11 +10,15 @@ Theory of operation
    for: what it allows is copied, and the rest is tried again when the WAL has grown by another portion.
    When it has grown by PRESSING_PORTIONS, short readers are made to leave a gap.
 4. SQLite syncs the WAL before it copies, and the database before it empties the WAL.
+5. An emptied WAL keeps its file, and is written again from the beginning: to find room for it anew would make every
+   commit dearer, and a checkpoint half as long again. Only one that readers have made larger is cut off. How far the
+   file is in use is told by the salts in its header, which every frame since the last emptying bears.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -25,17 +29,64 @@ from quorumfs.limits import MIB
 
 CHECKPOINT_BYTES = 4 * MIB
 PRESSING_PORTIONS = 4
+CUT_PORTIONS = 2
 QUIET_SECONDS = 0.1
 
 Quiet = Callable[[float], AbstractContextManager[None]]
 """Lets no reader begin inside, and waits so many seconds, at most, for those that run."""
 
 
+_HEADER = struct.Struct(">8xI4x8s")  # of the file: page size, salts
+_HEADER_BYTES = 32
+_FRAME_HEADER = struct.Struct(">8x8s")  # of a frame: salts
+_FRAME_HEADER_BYTES = 24
+_LOOK_FRAMES = 16
+
+
+class WalExtent:
+    """How far the file of a WAL is in use: to whole `_LOOK_FRAMES` frames, and to none that is not.
+
+    See "WAL-mode File Format" in SQLite's documentation.
+    """
+
+    def __init__(self, files: Files, fd: int) -> None:
+        self._files = files
+        self._fd = fd
+        self._salts = b""
+        self._frame_bytes = 0
+        self._frames = 0
+        self._emptied = False
+
+    def look(self) -> int:
+        """Bytes of frames. Raises OSError."""
+        header = self._files.read(self._fd, _HEADER.size, 0)
+        if len(header) < _HEADER.size:  # cut off, and nothing written since
+            return 0
+        page_bytes, salts = _HEADER.unpack(header)
+        if salts != self._salts:
+            self._salts, self._frame_bytes = salts, page_bytes + _FRAME_HEADER_BYTES
+            self._frames, self._emptied = 0, False
+        if self._emptied:
+            return 0
+        while self._is_written(self._frames + _LOOK_FRAMES - 1):
+            self._frames += _LOOK_FRAMES
+        return self._frames * self._frame_bytes
+
+    def emptied(self) -> None:
+        """All of it is in the database: the next frame comes to the beginning, with a new header."""
+        self._emptied = True
+
+    def _is_written(self, frame: int) -> bool:
+        offset = _HEADER_BYTES + frame * self._frame_bytes
+        header = self._files.read(self._fd, _FRAME_HEADER.size, offset)
+        return len(header) == _FRAME_HEADER.size and _FRAME_HEADER.unpack(header)[0] == self._salts
+
+
 class Wal:
     """Of one open database. The writer's thread only; the numbers may be read by any.
 
-    `size_bytes`: as it was when `checkpoint_if_needed` last looked; `longest_checkpoint_seconds`: how long one has
-    kept the writer at most.
+    `size_bytes`: what is in use of it, as it was when `checkpoint_if_needed` last looked;
+    `longest_checkpoint_seconds`: how long one has kept the writer at most.
     """
 
     def __init__(
@@ -54,6 +105,7 @@ class Wal:
         self._clock = clock
         self._quiet = quiet
         self._fd = files.open(database.with_name(f"{database.name}-wal"))
+        self._extent = WalExtent(files, self._fd)
         self._checkpoint_at = portion_bytes
         self.size_bytes = 0
         self.longest_checkpoint_seconds = 0.0
@@ -67,16 +119,19 @@ class Wal:
 
         Raises sqlite3.Error.
         """
-        self.size_bytes = self._files.size(self._fd)
+        self.size_bytes = self._extent.look()
         if self.size_bytes < self._checkpoint_at:
             return False
         began = self._clock.monotonic()
         pressing = self.size_bytes >= PRESSING_PORTIONS * self._portion_bytes
+        mode = "TRUNCATE" if self.size_bytes >= CUT_PORTIONS * self._portion_bytes else "RESTART"
         with self._quiet(QUIET_SECONDS) if pressing else nullcontext():
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            kept_by_readers, _, _ = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        if not kept_by_readers:
+            self._extent.emptied()
         took = self._clock.monotonic() - began
         self.longest_checkpoint_seconds = max(self.longest_checkpoint_seconds, took)
-        self.size_bytes = self._files.size(self._fd)
+        self.size_bytes = self._extent.look()
         self._checkpoint_at = self.size_bytes + self._portion_bytes
         return True
 

@@ -1,5 +1,6 @@
 """Reading while entries are applied."""
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -116,6 +117,44 @@ def test_the_wal_is_emptied_when_it_has_grown(database: Database) -> None:
     assert database.wal_bytes == 0
     assert not database.checkpoint_if_needed()
     assert content(database).keys() == {2 << 20 | key for key in range(1200)}
+
+
+def test_the_file_of_the_wal_is_written_again_from_its_beginning_and_grows_no_more(tmp_path: Path) -> None:
+    database = opened(tmp_path / "c1", checkpoint_bytes=256 << 10)
+    wal = tmp_path / "c1" / "state-1.db-wal"
+    emptied, sizes = 0, set()
+    for index in range(2, 400):
+        database.apply([LogEntry(index, 1, b"fill 4 1000")])
+        if database.checkpoint_if_needed():
+            emptied += 1
+            assert database.wal_bytes == 0
+            sizes.add(wal.stat().st_size)
+    database.close()
+    assert 5 < emptied < 40
+    assert all(256 << 10 <= size <= 512 << 10 for size in sizes)
+
+
+def test_how_far_the_wal_is_in_use_is_known_after_a_new_start(tmp_path: Path) -> None:
+    database = opened(tmp_path / "c1", checkpoint_bytes=1 << 30)
+    database.apply([LogEntry(index, 1, b"fill 4 1000") for index in range(2, 400)])
+    database.checkpoint_if_needed()
+    before = database.wal_bytes
+    shutil.copytree(tmp_path / "c1", tmp_path / "c2", ignore=shutil.ignore_patterns("*-shm"))
+    database.close()
+    again = opened(tmp_path / "c2", checkpoint_bytes=1 << 30)
+    again.checkpoint_if_needed()
+    assert again.wal_bytes == before > 512 << 10
+    again.close()
+
+
+def test_a_wal_that_readers_made_large_is_cut_off(database: Database, tmp_path: Path) -> None:
+    with database.reader():
+        for index in range(2, 8):
+            database.apply([fill(index)])
+            database.checkpoint_if_needed()
+    database.apply([fill(8)])
+    assert database.checkpoint_if_needed()
+    assert [path.stat().st_size for path in tmp_path.rglob("*-wal")] == [0]
 
 
 def test_a_long_reader_keeps_the_wal_but_not_the_writer(database: Database, clock: ManualClock) -> None:
