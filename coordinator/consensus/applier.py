@@ -51,7 +51,14 @@ class MakeDurable:
     """The database shall survive a power cut with all that was applied before this."""
 
 
-Job = Committed | Install | MakeDurable
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """An entry that is not committed yet, but about to be."""
+
+    entry: LogEntry
+
+
+Job = Committed | Install | MakeDurable | Ahead
 
 
 class Applier:
@@ -93,6 +100,11 @@ class Applier:
         if at_once:
             self._on_work()
 
+    def try_next(self, entry: LogEntry) -> None:
+        """Have `entry` tried beforehand, which is not committed yet, unless there is other work."""
+        self._jobs.append(Ahead(entry))
+        self._on_work()
+
     @property
     def fills_group(self) -> bool:
         """Whether what waits is as much as one piece of work takes."""
@@ -114,6 +126,8 @@ class Applier:
         """
         if not self._in_hand:
             self._take()
+            if not self._in_hand and not self._jobs and not self.disk_full:
+                return True  # an entry was tried: nobody waits for that
         has_work = bool(self._in_hand)
         try:
             if has_work:
@@ -142,6 +156,11 @@ class Applier:
         size = 0
         while self._jobs and len(self._in_hand) < GROUP_ENTRIES_MAX and size < GROUP_BYTES_MAX:
             job = self._jobs[0]
+            if isinstance(job, Ahead):
+                self._jobs.popleft()
+                if not (self._jobs or self._in_hand or self.disk_full):  # else it may be committed by now
+                    self._database.try_next(job.entry)
+                continue
             if not isinstance(job, Committed):
                 if not self._in_hand:
                     self._in_hand.append(self._jobs.popleft())

@@ -8,7 +8,7 @@ The order of a turn
 2. Commit what a majority has; hand it to the applier, which a follower has begin only when some has gathered.
 3. A leader whose no-op is applied begins its leadership; it takes what waits into entries (at most two under way),
    notes the barrier of what wants to read, and sends. The journal is synced after sending, so that the disks of
-   all members work at the same time.
+   all members work at the same time; and meanwhile the applier may try what is not committed yet.
 4. Messages are received. What they appended is synced once, and only then acknowledged; then the sync is sealed.
 """
 
@@ -161,6 +161,7 @@ class Core:
         self._awaits_applier = True
         self._apply_at = math.inf  # when what has gathered is to be applied
         self._progress_seen = 0
+        self._to_try: LogEntry | None = None  # proposed in this turn, with nothing before it under way
         self.leadership: Leadership | None = None
         self.turned_at = clock.monotonic()
         self.replica = Replica(
@@ -190,6 +191,7 @@ class Core:
             outside.prepare_journal,
             wire.wake,
         )
+        journal.on_wait(self._try_proposed)
         self.replica.own_check = self._own_check
         self.replica.may_hand_over = lambda: self.applier.backlog_bytes < BACKLOG_BYTES_MAX
 
@@ -406,7 +408,10 @@ class Core:
             taken = self.queue.take()
             self._last_stamp_ms = self.now_ms()
             entry = build_entry(taken, self._last_stamp_ms, self._clock.wall_ms(), self._random(SEED_BYTES))
-            self._waiting[self.replica.append(entry)] = taken
+            index = self.replica.append(entry)
+            if not self._waiting:
+                self._to_try = LogEntry(index, self.replica.term(), entry)
+            self._waiting[index] = taken
             sends = True
         return sends
 
@@ -472,6 +477,12 @@ class Core:
         if transfer is not None:
             transfer.given = given
             transfer.done.set()
+
+    def _try_proposed(self) -> None:
+        """While the disks are waited for, the applier may begin with what they are waited for."""
+        entry, self._to_try = self._to_try, None
+        if entry is not None:
+            self.applier.try_next(entry)
 
     # Members
 

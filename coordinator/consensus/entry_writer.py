@@ -57,6 +57,14 @@ class Position:
     rolling: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """The entry that the open transaction holds, and what it answers."""
+
+    entry: LogEntry
+    answers: Answers
+
+
 class EntryWriter:
     """`on_mark` is called with the index of a HashAt entry while the connection's state is exactly of that index."""
 
@@ -68,6 +76,7 @@ class EntryWriter:
         self._machine = machine
         self._on_mark = on_mark
         self._withheld: dict[int, Answers] = {}
+        self._tried: _Tried | None = None
         self.at = position_of(connection)
         self._rolling: list[tuple[int, bytes]] = [(0, b"")] * ROLLING_MAX
         self._rolling[self.at.index % ROLLING_MAX] = (self.at.index, self.at.rolling)
@@ -79,6 +88,27 @@ class EntryWriter:
         found, rolling = self._rolling[index % ROLLING_MAX]
         return rolling if found == index else None
 
+    def try_next(self, entry: LogEntry) -> None:
+        """Apply an entry that is not committed yet, as far as that can be undone: `apply` of the same one ends it,
+        everything else here undoes it. Nobody sees anything of it before.
+
+        What goes wrong is no matter, also that the entry is not the next: `apply` meets it again.
+        """
+        self.forget_tried()
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            answers = self._apply_one(entry, self.at.index + 1)
+        except Exception:  # noqa: BLE001  it was only tried
+            self._roll_back()
+        else:
+            self._tried = _Tried(entry, answers)
+
+    def forget_tried(self) -> None:
+        """Undo what `try_next` has done."""
+        if self._tried is not None:
+            self._tried = None
+            self._roll_back()
+
     def apply(self, entries: Sequence[LogEntry]) -> list[Answers]:
         """Apply all in one transaction; per entry one answer per item, None for an entry without commands.
 
@@ -87,6 +117,8 @@ class EntryWriter:
         that failed is undone. When the same entries are given again, no answer is lost.
         """
         fresh = [entry for entry in entries if entry.index > self.at.index]
+        if self._tried is not None and (not fresh or fresh[0] != self._tried.entry):
+            self.forget_tried()
         done = 0
         while done < len(fresh):
             done += self._transaction(fresh[done:])
@@ -97,10 +129,15 @@ class EntryWriter:
         """Apply and commit some of `entries`; how many."""
         made: dict[int, Answers] = {}
         marks: Sequence[int] = ()
-        self._connection.execute("BEGIN IMMEDIATE")
+        tried, self._tried = self._tried, None
+        if tried is None:
+            self._connection.execute("BEGIN IMMEDIATE")
         try:
             for entry in entries:
-                made[entry.index] = self._apply_one(entry, self.at.index + len(made) + 1)
+                if tried is not None and entry is entries[0]:
+                    made[entry.index] = tried.answers
+                else:
+                    made[entry.index] = self._apply_one(entry, self.at.index + len(made) + 1)
                 if marks := self._machine.take_marks():
                     break
             at = position_of(self._connection)

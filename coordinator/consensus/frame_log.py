@@ -59,6 +59,7 @@ class FrameLog:
         self.segments = segments
         self.fsync = FsyncStats(0, 0.0, 0.0)
         self.on_fsync: Callable[[float], None] = lambda seconds: None
+        self.on_wait: Callable[[], None] = lambda: None  # the disk is about to be waited for
         self.closed = False
         self.wants_seal = False
         self._clock = clock
@@ -116,6 +117,7 @@ class FrameLog:
                 self.begin_segment(self.segments.current.number + 1, beginning)
             frame, crc = self._frame.finish(self._end.sequence, self._end.chain)
             offset = self.segments.write(frame)
+            self.on_wait()
             began = self._clock.monotonic()
             self.segments.sync()
             self._count_fsync(self._clock.monotonic() - began)

@@ -46,6 +46,10 @@ class DatabaseDoor(Protocol):
         """Apply all in one transaction; per entry one answer per item, None for an entry without commands."""
         ...
 
+    def try_next(self, entry: LogEntry) -> None:
+        """Do beforehand what can be undone for an entry that is about to be committed; nobody sees anything of it."""
+        ...
+
     def cluster_ms(self) -> int:
         """Replicated time of the last entry applied. Any thread."""
         ...

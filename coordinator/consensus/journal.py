@@ -207,6 +207,10 @@ class Journal(PySyncObjNames):
         """Have `observe` told of every sync, in seconds; on the thread that syncs."""
         self._log.on_fsync = observe
 
+    def on_wait(self, call: Callable[[], None]) -> None:
+        """`call` is called before each fdatasync of `sync`, which takes a while."""
+        self._log.on_wait = call
+
     def term_at(self, index: int) -> int | None:
         """The term of a retained entry; None for any other."""
         return self._retained.term_at(index)

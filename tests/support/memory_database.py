@@ -89,6 +89,9 @@ class MemoryDatabase:
             self._images.append(self.image())
         return answers
 
+    def try_next(self, entry: LogEntry) -> None:
+        self._entries.try_next(entry)
+
     def make_durable(self) -> int:
         self._images = [self.image()]
         self._durable_index = self.applied_index
@@ -101,6 +104,7 @@ class MemoryDatabase:
     def reader(self) -> Iterator[sqlite3.Connection]:
         if self._closed:
             raise UnavailableError("the database is closed")
+        self._entries.forget_tried()  # here readers are on the writer's connection
         self._connection.execute("PRAGMA query_only = 1")
         try:
             yield self._connection
@@ -121,6 +125,7 @@ class MemoryDatabase:
         if (at.index, at.term) != (index, term):
             found.close()
             raise ValueError(f"the snapshot is of {(at.index, at.term)}, not of {(index, term)}")
+        self._entries.forget_tried()
         self._connection.close()
         self._stand_on(found)
         file.unlink()
@@ -133,6 +138,7 @@ class MemoryDatabase:
 
     def image(self) -> bytes:
         """The state as it is now."""
+        self._entries.forget_tried()
         return self._connection.serialize()
 
     def crash(self, choose: Callable[[int], int]) -> bytes:

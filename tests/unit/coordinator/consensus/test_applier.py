@@ -20,7 +20,9 @@ class Database(SimpleNamespace):
     """Remembers what was done to it; `full` makes the next call fail for want of room."""
 
     def __init__(self) -> None:
-        super().__init__(applied_index=1, groups=[], installs=[], full=False, full_for_checkpoints=False)
+        super().__init__(
+            applied_index=1, groups=[], installs=[], tried=[], full=False, full_for_checkpoints=False
+        )
 
     def _room(self) -> None:
         if self.full:
@@ -34,6 +36,9 @@ class Database(SimpleNamespace):
             None if entry.data is None or entry.index <= before else [b"done %d" % entry.index]
             for entry in entries
         ]
+
+    def try_next(self, entry: LogEntry) -> None:
+        self.tried.append(entry.index)
 
     def make_durable(self) -> int:
         self._room()
@@ -84,6 +89,43 @@ def test_waiting_entries_are_applied_as_groups_in_order(scene: Scene) -> None:
     assert [len(group) for group in scene.database.groups] == [GROUP_ENTRIES_MAX, 3]
     assert scene.told == [b"done %d" % index for index in range(2, GROUP_ENTRIES_MAX + 5)]
     assert scene.applier.backlog_bytes == 0
+
+
+def test_an_entry_is_tried_when_there_is_nothing_else_to_do_and_that_is_no_progress(scene: Scene) -> None:
+    scene.applier.try_next(LogEntry(2, 1, b"data"))
+    assert scene.applier.waits
+    assert scene.applier.work()
+    assert scene.database.tried == [2]
+    assert (scene.database.groups, scene.progress, scene.applier.waits) == ([], 0, False)
+    scene.entry(2)
+    scene.applier.work()
+    assert (scene.database.groups, scene.progress) == ([[2]], 1)
+
+
+def test_nothing_is_tried_while_there_is_other_work(scene: Scene) -> None:
+    scene.entry(2)
+    scene.applier.try_next(LogEntry(3, 1, b"data"))
+    scene.applier.work()
+    assert scene.database.groups == [[2]]
+    assert scene.database.tried == []
+    assert not scene.applier.waits
+
+
+def test_nothing_is_tried_on_a_full_disk(scene: Scene) -> None:
+    scene.database.full_for_checkpoints = True
+    scene.entry(2)
+    scene.applier.work()
+    scene.applier.try_next(LogEntry(3, 1, b"data"))
+    assert not scene.applier.work()
+    assert scene.database.tried == []
+
+
+def test_an_entry_that_is_committed_before_it_was_tried_is_only_applied(scene: Scene) -> None:
+    scene.applier.try_next(LogEntry(2, 1, b"data"))
+    scene.entry(2)
+    scene.applier.work()
+    assert scene.database.tried == []
+    assert scene.database.groups == [[2]]
 
 
 def test_a_configuration_is_answered_when_it_is_applied(scene: Scene) -> None:

@@ -32,6 +32,12 @@ class Database:
     def __init__(self) -> None:
         self.applied_index = 1
         self.groups: list[list[int]] = []
+        self.tried: list[LogEntry] = []
+        self.on_try: Callable[[], None] = lambda: None
+
+    def try_next(self, entry: LogEntry) -> None:
+        self.tried.append(entry)
+        self.on_try()
 
     def apply(self, entries: Sequence[LogEntry]) -> list[Sequence[bytes] | None]:
         self.groups.append([entry.index for entry in entries])
@@ -196,11 +202,39 @@ def test_a_leader_applies_at_once_and_is_not_woken_for_what_it_does_not_wait_for
     scene.asked = 0
     scene.core.propose(Proposal(e.Item(batch=b"batch"), 1, 5, scene.clock.now + 1), answers.append)
     scene.turn()
-    assert scene.asked == 1
+    assert scene.asked == 2  # to try it, and when it was committed
     scene.wire.wakes = 0
     scene.core.applier.work()
     assert answers == [b"done"]
     assert scene.wire.wakes == 0
+
+
+def test_a_leader_has_an_entry_tried_while_the_disk_is_waited_for() -> None:
+    scene = leading()
+    scene.works_at_once = True
+    calls = scene.disk.files.calls
+    seen: list[tuple[int, int, int]] = []
+    scene.database.on_try = lambda: seen.append(
+        (calls["write"], calls["sync_data"], scene.core.replica.commit_index())
+    )
+    writes, syncs, committed = calls["write"], calls["sync_data"], scene.core.replica.commit_index()
+    scene.core.propose(Proposal(e.Item(batch=b"batch"), 1, 5, scene.clock.now + 1), lambda answer: None)
+    scene.turn()
+    assert seen == [(writes + 1, syncs, committed)]
+    (tried,) = scene.database.tried
+    assert tried == LogEntry(committed + 1, scene.core.replica.term(), tried.data)
+    assert scene.database.applied_index == committed + 1
+
+
+def test_what_is_behind_another_entry_is_not_tried() -> None:
+    scene = leading()
+    scene.core.replica.advance_commit = lambda: None  # type: ignore[method-assign]
+    for _ in range(2):
+        scene.core.propose(Proposal(e.Item(batch=b"batch"), 1, 5, scene.clock.now + 1), lambda answer: None)
+        scene.turn()
+        scene.core.applier.work()
+    first = scene.core.journal.last_index - 1
+    assert [entry.index for entry in scene.database.tried] == [first]
 
 
 def test_a_new_leader_applies_what_it_let_gather_as_a_follower() -> None:

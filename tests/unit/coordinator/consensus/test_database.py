@@ -248,3 +248,26 @@ def test_a_hash_that_fails_costs_only_the_hash(directory: Path) -> None:
     database.apply([put(3)])
     assert database.hash_at(2) is None
     database.close()
+
+
+def test_what_is_only_tried_does_not_outlive_the_process(directory: Path, tmp_path: Path) -> None:
+    database = opened(directory)
+    database.apply([put(2)])
+    database.try_next(LogEntry(3, 1, b"fill 2000 1000"))
+    left = killed(directory, tmp_path / "left")
+    database.close()
+    for found in (left, directory):
+        again = opened(found)
+        assert again.applied_index == 2
+        assert content(again) == {2: b"x"}
+        again.close()
+
+
+def test_a_wal_that_is_due_is_emptied_though_something_is_tried(directory: Path) -> None:
+    database = opened(directory, checkpoint_bytes=64 << 10)
+    database.apply([LogEntry(2, 1, b"fill 200 1000")])
+    database.try_next(put(3))
+    assert database.checkpoint_if_needed()
+    assert database.wal_bytes == 0
+    assert database.apply([put(3)]) == [[b"3 put 3 x"]]
+    database.close()

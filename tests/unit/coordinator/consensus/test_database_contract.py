@@ -183,3 +183,85 @@ def test_a_closed_database_gives_no_reader(database: DatabaseDoor) -> None:
     database.close()
     with pytest.raises(UnavailableError), database.reader():
         raise AssertionError
+
+
+def test_an_entry_that_is_tried_is_seen_by_nobody_until_it_is_applied(make: Make) -> None:
+    database, other = make("one"), make("other")
+    for one in (database, other):
+        one.apply(puts(2, 4))
+    database.try_next(put(5, 5, "v5"))
+    assert database.applied_index == 4
+    assert database.rolling_at(5) is None
+    assert database.apply([put(5, 5, "v5"), put(6, 6, "v6")]) == [[b"5 put 5 v5"], [b"6 put 6 v6"]]
+    other.apply(puts(5, 6))
+    assert database.rolling_at(6) == other.rolling_at(6)
+    assert content(database) == content(other) == pairs_after(6)
+
+
+def test_readers_see_nothing_of_what_is_tried(database: DatabaseDoor) -> None:
+    database.try_next(put(2))
+    assert content(database) == {}
+    assert database.apply([put(2)]) == [[b"2 put 2 x"]]
+    assert content(database) == {2: b"x"}
+
+
+@pytest.mark.parametrize(
+    "committed", [put(2, 9, "other"), put(2, term=2), LogEntry(2, 1, None)], ids=["data", "term", "none"]
+)
+def test_another_entry_than_the_one_that_was_tried_leaves_nothing_of_it(
+    database: DatabaseDoor, committed: LogEntry
+) -> None:
+    database.try_next(put(2, 8, "tried"))
+    database.apply([committed])
+    assert database.applied_term == committed.term
+    assert 8 not in content(database)
+    assert database.apply([put(3)]) == [[b"3 put 3 x"]]
+
+
+def test_entries_that_do_not_come_next_are_not_tried(database: DatabaseDoor) -> None:
+    database.apply([put(2)])
+    for entry in (put(2, 7), put(4, 7)):
+        database.try_next(entry)
+        assert database.apply([put(2)]) == [None]
+    assert content(database) == {2: b"x"}
+
+
+def test_what_fails_when_it_is_tried_fails_when_it_is_applied(database: DatabaseDoor) -> None:
+    database.try_next(LogEntry(2, 1, b"broken"))
+    database.try_next(put(2))
+    assert database.apply([put(2)]) == [[b"2 put 2 x"]]
+    database.try_next(LogEntry(3, 1, b"broken"))
+    with pytest.raises(MachineBrokenError):
+        database.apply([LogEntry(3, 1, b"broken")])
+
+
+def test_a_mark_that_was_tried_is_hashed_once_it_is_applied(database: DatabaseDoor) -> None:
+    database.try_next(LogEntry(2, 1, b"mark"))
+    database.try_next(put(2))
+    database.apply([put(2)])
+    database.try_next(LogEntry(3, 1, b"mark"))
+    assert database.hash_at(3) is None
+    assert database.apply([LogEntry(3, 1, b"mark"), put(4)]) == [[b"3 mark"], [b"4 put 4 x"]]
+    eventually(lambda: database.hash_at(3) is not None)
+    with database.reader() as tx:
+        tx.execute("SELECT 1")
+    assert database.hash_at(2) is None
+
+
+def test_a_snapshot_is_installed_over_what_is_tried(make: Make, tmp_path: Path) -> None:
+    database, other = make("one"), make("other")
+    other.apply(puts(2, 6))
+    other.snapshot(tmp_path / "snapshot")
+    database.try_next(put(2, 9, "tried"))
+    database.install(tmp_path / "snapshot", 6, 1)
+    assert content(database) == pairs_after(6)
+    assert database.apply([put(7)]) == [[b"7 put 7 x"]]
+
+
+def test_what_is_tried_is_durable_and_emptied_for_nobody(database: DatabaseDoor) -> None:
+    database.apply([put(2)])
+    database.try_next(put(3))
+    assert database.make_durable() == 2
+    database.checkpoint_if_needed()
+    assert content(database) == {2: b"x"}
+    assert database.apply([put(3)]) == [[b"3 put 3 x"]]
