@@ -7,16 +7,16 @@ rollback or an installed snapshot cannot leave anything stale behind.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from coordinator.metadata import settings
+from coordinator.metadata import facts
 from coordinator.metadata.arrivals import Arrivals
+from coordinator.metadata.facts import Facts
 from coordinator.metadata.totals import Totals
 from quorumfs.errors import BusyError, PreconditionFailedError, QuorumFSError
 from quorumfs.mint import derived_id
 from quorumfs.v1 import entries_pb2 as e
-from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import types_pb2 as t
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ class Context:
     item's."""
 
     __slots__ = (
+        "_facts",
         "_history",
         "_loaded",
         "_majority",
@@ -39,6 +40,7 @@ class Context:
         "arrivals",
         "choices",
         "directories",
+        "ended",
         "execute",
         "index",
         "item",
@@ -54,7 +56,16 @@ class Context:
         "worded",
     )
 
-    def __init__(self, tx: sqlite3.Connection, index: int, now_ms: int, wall_ms: int, seed: bytes) -> None:
+    def __init__(
+        self,
+        tx: sqlite3.Connection,
+        index: int,
+        now_ms: int,
+        wall_ms: int,
+        seed: bytes,
+        loaded: Sequence[int],
+    ) -> None:
+        """`loaded`: the row of `totals` as it is before the entry."""
         self.tx = tx
         self.execute: Callable[..., sqlite3.Cursor] = tx.execute
         self.index = index
@@ -75,9 +86,12 @@ class Context:
         self.arrivals = Arrivals()
         self.worded = False
         """Whether the result of the item at hand may have sentences in it."""
-        self._loaded = Totals.load(tx)
-        self.totals = self._loaded.copy()
-        self._settings: dict[str, int] | None = None
+        self.ended = False
+        """Whether a session was ended by this entry."""
+        self._loaded = loaded
+        self.totals = Totals(*loaded)
+        self._facts: Facts | None = None
+        self._settings: Mapping[str, int] | None = None
         self._history: int | None = None
         self._majority: int | None = None
         self._rows = 0
@@ -88,8 +102,7 @@ class Context:
         self.packs.clear()
 
     def store_totals(self) -> None:
-        self.totals.store(self.tx, self._loaded)
-        self._loaded = self.totals.copy()
+        self._loaded = self.totals.store(self.tx, self._loaded)
 
     def derived_id(self, k: int) -> bytes:
         """The k-th id that the operation under way makes."""
@@ -97,31 +110,40 @@ class Context:
 
     def setting(self, key: str) -> int:
         if self._settings is None:
-            self._settings = settings.load(self.tx)
+            self._settings = self._known().settings
         return self._settings[key]
 
     def forget_settings(self) -> None:
         """A command has changed them."""
         self._settings = None
         self._majority = None
+        self._facts = None
+
+    def forget_facts(self) -> None:
+        """A command may have changed what the entry has not gone by yet. The history that it has gone by stays to its
+        end: members of every version of the software must come to the same."""
+        self._facts = None
+
+    def _known(self) -> Facts:
+        if self._facts is None:
+            self._facts = facts.load(self.tx)
+        return self._facts
 
     @property
     def history(self) -> int:
         """Of this cluster. Raises PreconditionFailedError before it is initialised."""
         if self._history is None:
-            row = self.execute("SELECT history FROM cluster WHERE id = 1").fetchone()
-            if row is None:
+            history = self._known().history
+            if history is None:
                 raise PreconditionFailedError("this cluster is not initialised")
-            self._history = int(row[0])
+            self._history = history
         return self._history
 
     @property
     def majority(self) -> int:
         """How many coordinators have what is committed, at least."""
         if self._majority is None:
-            rows = self.execute("SELECT member FROM member ORDER BY node_id").fetchall()
-            voters = [row for row in rows if not m.Member.FromString(row[0]).learner]
-            self._majority = len(voters) // 2 + 1
+            self._majority = self._known().majority
         return self._majority
 
     def spend(self, rows: int) -> None:

@@ -22,12 +22,10 @@ _WHOLE_NUMBERS_AND_BYTES = ("INTEGER", "BIGINT", "BLOB")
 
 def roll(previous: bytes, index: int, entry: bytes, outcomes: Sequence[bytes]) -> bytes:
     """SHA-256 over (previous, index, entry, outcomes): one value for the whole log up to `index`."""
-    found = hashlib.sha256(previous)
-    found.update(index.to_bytes(8, "big"))
+    parts = [previous, index.to_bytes(8, "big")]
     for part in (entry, *outcomes):
-        found.update(len(part).to_bytes(8, "big"))
-        found.update(part)
-    return found.digest()
+        parts += (len(part).to_bytes(8, "big"), part)
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def outcome(result: bytes) -> bytes:

@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from coordinator.metadata import batches, migrations, system
 from coordinator.metadata.context import NS_PER_MS, Context
 from coordinator.metadata.hashing import outcome, roll, system_outcome
+from coordinator.metadata.totals import COLUMNS
 from quorumfs.errors import FormatTooNewError, InternalError
 from quorumfs.v1 import entries_pb2 as e
 from quorumfs.v1 import membership_pb2 as m
@@ -37,6 +39,7 @@ CLUSTER_MS_MAX = 2**62
 """Likewise of replicated time, with room for every deadline that is counted from it."""
 
 _READ = "SELECT applied_index, cluster_ms, rolling FROM raft_state WHERE id = 1"
+_READ_ALL = f"SELECT applied_index, cluster_ms, rolling, {COLUMNS} FROM raft_state JOIN totals USING (id) WHERE id = 1"
 _APPLIED = (
     "UPDATE raft_state SET applied_index = ?, applied_term = ?, cluster_ms = ?, wall_ms = ?, rolling = ?"
     " WHERE id = 1"
@@ -72,10 +75,10 @@ class Machine:
         then nothing of the transaction may be kept.
         """
         decoded = _decode(entry, index)
-        cluster_ms, rolling = _before(tx, index)
+        cluster_ms, rolling, *totals = _before(tx, index, _READ_ALL)
         now_ms = max(cluster_ms, min(decoded.stamp.cluster_ms, CLUSTER_MS_MAX))
         wall_ms = min(decoded.stamp.wall_ms, WALL_MS_MAX)
-        context = Context(tx, index, now_ms, wall_ms, decoded.seed)
+        context = Context(tx, index, now_ms, wall_ms, decoded.seed, tuple(totals))
         results, outcomes = [], []
         for number, item in enumerate(decoded.items):
             result, told = self._item(context, number, item)
@@ -90,7 +93,7 @@ class Machine:
 
     def skip(self, tx: sqlite3.Connection, index: int, term: int) -> None:
         """Note that an entry without commands was passed. Raises InternalError, sqlite3.Error."""
-        _, self.rolling = _before(tx, index)
+        _, self.rolling = _before(tx, index, _READ)
         tx.execute(_SKIPPED, (index, term))
 
     def configure(self, tx: sqlite3.Connection, index: int, term: int, configuration: bytes) -> None:
@@ -140,11 +143,11 @@ def _decode(entry: bytes, index: int) -> e.Entry:
     return decoded
 
 
-def _before(tx: sqlite3.Connection, index: int) -> tuple[int, bytes]:
-    """Replicated time and rolling hash before entry `index`, which must be the next."""
-    applied_index, cluster_ms, rolling = tx.execute(_READ).fetchone()
+def _before(tx: sqlite3.Connection, index: int, read: str) -> Any:
+    """Replicated time, rolling hash, and what else `read` asks for, before entry `index`, which must be the next."""
+    applied_index, *found = tx.execute(read).fetchone()
     if index != applied_index + 1:
         raise InternalError(
             f"log entry {index} cannot be applied now", cause=f"the last that was applied is {applied_index}"
         )
-    return cluster_ms, rolling
+    return found

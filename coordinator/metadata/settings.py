@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from quorumfs import limits
@@ -43,10 +43,13 @@ KNOWN: Mapping[str, Known] = {
 
 def load(tx: sqlite3.Connection) -> dict[str, int]:
     """Every known setting as it is now."""
+    return of(tx.execute("SELECT key, value FROM setting ORDER BY key"))
+
+
+def of(rows: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """Every known setting, where `rows` are those of `setting`."""
     found = {key: known.default for key, known in KNOWN.items()}
-    found.update(
-        (key, int(value)) for key, value in tx.execute("SELECT key, value FROM setting ORDER BY key")
-    )
+    found.update((key, int(value)) for key, value in rows)
     return found
 
 

@@ -90,6 +90,7 @@ class Commands:
             if kind is None:
                 raise FormatTooNewError(f"command {context.op} of the entry is of a kind unknown here")
             number = self._commands[kind](context, getattr(command, kind))
+            context.forget_facts()
         except InternalError:
             raise
         except QuorumFSError as error:

@@ -4,21 +4,22 @@ written once at its end."""
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-_COLUMNS = (
+COLUMNS = (
     "next_inode, next_version, next_trash, next_node, next_disk,"
     " files, directories, symlinks, chunks, logical_bytes, inline_bytes, purged_through"
 )
-_READ = f"SELECT {_COLUMNS} FROM totals WHERE id = 1"
-_row = attrgetter(*_COLUMNS.split(", "))  # for every entry; dataclasses.astuple copies deeply
-_WRITE = f"UPDATE totals SET ({_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = 1"
+_row = attrgetter(*COLUMNS.split(", "))  # for every entry; dataclasses.astuple copies deeply
+_WRITE = f"UPDATE totals SET ({COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = 1"
 
 
 @dataclass(slots=True)
 class Totals:
-    """The row of `totals`. Commands change it in place; `store` writes it if anything changed."""
+    """The row of `totals`, its columns in the order of COLUMNS. Commands change it in place; `store` writes it if
+    anything changed."""
 
     next_inode: int
     next_version: int
@@ -33,17 +34,15 @@ class Totals:
     inline_bytes: int
     purged_through: int
 
-    @staticmethod
-    def load(tx: sqlite3.Connection) -> Totals:
-        return Totals(*tx.execute(_READ).fetchone())
-
     def copy(self) -> Totals:
         return Totals(*_row(self))
 
-    def store(self, tx: sqlite3.Connection, loaded: Totals) -> None:
-        """Write what differs from `loaded`, the row as it is in the database."""
-        if self != loaded:
-            tx.execute(_WRITE, _row(self))
+    def store(self, tx: sqlite3.Connection, loaded: Sequence[int]) -> Sequence[int]:
+        """Write them if they differ from `loaded`, the row as it is in the database; the row as it is then."""
+        row: tuple[int, ...] = _row(self)
+        if row != loaded:
+            tx.execute(_WRITE, row)
+        return row
 
     def take_inode(self) -> int:
         taken = self.next_inode

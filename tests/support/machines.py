@@ -76,8 +76,8 @@ class _AtOnce(Arrivals):
 
 
 class _RowByRow(Context):
-    def __init__(self, tx: sqlite3.Connection, index: int, now_ms: int, wall_ms: int, seed: bytes) -> None:
-        super().__init__(tx, index, now_ms, wall_ms, seed)
+    def __init__(self, tx: sqlite3.Connection, *facts: Any) -> None:
+        super().__init__(tx, *facts)
         self.arrivals = _AtOnce(tx)
 
 

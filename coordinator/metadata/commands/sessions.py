@@ -23,7 +23,10 @@ CLIENT_CHARACTERS_MAX = 256
 NUMBER_MAX = 2**63 - 1
 
 _SESSION = "SELECT 1 FROM session WHERE id = ?"
-_SLOT = "SELECT seq, digest FROM slot WHERE session = ? AND slot = ?"
+_KNOWN = (
+    "SELECT seq, digest FROM session LEFT JOIN slot ON slot.session = session.id AND slot.slot = ?2"
+    " WHERE session.id = ?1"
+)
 _RESULT = "SELECT result FROM slot WHERE session = ? AND slot = ?"
 _REMEMBER = (
     "INSERT OR REPLACE INTO slot (session, slot, seq, digest, result, used_ms) VALUES (?, ?, ?, ?, ?, ?)"
@@ -41,7 +44,8 @@ def recall(context: Context, batch: n.Batch, raw: bytes) -> bytes | None:
     Raises SessionExpiredError, StaleSequenceError, InvalidArgumentError (a slot out of bounds).
     """
     session, slot, seq = batch.session, batch.slot, batch.seq
-    if session > NUMBER_MAX or context.execute(_SESSION, (session,)).fetchone() is None:
+    row = context.execute(_KNOWN, (session, slot)).fetchone() if session <= NUMBER_MAX else None
+    if row is None:
         raise SessionExpiredError(
             f"session {session:x} is not open",
             cause="it expired, was closed, or never was",
@@ -49,11 +53,10 @@ def recall(context: Context, batch: n.Batch, raw: bytes) -> bytes | None:
         )
     if slot >= SESSION_SLOTS_MAX:
         raise InvalidArgumentError(f"a session has {SESSION_SLOTS_MAX} slots", cause=f"slot {slot} was named")
-    row = context.execute(_SLOT, (session, slot)).fetchone()
-    last = row[0] if row else 0
+    last, digest = row if row[0] is not None else (0, None)
     if seq == last + 1:
         return None
-    if row and seq == last and row[1] == _digest(raw):
+    if seq == last and digest == _digest(raw):
         stored: bytes = context.execute(_RESULT, (session, slot)).fetchone()[0]
         return stored
     cause = "other bytes were applied under this number" if seq == last else f"the last applied was {last}"
@@ -62,9 +65,10 @@ def recall(context: Context, batch: n.Batch, raw: bytes) -> bytes | None:
 
 def remember(context: Context, batch: n.Batch, raw: bytes, result: bytes) -> None:
     """Keep the result of a batch until the next of its slot. Nothing is kept of a session that it closed."""
-    if context.execute(_SESSION, (batch.session,)).fetchone() is not None:
-        row = (batch.session, batch.slot, batch.seq, _digest(raw), result, context.now_ms)
-        context.execute(_REMEMBER, row)
+    session = batch.session
+    if context.ended and context.execute(_SESSION, (session,)).fetchone() is None:
+        return
+    context.execute(_REMEMBER, (session, batch.slot, batch.seq, _digest(raw), result, context.now_ms))
 
 
 def open_session(context: Context, request: n.OpenSessionRequest) -> n.Result:
@@ -94,6 +98,7 @@ def expire(context: Context, command: e.ExpireSessions) -> int:
 
 
 def _end(context: Context, session: int) -> None:
+    context.ended = True
     context.execute("DELETE FROM slot WHERE session = ?", (session,))
     context.execute("DELETE FROM session WHERE id = ?", (session,))
 

@@ -9,8 +9,10 @@ import pytest
 from coordinator.metadata import migrations, queries, settings
 from coordinator.metadata.commands.cluster import TOKENS_OVER_MAX
 from coordinator.metadata.machine import FORMAT, Machine
+from quorumfs import limits
 from quorumfs.errors import Code, InternalError
 from quorumfs.v1 import entries_pb2 as e
+from quorumfs.v1 import namespace_pb2 as n
 from tests.support.machines import MEMBERS, Cluster
 from tests.support.ops import put
 
@@ -61,6 +63,36 @@ def test_a_setting_is_in_force_from_the_next_command_on(cluster: Cluster) -> Non
     assert cluster.one(put(b"/x")).info.replication == 5
     assert settle(cluster, "data.replication", "007").code == Code.OK
     assert rows(cluster, "SELECT key, value FROM setting") == [("data.replication", "7")]
+
+
+def test_an_entry_sees_what_it_changes_of_the_cluster_itself(cluster: Cluster) -> None:
+    # The first of them reads settings, members and history; what it does not go by may still change.
+    begun = e.SystemCommand(init=e.InitCluster(cluster_id="cluster", history=5, members=MEMBERS))
+    set_to_7 = e.SystemCommand(set_setting=e.SetSetting(key="data.replication", value="7"))
+    items = [
+        e.Item(batch=n.Batch(ops=[put(b"/before")]).SerializeToString()),
+        e.Item(system=e.SystemBatch(commands=[set_to_7]).SerializeToString()),
+        e.Item(batch=n.Batch(ops=[put(b"/between")]).SerializeToString()),
+        e.Item(system=e.SystemBatch(commands=[begun]).SerializeToString()),
+        e.Item(batch=n.Batch(ops=[put(b"/after", b"body")]).SerializeToString()),
+    ]
+    answers = cluster.entry(*items)
+    results = [n.BatchResult.FromString(answers[k]).results[0] for k in (0, 2, 4)]
+    assert [one.info.replication for one in results] == [limits.REPLICATION_DEFAULT, 7, 7]
+    assert rows(cluster, "SELECT birth_history FROM chunk") == [(5,)]
+
+
+def test_an_entry_that_was_undone_leaves_no_setting_behind(cluster: Cluster) -> None:
+    replica, log = cluster.replica, cluster.log
+    before = replica.image()
+    settle(cluster, "data.replication", "7")
+    undone = log.pop()
+    replica.db.deserialize(before)
+    assert cluster.one(put(b"/x")).info.replication == limits.REPLICATION_DEFAULT
+    replica.db.execute("BEGIN")
+    replica.machine.apply(replica.db, replica.index + 1, 1, undone)
+    replica.db.execute("ROLLBACK")
+    assert cluster.one(put(b"/y")).info.replication == limits.REPLICATION_DEFAULT
 
 
 @pytest.mark.parametrize("key", settings.KNOWN)
