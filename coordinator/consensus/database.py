@@ -26,7 +26,7 @@ from pathlib import Path
 from common import log
 from coordinator.consensus import snapshots
 from coordinator.consensus.entry_writer import Answers, EntryWriter, StateMachine, position_of
-from coordinator.consensus.faults import CorruptDatabase, storage_faults
+from coordinator.consensus.faults import CorruptDatabase, storage_fault, storage_faults
 from coordinator.consensus.files import Files, RealFiles, StorageFailure, StorageFull
 from coordinator.consensus.interfaces import LogEntry
 from coordinator.consensus.readers import Readers, ReaderStats
@@ -190,8 +190,15 @@ class Database:
         gap in the indexes, StorageFailure, CorruptDatabase and what the machine raises: then nothing more can be
         applied.
         """
-        with self._writing(f"applying entries after {self._entries.at.index} in {self._path}"):
+        self._require_whole()
+        try:  # like `_writing`, which would cost a lone entry more than all else here
             return self._entries.apply(entries)
+        except BaseException as error:
+            what = f"applying entries after {self._entries.at.index} in {self._path}"
+            fault = self._noted(storage_fault(error, self._path, what))
+            if fault is error:
+                raise
+            raise fault from error
 
     def try_next(self, entry: LogEntry) -> None:
         """Do what can be done beforehand for an entry that is about to be committed. `apply` of the same one takes less
@@ -217,6 +224,9 @@ class Database:
 
         Waits no longer than QUIET_SECONDS. Raises StorageFull (it is tried again the next time), StorageFailure.
         """
+        self._require_whole()
+        if not self._wal.may_have_grown():
+            return False
         self._entries.forget_tried()
         with self._writing(f"writing a checkpoint of {self._path}"):
             return self._wal.checkpoint_if_needed()
@@ -261,19 +271,26 @@ class Database:
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
         """Storage's faults by name; and after one that is not a full disk nothing is written any more."""
+        self._require_whole()
+        try:
+            with storage_faults(self._path, what):
+                yield
+        except BaseException as error:
+            self._noted(error)
+            raise
+
+    def _require_whole(self) -> None:
         failed = self._failed or self._hashes.failure
         if failed is not None:
             raise InternalError(
                 "nothing more can be written", cause=f"it failed before: {failed}"
             ) from failed
-        try:
-            with storage_faults(self._path, what):
-                yield
-        except StorageFull:
-            raise
-        except BaseException as error:
-            self._failed = error
-            raise
+
+    def _noted(self, fault: BaseException) -> BaseException:
+        """After one that is not a full disk nothing is written any more."""
+        if not isinstance(fault, StorageFull):
+            self._failed = fault
+        return fault
 
     def close(self) -> None:
         """End the reading, write what the WAL holds to the database, close. Again is harmless."""

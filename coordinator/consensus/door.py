@@ -19,6 +19,7 @@ from typing import NoReturn
 from common import log
 from common.lifecycle import ExitCode
 from coordinator.consensus import pin, snapshots
+from coordinator.consensus.bell import Bell
 from coordinator.consensus.configuration import Configuration
 from coordinator.consensus.core import TRANSFER_SECONDS, Change, Core, Outside, Reading, Transfer
 from coordinator.consensus.database import Database
@@ -82,7 +83,7 @@ class Consensus:
         self._listening = threading.Lock()
         self._proposed: Callable[[str], None] | None = None
         self._stopping = threading.Event()
-        self._apply_work = threading.Event()
+        self._apply_work = Bell()
         self._journal_work = threading.Event()
         own_id = settings.node_id or identity.node_id
         files = RealFiles()
@@ -117,7 +118,7 @@ class Consensus:
                 self._answer,
                 self._fetch,
                 self._applied_configuration,
-                self._apply_work.set,
+                self._apply_work.ring,
                 self._journal_work.set,
                 self._on_leadership,
             ),
@@ -151,7 +152,7 @@ class Consensus:
             self.transfer(None)
         self._stopping.set()
         self._links.wake()
-        self._apply_work.set()
+        self._apply_work.ring()
         self._journal_work.set()
         for thread in self._threads:
             if thread.is_alive():
@@ -193,7 +194,6 @@ class Consensus:
         while not self._stopping.is_set():
             if not applier.waits:
                 self._apply_work.wait()
-                self._apply_work.clear()
             elif not applier.work():
                 self._stopping.wait(FULL_DISK_SECONDS)
 

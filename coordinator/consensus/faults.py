@@ -41,13 +41,18 @@ def storage_faults(file: Path, message: str) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.Error as error:
-        fault = fault_of(error, file, message)
+    except (sqlite3.Error, OSError) as error:
+        fault = storage_fault(error, file, message)
         if fault is error:
             raise
         raise fault from error
-    except OSError as error:
-        raise translated(error, message) from error
+
+
+def storage_fault(error: BaseException, file: Path, message: str) -> BaseException:
+    """What `storage_faults` raises for an error; the error itself when it is none of storage."""
+    if isinstance(error, sqlite3.Error):
+        return fault_of(error, file, message)
+    return translated(error, message) if isinstance(error, OSError) else error
 
 
 def fault_of(error: sqlite3.Error, file: Path, message: str) -> Exception:

@@ -114,6 +114,14 @@ class Wal:
         """Everything that was committed is durable on return. Raises OSError; then nobody knows."""
         self._files.sync_data(self._fd)
 
+    def may_have_grown(self) -> bool:
+        """Whether `checkpoint_if_needed` has anything to do, or to say."""
+        try:
+            self.size_bytes = self._extent.look()
+        except OSError:
+            return True
+        return self.size_bytes >= self._checkpoint_at
+
     def checkpoint_if_needed(self) -> bool:
         """Empty the WAL as far as readers allow, if it has grown by a portion; whether it did something.
 

@@ -38,6 +38,17 @@ class Noted(RealFiles):
         super().forget_cached(fd)
 
 
+class NoReads(RealFiles):
+    """A disk of which nothing can be read."""
+
+    failing = False
+
+    def read(self, fd: int, length: int, offset: int) -> bytes:
+        if self.failing:
+            raise OSError(errno.EIO, "input/output error")
+        return super().read(fd, length, offset)
+
+
 class NoSync(RealFiles):
     """The next sync of data fails, once."""
 
@@ -234,6 +245,19 @@ def test_a_sync_that_fails_is_not_tried_again(directory: Path, error: int) -> No
     assert database.durable_index == 1
     with pytest.raises(InternalError, match="it failed before"):
         database.make_durable()
+    database.close()
+
+
+def test_a_wal_that_cannot_be_looked_at_ends_the_writing(directory: Path) -> None:
+    files = NoReads()
+    database = opened(directory, files=files)
+    database.apply(puts(2, 5))
+    files.failing = True
+    with pytest.raises(StorageFailure):
+        database.checkpoint_if_needed()
+    files.failing = False
+    with pytest.raises(InternalError, match="it failed before"):
+        database.checkpoint_if_needed()
     database.close()
 
 

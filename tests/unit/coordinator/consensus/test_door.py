@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from common.lifecycle import ExitCode
+from coordinator.consensus.bell import Bell
 from coordinator.consensus.door import STARTS_WITHOUT_LOG_MAX, Consensus
 from coordinator.consensus.files import CorruptJournal, StorageFailure
 from coordinator.consensus.guard import BrokenInvariantError
@@ -79,7 +80,7 @@ def test_files_are_not_closed_under_a_thread_that_a_slow_disk_holds_up(
     closed: list[str] = []
     door: Any = object.__new__(Consensus)
     door._stopping = threading.Event()
-    door._apply_work = door._journal_work = threading.Event()
+    door._apply_work, door._journal_work = Bell(), threading.Event()
     door._threads = [threading.Thread(target=synced.wait, name="raft", daemon=True)]
     for part in ("_links", "_readers", "_core", "_journal", "_database"):
         setattr(door, part, Part(part, closed))
