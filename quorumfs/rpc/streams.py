@@ -13,12 +13,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
 from quorumfs.errors import UnavailableError
+from quorumfs.rpc.broken import BrokenStreamError
 from quorumfs.rpc.channels import ChannelSource
+from quorumfs.rpc.direct_stream import open_direct
 from quorumfs.rpc.status import status_of
 from quorumfs.watchdog import Watchdog
 
@@ -26,32 +28,51 @@ Unary = Callable[[str, str, bytes, float], bytes]
 """One unary call (address, path, request, seconds) of serialized messages."""
 
 
-class BrokenStreamError(grpc.RpcError):
-    """An exchange that ended without an answer, with the face of a failed call."""
+class Wire(Protocol):
+    """A stream of gRPC's: one exchange at a time, in one thread."""
 
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
-        super().__init__(details)
-        self._code = code
-        self._details = details
+    def is_active(self) -> bool:
+        """Whether it has not ended, as far as is known here."""
+        ...
 
-    def code(self) -> grpc.StatusCode:
-        return self._code
+    def ask(self, raw: bytes) -> bytes | None:
+        """The answer to `raw`; None when the server has ended the stream. Raises grpc.RpcError."""
+        ...
 
-    def details(self) -> str:
-        return self._details
+    def cancel(self) -> object:
+        """End the call, from any thread."""
+        ...
+
+    def close(self) -> None:
+        """End the call and give back what it holds, from any thread."""
+        ...
 
 
-@dataclass(eq=False, slots=True)
+class FedStream:
+    """A stream of the public kind: a thread of gRPC's waits for the next request, another for its answer."""
+
+    def __init__(self, channel: Any, path: str, metadata: Sequence[tuple[str, str]]) -> None:
+        self._requests: SimpleQueue[bytes | None] = SimpleQueue()
+        begin: Any = channel.stream_stream(path, request_serializer=None, response_deserializer=None)
+        self._call: Any = begin(iter(self._requests.get, None), metadata=metadata)
+        self.is_active: Callable[[], bool] = self._call.is_active
+        self.cancel: Callable[[], object] = self._call.cancel
+
+    def ask(self, raw: bytes) -> bytes | None:
+        self._requests.put(raw)
+        answer: bytes | None = next(self._call, None)
+        return answer
+
+    def close(self) -> None:
+        self.cancel()
+        self._requests.put(None)
+
+
+@dataclass(eq=False, frozen=True, slots=True)
 class _Stream:
     address: str
     channel: Any
-    requests: SimpleQueue[bytes | None]
-    call: Any
-
-    def close(self) -> None:
-        """End the call, and the thread of gRPC's that waits for the next request."""
-        self.call.cancel()
-        self.requests.put(None)
+    wire: Wire
 
 
 class BatchStreams:
@@ -100,7 +121,7 @@ class BatchStreams:
             streams = list(self._streams.values())
             self._streams.clear()
         for stream in streams:
-            stream.close()
+            stream.wire.close()
         self._watchdog.close()
 
     def _open(self, lane: int, address: str, path: str) -> _Stream:
@@ -108,7 +129,7 @@ class BatchStreams:
         with self._lock:
             kept = self._streams.get((path, lane))
         if kept is not None:
-            if kept.address == address and kept.channel is channel and kept.call.is_active():
+            if kept.address == address and kept.channel is channel and kept.wire.is_active():
                 return kept
             self._drop(lane, path, kept)
         made = _begin(channel, address, path, self._metadata)
@@ -116,14 +137,13 @@ class BatchStreams:
             if not self._closed:
                 self._streams[path, lane] = made
                 return made
-        made.close()
+        made.wire.close()
         raise UnavailableError(f"no call to {address}", cause="the connections were closed")
 
     def _ask(self, stream: _Stream, raw: bytes, timeout: float) -> bytes:
-        with self._watchdog.limit(timeout, stream.call.cancel) as watch:
-            stream.requests.put(raw)
+        with self._watchdog.limit(timeout, stream.wire.cancel) as watch:
             try:
-                answer: bytes | None = next(stream.call, None)
+                answer = stream.wire.ask(raw)
             except grpc.RpcError as error:
                 if watch.expired:
                     late = f"no answer within {timeout:.3g} s"
@@ -137,16 +157,13 @@ class BatchStreams:
         with self._lock:
             if self._streams.get((path, lane)) is stream:
                 del self._streams[path, lane]
-        stream.close()
+        stream.wire.close()
 
 
 def _begin(channel: Any, address: str, path: str, metadata: Sequence[tuple[str, str]]) -> _Stream:
-    requests: SimpleQueue[bytes | None] = SimpleQueue()
+    path += "Stream"
     try:
-        begin: Any = channel.stream_stream(
-            path + "Stream", request_serializer=None, response_deserializer=None
-        )
-        call = begin(iter(requests.get, None), metadata=metadata)
+        wire = open_direct(channel, path, metadata) or FedStream(channel, path, metadata)
     except ValueError as error:  # gRPC's word for a channel that was closed
         raise UnavailableError(f"no call to {address}", cause=str(error)) from error
-    return _Stream(address, channel, requests, call)
+    return _Stream(address, channel, wire)

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from quorumfs.errors import InvalidArgumentError
-from quorumfs.rpc import methods
+from quorumfs.rpc import direct_stream, methods
 from tests.house.generate import ROOT
 
 ROOMS = ("quorumfs", "common", "coordinator", "datanode", "sidecar", "dfsctl", "migrations")
@@ -165,3 +165,11 @@ def test_every_platform_gets_one_package_for_checksums(system: str, machine: str
     required = map(Requirement, project["dependencies"])
     got = {one.name for one in required if one.marker is None or one.marker.evaluate(environment)}
     assert got & {"awscrt", "crc32c"} == {package}
+
+
+def test_the_grpc_of_the_constraints_is_one_that_streams_were_driven_with() -> None:
+    """Another one costs half as much again of a client's CPU for a small file. Read the parts that `direct_stream`
+    uses in it, run tests/cluster/test_streams_of_batches.py with its release in `TRIED`, and keep it there."""
+    (pinned,) = re.findall(r"^grpcio==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned.startswith(direct_stream.TRIED)
+    assert direct_stream.is_possible()

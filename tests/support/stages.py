@@ -23,8 +23,9 @@ import grpc
 from quorumfs import read_chunk, sources, store_chunk
 from quorumfs.local.cluster import DevCluster
 from quorumfs.rpc import streams
+from quorumfs.rpc.broken import BrokenStreamError
 from quorumfs.rpc.coordinator import Coordinator
-from quorumfs.rpc.streams import BatchStreams, BrokenStreamError
+from quorumfs.rpc.streams import BatchStreams
 from quorumfs.short_circuit import SHORT_CIRCUIT_VARIABLE
 from quorumfs.v1 import namespace_pb2
 
