@@ -4,8 +4,8 @@ Theory of operation
 1. Handlers run on one asyncio loop; consensus answers on its own threads (`raft`, `apply`, `read-*`).
 2. An answer is put into a queue; the loop is woken once per commit group (and once per burst of reads),
    not once per answer: a wake-up costs more than an answer.
-3. A caller that went away does not cancel a proposal: it stays in the log. Its future is simply not there any
-   more when the answer comes.
+3. A caller that went away does not cancel a proposal: it stays in the log. Nobody listens any more when the
+   answer comes.
 4. Before genesis there is nothing behind the gateway; every question is refused with that reason.
 """
 
@@ -27,18 +27,20 @@ T = TypeVar("T")
 
 Answer = bytes | QuorumFSError
 Question = Callable[[sqlite3.Connection], bytes]
+Told = Callable[[Answer], None]
+"""Called once, on the loop, with what became of it. It does not raise: others wait behind it."""
 
 
 class Completions:
-    """Answers on their way to futures of one loop. `put` and `wake` from any thread."""
+    """Answers on their way to who waits on one loop. `put` and `wake` from any thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._queue: deque[tuple[asyncio.Future[bytes], Answer]] = deque()
+        self._queue: deque[tuple[Told, Answer]] = deque()
         self._woken = False
 
-    def put(self, future: asyncio.Future[bytes], answer: Answer) -> None:
-        self._queue.append((future, answer))
+    def put(self, told: Told, answer: Answer) -> None:
+        self._queue.append((told, answer))
 
     def wake(self) -> None:
         """Have the loop take what waits. A burst of calls wakes it once."""
@@ -53,13 +55,22 @@ class Completions:
     def _drain(self) -> None:
         self._woken = False  # before the queue is read: who puts after this wakes again
         while self._queue:
-            future, answer = self._queue.popleft()
-            if future.done():
-                continue
-            if isinstance(answer, QuorumFSError):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
+            told, answer = self._queue.popleft()
+            told(answer)
+
+
+def settling(future: asyncio.Future[bytes]) -> Told:
+    """Makes an answer the result of `future`, unless who waited for it has gone."""
+
+    def told(answer: Answer) -> None:
+        if future.done():
+            return
+        if isinstance(answer, QuorumFSError):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    return told
 
 
 class Gateway:
@@ -168,11 +179,14 @@ class Gateway:
         Raises NotLeaderError, BusyError, TimedOutError (nothing was proposed),
         OutcomeUnknownError (it may yet happen).
         """
-        deadline = self._clock.monotonic() + ttl_seconds
-        proposal = Proposal(item, operations, size_bytes, deadline)
         future = self._future()
-        self.consensus.propose(proposal, self._grouped(future))
+        self.submit(item, operations, size_bytes, ttl_seconds, settling(future))
         return await future
+
+    def submit(self, item: e.Item, operations: int, size_bytes: int, ttl_seconds: float, told: Told) -> None:
+        """Like `propose`, for who is told: with the result, or the error. Raises only when it begins nothing."""
+        proposal = Proposal(item, operations, size_bytes, self._clock.monotonic() + ttl_seconds)
+        self.consensus.propose(proposal, self._grouped(told))
 
     async def system(self, command: e.SystemCommand, ttl_seconds: float = 5.0) -> e.SystemResult.One:
         """Propose one command of the cluster itself; what it left. Raises like `propose`."""
@@ -184,14 +198,21 @@ class Gateway:
         """Ask the leader's state: the answer is not older than the call. Raises like `propose`; TimedOutError when
         its turn comes later than `ttl_seconds` from now, for then nobody waits for it any more."""
         future = self._future()
-        self.consensus.read(self._in_time(question, ttl_seconds), self._single(future))
+        self.submit_read(question, ttl_seconds, settling(future))
         return await future
 
     async def read_stale(self, question: Question, ttl_seconds: float | None = None) -> bytes:
         """Ask this member's state as it is. Raises TimedOutError like `read`."""
         future = self._future()
-        self.consensus.read_stale(self._in_time(question, ttl_seconds), self._single(future))
+        self.submit_read(question, ttl_seconds, settling(future), stale=True)
         return await future
+
+    def submit_read(
+        self, question: Question, ttl_seconds: float | None, told: Told, *, stale: bool = False
+    ) -> None:
+        """Like `read`, or `read_stale`, for who is told. Raises only when it begins nothing."""
+        ask = self.consensus.read_stale if stale else self.consensus.read
+        ask(self._in_time(question, ttl_seconds), self._single(told))
 
     async def ask(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Like `read_stale`, for answers that are no bytes."""
@@ -207,7 +228,7 @@ class Gateway:
     async def change_members(self, make: Callable[[Configuration], Configuration]) -> None:
         """Have the leader change the Raft group's members. Raises like `propose`, and what `make` raises."""
         future = self._future()
-        self.consensus.change_members(make, self._single(future))
+        self.consensus.change_members(make, self._single(settling(future)))
         await future
 
     def _in_time(self, question: Question, ttl_seconds: float | None) -> Question:
@@ -227,22 +248,22 @@ class Gateway:
     def _future(self) -> asyncio.Future[bytes]:
         return asyncio.get_running_loop().create_future()
 
-    def _grouped(self, future: asyncio.Future[bytes]) -> Callable[[Answer], None]:
+    def _grouped(self, told: Told) -> Callable[[Answer], None]:
         """Who gives the answer tells the group's hook when it is through; a refusal comes alone."""
         completions = self._ready()
 
         def done(answer: Answer) -> None:
-            completions.put(future, answer)
+            completions.put(told, answer)
             if isinstance(answer, QuorumFSError):
                 completions.wake()
 
         return done
 
-    def _single(self, future: asyncio.Future[bytes]) -> Callable[[Answer], None]:
+    def _single(self, told: Told) -> Callable[[Answer], None]:
         completions = self._ready()
 
         def done(answer: Answer) -> None:
-            completions.put(future, answer)
+            completions.put(told, answer)
             completions.wake()
 
         return done

@@ -12,8 +12,8 @@ Theory of operation
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,9 @@ import grpc
 
 from coordinator.metadata import queries
 from coordinator.services import answers, intake
-from coordinator.services.gateway import Gateway
+from coordinator.services.gateway import Answer, Gateway, Told, settling
 from coordinator.services.placing import Placed, Placer, explain
-from coordinator.services.windows import windowed
+from coordinator.services.windows import Tell, windowed
 from coordinator.soft_state import SoftState
 from quorumfs.errors import (
     InvalidArgumentError,
@@ -91,29 +91,48 @@ class NamespaceService:
         batch = intake.parse_batch(raw)
         return await self._do(raw, batch, context.peer(), context.time_remaining())
 
-    async def do_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    async def do_stream(self, requests: object, context: Context) -> None:
         peer = context.peer()
+        await windowed(context.read, context.write, lambda raw, tell: self._begin(raw, peer, tell))
 
-        async def one(raw: bytes) -> bytes:
-            return await self._do(raw, intake.parse_batch(raw), peer, None)
+    def _begin(self, raw: bytes, peer: str, tell: Tell) -> asyncio.Future[bytes] | None:
+        """Like `_do`, without a task where nothing is looked up first: most batches allocate no chunks."""
+        batch = intake.parse_batch(raw)
 
-        async with aclosing(windowed(requests, one)) as found:
-            async for answer in found:
-                yield answer
+        def told(answer: Answer) -> None:
+            tell(answers.refused_batch(answer, batch) if isinstance(answer, QuorumFSError) else answer)
+
+        try:
+            admitted = self._admit(raw, batch)
+            if admitted.allocations:
+                return asyncio.ensure_future(self._do_admitted(admitted, peer, None))
+            ttl = intake.ttl_seconds(batch, None)
+            self._gateway.submit(_item(raw, peer), len(batch.ops), len(raw), ttl, told)
+        except QuorumFSError as error:
+            told(error)
+        return None
 
     async def _do(self, raw: bytes, batch: n.Batch, peer: str, remaining: float | None) -> bytes:
         """A serialized BatchResult, whatever happens."""
         try:
-            return await self._propose(await self._prepare(raw, batch, peer), remaining)
+            admitted = self._admit(raw, batch)
         except QuorumFSError as error:
             return answers.refused_batch(error, batch)
+        return await self._do_admitted(admitted, peer, remaining)
 
-    async def _prepare(self, raw: bytes, batch: n.Batch, peer: str) -> _Prepared:
+    async def _do_admitted(self, admitted: intake.Intake, peer: str, remaining: float | None) -> bytes:
+        try:
+            return await self._propose(await self._prepare(admitted, peer), remaining)
+        except QuorumFSError as error:
+            return answers.refused_batch(error, admitted.batch)
+
+    def _admit(self, raw: bytes, batch: n.Batch) -> intake.Intake:
         self._gateway.require_leadership()
-        admitted = intake.admit(raw, batch)
+        return intake.admit(raw, batch)
+
+    async def _prepare(self, admitted: intake.Intake, peer: str) -> _Prepared:
         placed = await self._placer.place(admitted)
-        principal = e.Principal(name="anonymous", address=peer)
-        return _Prepared(e.Item(principal=principal, choices=placed.choices, batch=raw), admitted, placed)
+        return _Prepared(_item(admitted.raw, peer, placed.choices), admitted, placed)
 
     async def _propose(self, prepared: _Prepared, remaining: float | None) -> bytes:
         ttl = intake.ttl_seconds(prepared.intake.batch, remaining)
@@ -125,7 +144,7 @@ class NamespaceService:
         """One operation without a session: at least once. Raises what concerns the whole."""
         batch = n.Batch(ops=[n.Op(**{field: request})])
         raw = batch.SerializeToString()
-        prepared = await self._prepare(raw, batch, context.peer())
+        prepared = await self._prepare(self._admit(raw, batch), context.peer())
         result = n.BatchResult.FromString(await self._propose(prepared, context.time_remaining()))
         if result.code != t.ERROR_CODE_OK:
             raise from_detail(result.error)
@@ -136,13 +155,21 @@ class NamespaceService:
     async def read(self, raw: bytes, context: Context) -> bytes:
         return await self._read(raw, intake.parse_read(raw), context.time_remaining())
 
-    async def read_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async def one(raw: bytes) -> bytes:
-            return await self._read(raw, intake.parse_read(raw), None)
+    async def read_stream(self, requests: object, context: Context) -> None:
+        await windowed(context.read, context.write, self._begin_read)
 
-        async with aclosing(windowed(requests, one)) as found:
-            async for answer in found:
-                yield answer
+    def _begin_read(self, raw: bytes, tell: Tell) -> None:
+        """Like `_read`, without a task."""
+        batch = intake.parse_read(raw)
+
+        def told(answer: Answer) -> None:
+            tell(answers.refused_read(answer, batch) if isinstance(answer, QuorumFSError) else answer)
+
+        try:
+            intake.admit_read(raw, batch)
+            self._put_question(batch, None, told)
+        except QuorumFSError as error:
+            told(error)
 
     async def _read(self, raw: bytes, batch: n.ReadBatch, remaining: float | None) -> bytes:
         """A serialized ReadBatchResult, whatever happens."""
@@ -153,10 +180,17 @@ class NamespaceService:
             return answers.refused_read(error, batch)
 
     async def _ask(self, batch: n.ReadBatch, remaining: float | None) -> bytes:
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._put_question(batch, remaining, settling(future))
+        return await future
+
+    def _put_question(self, batch: n.ReadBatch, remaining: float | None, told: Told) -> None:
+        """Raises only when nothing is asked."""
         ttl = intake.ttl_seconds(batch, remaining)
         if batch.consistency != n.CONSISTENCY_STALE:
             self._gateway.require_leadership()
-            return await self._gateway.read(answers.question(batch, self._soft, 0), ttl)
+            self._gateway.submit_read(answers.question(batch, self._soft, 0), ttl, told)
+            return
         age_ms = self._age_ms()
         if batch.max_staleness_ms and age_ms > batch.max_staleness_ms:
             raise PreconditionFailedError(
@@ -164,7 +198,7 @@ class NamespaceService:
                 cause=f"it is {age_ms} ms old; {batch.max_staleness_ms} ms were allowed",
                 next="ask another coordinator, or without STALE",
             )
-        return await self._gateway.read_stale(answers.question(batch, self._soft, age_ms), ttl)
+        self._gateway.submit_read(answers.question(batch, self._soft, age_ms), ttl, told, stale=True)
 
     def _age_ms(self) -> int:
         if self._gateway.leadership() is not None:
@@ -229,6 +263,11 @@ class NamespaceService:
             detail = to_detail(error)
             return n.ReportReplicaResponse(code=detail.code, error=detail)
         return n.ReportReplicaResponse(code=t.ERROR_CODE_OK)
+
+
+def _item(raw: bytes, peer: str, choices: Sequence[e.Choice] = ()) -> e.Item:
+    """A batch as it goes into the log."""
+    return e.Item(principal=e.Principal(name="anonymous", address=peer), choices=choices, batch=raw)
 
 
 def handler(service: NamespaceService) -> grpc.GenericRpcHandler:

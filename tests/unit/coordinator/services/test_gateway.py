@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.services.gateway import Completions, Gateway
+from coordinator.services.gateway import Completions, Gateway, settling
 from quorumfs.clock import ManualClock
 from quorumfs.errors import BusyError, NotLeaderError, UnavailableError
 from quorumfs.v1 import entries_pb2 as e
@@ -26,7 +26,7 @@ def test_answers_of_another_thread_come_through_in_one_wake_up() -> None:
 
         def answer() -> None:
             for number, future in enumerate(futures):
-                completions.put(future, BusyError("no") if number % 2 else b"%d" % number)
+                completions.put(settling(future), BusyError("no") if number % 2 else b"%d" % number)
                 completions.wake()
 
         thread = threading.Thread(target=answer)
@@ -48,8 +48,8 @@ def test_who_went_away_gets_no_answer_and_disturbs_nobody() -> None:
         completions = Completions(loop)
         gone, here = loop.create_future(), loop.create_future()
         gone.cancel()
-        completions.put(gone, b"late")
-        completions.put(here, b"answer")
+        completions.put(settling(gone), b"late")
+        completions.put(settling(here), b"answer")
         completions.wake()
         return await here
 
@@ -62,7 +62,7 @@ def test_an_answer_after_the_loops_end_is_dropped() -> None:
         return Completions(loop), loop.create_future()
 
     completions, future = asyncio.run(make())
-    completions.put(future, b"late")
+    completions.put(settling(future), b"late")
     completions.wake()
     assert not future.done()
 

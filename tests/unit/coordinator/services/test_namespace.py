@@ -22,6 +22,7 @@ from quorumfs.v1 import membership_pb2 as m
 from quorumfs.v1 import namespace_pb2 as n
 from quorumfs.v1 import types_pb2 as t
 from tests.support.local_consensus import LocalConsensus
+from tests.support.streamed import StreamContext
 
 
 class Context:
@@ -308,13 +309,63 @@ def test_answers_that_would_not_fit_into_a_message_are_refused_one_by_one(
 
 
 def test_a_stream_answers_every_batch(served: Served) -> None:
-    async def requests() -> Any:
-        for k in range(20):
-            yield n.Batch(ops=[mkdir(b"/%d" % k)], slot=k, seq=1).SerializeToString()
+    requests = [n.Batch(ops=[mkdir(b"/%d" % k)], slot=k, seq=1).SerializeToString() for k in range(20)]
 
     async def ask(service: NamespaceService) -> list[n.BatchResult]:
-        return [n.BatchResult.FromString(raw) async for raw in service.do_stream(requests(), CALL)]
+        stream: Any = StreamContext(requests)
+        await service.do_stream(None, stream)
+        return [n.BatchResult.FromString(raw) for raw in stream.written]
 
     answers = served.run(ask)
     assert len(answers) == 20
     assert all(one.results[0].code == Code.OK for one in answers)
+
+
+def test_a_stream_refuses_a_batch_and_goes_on(served: Served) -> None:
+    good = n.Batch(ops=[mkdir(b"/a")], slot=1, seq=1).SerializeToString()
+
+    async def ask(service: NamespaceService) -> list[n.BatchResult]:
+        stream: Any = StreamContext([n.Batch().SerializeToString(), good])
+        await service.do_stream(None, stream)
+        return [n.BatchResult.FromString(raw) for raw in stream.written]
+
+    refused, done = sorted(served.run(ask), key=lambda one: len(one.results))
+    assert refused.code == Code.INVALID_ARGUMENT
+    assert done.results[0].code == Code.OK
+
+
+def test_a_stream_places_chunks_and_answers_what_came_with_them(served: Served) -> None:
+    served.begin(2)
+    allocate = n.Op(allocate=n.AllocateRequest(upload=served.open_upload(), count=1, size_hint=1000))
+
+    async def ask(service: NamespaceService) -> list[n.BatchResult]:
+        stream: Any = StreamContext(
+            n.Batch(ops=[op]).SerializeToString() for op in (allocate, mkdir(b"/beside"))
+        )
+        await service.do_stream(None, stream)
+        return [n.BatchResult.FromString(raw) for raw in stream.written]
+
+    assert [one.results[0].code for one in served.run(ask)] == [Code.OK, Code.OK]
+
+
+def test_bytes_that_are_no_batch_end_the_stream(served: Served) -> None:
+    async def ask(service: NamespaceService) -> None:
+        stream: Any = StreamContext([b"\xff"])
+        await service.do_stream(None, stream)
+
+    with pytest.raises(InvalidArgumentError):
+        served.run(ask)
+
+
+def test_a_stream_answers_questions_and_refuses_those_it_may_not_answer(served: Served) -> None:
+    served.do(mkdir(b"/a"))
+    one, none = n.ReadBatch(ops=[stat(b"/a")]), n.ReadBatch()
+
+    async def ask(service: NamespaceService) -> list[n.ReadBatchResult]:
+        stream: Any = StreamContext(batch.SerializeToString() for batch in (none, one))
+        await service.read_stream(None, stream)
+        return [n.ReadBatchResult.FromString(raw) for raw in stream.written]
+
+    refused, found = sorted(served.run(ask), key=lambda one: len(one.results))
+    assert refused.code == Code.INVALID_ARGUMENT
+    assert found.results[0].code == Code.OK
