@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
+from coordinator.consensus.entry_writer import Answers
 from coordinator.consensus.files import StorageFull
+from coordinator.consensus.interfaces import LogEntry
 from coordinator.metadata import hashing, migrations
 from coordinator.metadata.machine import Machine
 from tests.simulation.history import History
@@ -79,21 +81,33 @@ class Disk(FakeFiles):
 
 
 class RecordingMachine(Machine):
-    """The production state machine; the history is told of everything it does. `full`: the disk has no room."""
+    """The production state machine; the history is told of everything it does with what is committed. `full`: the disk
+    has no room; `trying`: what it does now is not committed yet."""
 
     def __init__(self, node_id: str, history: History) -> None:
         super().__init__(migrations.upgrade)
         self._node_id = node_id
         self._history = history
         self.full = False
+        self.trying = False
+        self._tried: tuple[int, int, bytes, list[bytes]] | None = None
         self._configuration: list[bytes] = []
 
     def apply(self, tx: object, index: int, term: int, entry: bytes) -> list[bytes]:
         if self.full:
             raise StorageFull("the state cannot grow")
         results = super().apply(tx, index, term, entry)  # type: ignore[arg-type]
-        self._history.applied(self._node_id, index, term, entry, results)
+        if self.trying:
+            self._tried = index, term, entry, results
+        else:
+            self._history.applied(self._node_id, index, term, entry, results)
         return results
+
+    def committed(self, entries: Sequence[LogEntry]) -> None:
+        """These are about to be applied: if what was tried is among them, that is as good as done."""
+        tried, self._tried = self._tried, None
+        if tried is not None and any((one.index, one.term, one.data) == tried[:3] for one in entries):
+            self._history.applied(self._node_id, *tried)
 
     def skip(self, tx: object, index: int, term: int) -> None:
         super().skip(tx, index, term)  # type: ignore[arg-type]
@@ -130,9 +144,19 @@ class SimDatabase(MemoryDatabase):
         self.installs = 0
         super().__init__(machine, hashing.state_hash, image=image)
 
-    def apply(self, entries: object) -> object:  # type: ignore[override]
+    def try_next(self, entry: LogEntry) -> None:
         self._point()
-        answers = super().apply(entries)  # type: ignore[arg-type]
+        self.machine.trying = True
+        try:
+            super().try_next(entry)
+        finally:
+            self.machine.trying = False
+        self._point()
+
+    def apply(self, entries: Sequence[LogEntry]) -> Sequence[Answers]:
+        self._point()
+        self.machine.committed(entries)
+        answers = super().apply(entries)
         if len(self._images) < IMAGES_MAX and self._random.random() < 0.02:
             self._images.append(self.image())
         self._point()
