@@ -13,6 +13,8 @@ Theory of operation
 5. An emptied WAL keeps its file, and is written again from the beginning: to find room for it anew would make every
    commit dearer, and a checkpoint half as long again. Only one that readers have made larger is cut off. How far the
    file is in use is told by the salts in its header, which every frame since the last emptying bears.
+6. An emptied WAL begins anew with the next commit, and not before: a reader that was about to begin when it was emptied
+   may still take hold of its end. Then the next frame comes behind the others, which stay in use.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class WalExtent:
         self._salts = b""
         self._frame_bytes = 0
         self._frames = 0
-        self._emptied = False
+        self._emptied_at: int | None = None
 
     def look(self) -> int:
         """Bytes of frames. Raises OSError."""
@@ -65,16 +67,19 @@ class WalExtent:
         page_bytes, salts = _HEADER.unpack(header)
         if salts != self._salts:
             self._salts, self._frame_bytes = salts, page_bytes + _FRAME_HEADER_BYTES
-            self._frames, self._emptied = 0, False
-        if self._emptied:
-            return 0
+            self._frames, self._emptied_at = 0, None
+        if self._emptied_at is not None:
+            if not self._is_written(self._emptied_at):
+                return 0
+            self._emptied_at = None
         while self._is_written(self._frames + _LOOK_FRAMES - 1):
             self._frames += _LOOK_FRAMES
         return self._frames * self._frame_bytes
 
-    def emptied(self) -> None:
-        """All of it is in the database: the next frame comes to the beginning, with a new header."""
-        self._emptied = True
+    def emptied(self, frames: int) -> None:
+        """All its `frames` are in the database: the next comes to the beginning, with a new header, unless it comes
+        behind them."""
+        self._emptied_at = frames
 
     def _is_written(self, frame: int) -> bool:
         offset = _HEADER_BYTES + frame * self._frame_bytes
@@ -134,9 +139,9 @@ class Wal:
         pressing = self.size_bytes >= PRESSING_PORTIONS * self._portion_bytes
         mode = "TRUNCATE" if self.size_bytes >= CUT_PORTIONS * self._portion_bytes else "RESTART"
         with self._quiet(QUIET_SECONDS) if pressing else nullcontext():
-            kept_by_readers, _, _ = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            kept_by_readers, frames, _ = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         if not kept_by_readers:
-            self._extent.emptied()
+            self._extent.emptied(frames)
         took = self._clock.monotonic() - began
         self.longest_checkpoint_seconds = max(self.longest_checkpoint_seconds, took)
         self.size_bytes = self._extent.look()
