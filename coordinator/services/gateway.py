@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from common import log
 from coordinator.consensus import Configuration, Consensus, Leadership, Proposal
 from quorumfs.clock import Clock
 from quorumfs.errors import Leader, NotLeaderError, QuorumFSError, TimedOutError, UnavailableError
@@ -28,7 +29,9 @@ T = TypeVar("T")
 Answer = bytes | QuorumFSError
 Question = Callable[[sqlite3.Connection], bytes]
 Told = Callable[[Answer], None]
-"""Called once, on the loop, with what became of it. It does not raise: others wait behind it."""
+"""Called once, on the loop, with what became of it."""
+
+_log = log.get(__name__)
 
 
 class Completions:
@@ -56,7 +59,10 @@ class Completions:
         self._woken = False  # before the queue is read: who puts after this wakes again
         while self._queue:
             told, answer = self._queue.popleft()
-            told(answer)
+            try:
+                told(answer)
+            except Exception:  # noqa: BLE001  a bug that costs one its answer must not cost those behind it theirs
+                _log.error("answer.failed", exc_info=True)
 
 
 def settling(future: asyncio.Future[bytes]) -> Told:

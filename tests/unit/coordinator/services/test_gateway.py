@@ -56,6 +56,22 @@ def test_who_went_away_gets_no_answer_and_disturbs_nobody() -> None:
     assert asyncio.run(go()) == b"answer"
 
 
+def test_who_cannot_be_told_its_answer_keeps_nobody_elses_back() -> None:
+    def fails(_: Any) -> None:
+        raise ValueError("a bug")
+
+    async def go() -> bytes:
+        loop = asyncio.get_running_loop()
+        completions = Completions(loop)
+        here = loop.create_future()
+        completions.put(fails, b"lost")
+        completions.put(settling(here), b"answer")
+        completions.wake()
+        return await asyncio.wait_for(here, 5)
+
+    assert asyncio.run(go()) == b"answer"
+
+
 def test_an_answer_after_the_loops_end_is_dropped() -> None:
     async def make() -> tuple[Completions, asyncio.Future[bytes]]:
         loop = asyncio.get_running_loop()
