@@ -39,7 +39,7 @@ from quorumfs.errors import InternalError, UnavailableError
 
 CACHE_KIB = 64 * 1024
 STATEMENTS_MAX = 512
-OPEN_SECONDS = 5.0
+BUSY_SECONDS = 5.0
 
 _log = log.get(__name__)
 
@@ -304,14 +304,18 @@ class Database:
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """The one connection that writes: explicit transactions, WAL, no sync per commit. Raises sqlite3.Error."""
+    """The one connection that writes: explicit transactions, WAL, no sync per commit. Raises sqlite3.Error.
+
+    It waits for the lock of writers, though nobody else writes: a reader that comes upon the WAL's index while that is
+    being changed takes the lock for a moment, to read it again.
+    """
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=STATEMENTS_MAX,
-        timeout=OPEN_SECONDS,
+        timeout=BUSY_SECONDS,
     )
     pragmas = (
         "synchronous = FULL",
@@ -321,7 +325,6 @@ def open_writer(path: Path) -> sqlite3.Connection:
         "foreign_keys = OFF",
         "temp_store = MEMORY",
         f"cache_size = -{CACHE_KIB}",
-        "busy_timeout = 0",
     )
     try:
         for pragma in pragmas:

@@ -139,7 +139,7 @@ class Wal:
         pressing = self.size_bytes >= PRESSING_PORTIONS * self._portion_bytes
         mode = "TRUNCATE" if self.size_bytes >= CUT_PORTIONS * self._portion_bytes else "RESTART"
         with self._quiet(QUIET_SECONDS) if pressing else nullcontext():
-            kept_by_readers, frames, _ = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            kept_by_readers, frames = self._checkpoint(mode)
         if not kept_by_readers:
             self._extent.emptied(frames)
         took = self._clock.monotonic() - began
@@ -147,6 +147,16 @@ class Wal:
         self.size_bytes = self._extent.look()
         self._checkpoint_at = self.size_bytes + self._portion_bytes
         return True
+
+    def _checkpoint(self, mode: str) -> tuple[bool, int]:
+        """Whether readers kept it from being whole, without waiting for them, and the frames of the WAL."""
+        ((patience,),) = self._connection.execute("PRAGMA busy_timeout")
+        self._connection.execute("PRAGMA busy_timeout = 0").fetchone()
+        try:
+            kept, frames, _ = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {patience}").fetchone()
+        return bool(kept), frames
 
     def close(self) -> None:
         self._files.close(self._fd)

@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_a_cursor_that_was_left_open_holds_no_later_reader_in_the_past(database:
     database.apply(puts(11, 20))
     assert content(database) == pairs_after(20)
     assert database.reader_stats().stale == 1
+
+
+def test_a_reader_that_holds_the_writers_lock_for_a_moment_is_waited_for(
+    database: Database, tmp_path: Path
+) -> None:
+    """It does when it comes upon the index of the WAL while that is being changed."""
+    answers: list[object] = []
+    with closing(sqlite3.connect(tmp_path / "c1" / "state-1.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN IMMEDIATE")
+        writer = threading.Thread(target=lambda: answers.append(database.apply(puts(2, 2))))
+        writer.start()
+        writer.join(0.05)
+        assert answers == []
+        reader.execute("ROLLBACK")
+        writer.join()
+    assert answers == [[[b"2 put 2 v2"]]]
 
 
 def test_an_error_of_one_reader_does_not_reach_the_next(database: Database) -> None:
