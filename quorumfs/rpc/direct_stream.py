@@ -10,8 +10,8 @@ the same way, of the same parts of gRPC, which are not public:
    back to the system, and it must not be asked again.
 3. Nobody listens between two exchanges. Before the next an empty batch goes in, which comes out at once, but behind
    the news that the stream has ended, if there is such.
-4. Who closes it, from any thread, cancels the call and takes what is left in the queue; while a thread waits there,
-   that one does it when it is through.
+4. Who closes it, from any thread, or forgets it, cancels the call and takes what is left in the queue; while a thread
+   waits there, that one does it when it is through. What is not taken keeps the connection open for ever.
 5. An interrupt may come between an event and its count. The call is cancelled then, and its queue left as it is.
 """
 
@@ -126,7 +126,7 @@ class DirectStream:
 
     def __del__(self) -> None:
         if self._call is not None and self._pid == os.getpid():
-            self.cancel()
+            self.close()
 
     def _start(self, operations: tuple[Any, ...], tag: str) -> bool:
         """Whether gRPC took `operations`: it does not once everything has come back."""

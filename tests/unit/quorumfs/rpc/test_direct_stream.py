@@ -159,3 +159,12 @@ def test_who_had_its_answer_while_the_stream_was_closed_takes_what_is_left_in_th
     call.next_event = closed_meanwhile  # type: ignore[method-assign]
     assert stream.ask(b"a") == b"A"
     assert call.events == []
+
+
+def test_a_stream_that_is_forgotten_gives_back_its_queue() -> None:
+    call = Queue()
+    stream = direct_stream.DirectStream(call, PATH, ())
+    call.events = [Event("begun", Operation()), Event("ended", Operation(), Operation())]
+    del stream
+    assert call.cancelled
+    assert call.events == []
