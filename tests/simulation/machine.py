@@ -109,6 +109,10 @@ class RecordingMachine(Machine):
         if tried is not None and any((one.index, one.term, one.data) == tried[:3] for one in entries):
             self._history.applied(self._node_id, *tried)
 
+    def answered(self, entry: LogEntry, answers: Sequence[bytes]) -> None:
+        """These are the answers to an entry, which the history knows by now."""
+        self._history.applied(self._node_id, entry.index, entry.term, entry.data, list(answers))
+
     def skip(self, tx: object, index: int, term: int) -> None:
         super().skip(tx, index, term)  # type: ignore[arg-type]
         self._history.applied(self._node_id, index, term, None, self._configuration)
@@ -157,6 +161,9 @@ class SimDatabase(MemoryDatabase):
         self._point()
         self.machine.committed(entries)
         answers = super().apply(entries)
+        for entry, given in zip(entries, answers, strict=True):
+            if given is not None:
+                self.machine.answered(entry, given)
         if len(self._images) < IMAGES_MAX and self._random.random() < 0.02:
             self._images.append(self.image())
         self._point()

@@ -17,6 +17,7 @@ from coordinator.consensus import replica as replica_module
 from coordinator.consensus.applier import Applier, Install
 from coordinator.consensus.core import Core
 from coordinator.consensus.entry_reader import EntryReader
+from coordinator.consensus.entry_writer import EntryWriter
 from coordinator.consensus.frame_log import FrameLog
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.progress import Progress
@@ -66,6 +67,8 @@ WATCHED = (
     "a retry got the stored answer",
     "a session expired",
     "a commit waited for this member's own disk",
+    "an entry that was tried was committed",
+    "another entry came than the one that was tried",
     "the log was compacted",
     "the log went on in another segment",
     "an old entry was read from the disk",
@@ -207,6 +210,14 @@ def _end_leadership(marks: Marks, core: Any) -> None:
     marks.hit("a barrier was under way when the leadership ended", core._barriers)
 
 
+def _applied(marks: Marks, writer: EntryWriter, entries: Any) -> None:
+    fresh = [entry for entry in entries if entry.index > writer.at.index]
+    if writer._tried is not None and fresh:
+        same = fresh[0] == writer._tried.entry
+        marks.hit("an entry that was tried was committed", same)
+        marks.hit("another entry came than the one that was tried", not same)
+
+
 def _answered(marks: Marks, original: Callable[..., Any]) -> Callable[..., Any]:
     def watched(core: Any, question: Any, done: Any) -> Any:
         waited = len(core._reads)
@@ -299,6 +310,7 @@ _WATCHES: tuple[tuple[Any, str, Make], ...] = (
     (ProposalQueue, "put", _put),
     (Core, "propose", _before(_propose)),
     (Replica, "_hand_over", _before(_hand_over)),
+    (EntryWriter, "apply", _before(_applied)),
     (Journal, "drop_to", _before(_drop_to)),
     (FrameLog, "begin_segment", _before(_begin_segment)),
     (EntryReader, "read", _before(_read)),

@@ -23,6 +23,7 @@ from coordinator.consensus import guard, leadership, recovery
 from coordinator.consensus import replica as replica_module
 from coordinator.consensus.configuration import Configuration, Configurations
 from coordinator.consensus.core import Core
+from coordinator.consensus.entry_writer import EntryWriter
 from coordinator.consensus.journal import Journal
 from coordinator.consensus.leadership import LEASE_SHARE, NEVER, Beats
 from coordinator.consensus.progress import Progress, agreed
@@ -91,11 +92,11 @@ def _handler(kind: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _without_sync(original: Callable[..., Any]) -> Callable[..., Any]:
-    def mutated(journal: Journal) -> None:
+    def mutated(journal: Journal, *, seal: bool = True) -> None:
         if journal.last_index > journal.synced_index:
             journal._log.segments.sync = lambda: None  # type: ignore[method-assign]
         try:
-            original(journal)
+            original(journal, seal=seal)
         finally:
             journal._log.segments.__dict__.pop("sync", None)
 
@@ -170,6 +171,17 @@ def _install_is_volatile(original: Callable[..., Any]) -> Callable[..., Any]:
         before = database._images[0]
         original(database, file, index, term)
         database._images.insert(0, before)
+
+    return mutated
+
+
+def _tried_is_committed(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mutated(writer: EntryWriter, entries: Any) -> Any:
+        fresh = [entry for entry in entries if entry.index > writer.at.index]
+        tried = writer._tried
+        if tried is not None and fresh and fresh[0].index == tried.entry.index:
+            writer._tried = replace(tried, entry=fresh[0])
+        return original(writer, entries)
 
     return mutated
 
@@ -516,6 +528,11 @@ MUTATIONS = (
         _method(MemoryDatabase, "install", _install_is_volatile),
         18,
         changes=SNAPSHOTS,
+    ),
+    Mutation(
+        "what was tried is committed with another entry",
+        _method(EntryWriter, "apply", _tried_is_committed),
+        play=scenarios.what_was_tried_in_a_lost_leadership_leaves_nothing,
     ),
     Mutation("a repeated batch is carried out again", _method(sessions, "recall", _no_memory_of_batches), 19),
     Mutation(

@@ -135,6 +135,26 @@ def an_entry_of_an_old_term_is_not_committed_by_count(seed: int) -> None:
         stage.settle()
 
 
+def what_was_tried_in_a_lost_leadership_leaves_nothing(seed: int) -> None:
+    """c1, alone, has tried its next entry when it hears of another one with that index."""
+    with Stage(seed) as stage:
+        stage.let_lead("c1")
+        stage.until(stage.all_agree)
+        writer, applier = stage["c1"].database._entries, stage["c1"].core.applier
+        stage.cut("c1", "c2", "c3")
+        with patch.object(
+            applier, "work", lambda: False
+        ):  # readers are on the writer's connection here, and undo it
+            stage.write("c1")
+            stage.until(lambda: any(stage[one].core.replica.leads() for one in ("c2", "c3")))
+        applier.work()
+        expect(writer._tried is not None, True)
+        stage.heal("c1", "c2", "c3")
+        stage.until(lambda: writer._tried is None)
+        stage.until(stage.all_agree)
+        stage.settle()
+
+
 def two_answers_of_one_voter_are_one_vote(seed: int) -> None:
     """c1, of five, reaches c2 alone, whose answer comes twice; the others elect in that term."""
     with Stage(seed, members=5, wild=True) as stage:
@@ -622,6 +642,7 @@ SCENARIOS: tuple[Callable[[int], None], ...] = (
     a_leader_that_brings_somebody_up_by_a_snapshot_stays_leader,
     an_acknowledgement_of_an_old_leadership_counts_nothing,
     an_entry_of_an_old_term_is_not_committed_by_count,
+    what_was_tried_in_a_lost_leadership_leaves_nothing,
     two_answers_of_one_voter_are_one_vote,
     a_leader_that_was_replaced_answers_no_question,
     a_full_disk_ends_nobody_who_is_greeted,
