@@ -17,6 +17,7 @@ the same way, of the same parts of gRPC, which are not public:
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Sequence
@@ -120,12 +121,15 @@ class DirectStream:
         self._call.cancel(_CANCELLED, _GIVEN_UP)
 
     def close(self) -> None:
-        """End the call and give back what it holds."""
-        self.cancel()
-        self._drain()
+        """End the call and give back what it holds. After a fork() the child only lets go of it."""
+        if self._pid == os.getpid():
+            self.cancel()
+            self._drain()
+        else:  # gRPC's threads are the parent's: what would be taken apart here they may have had in hand
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._call))
 
     def __del__(self) -> None:
-        if self._call is not None and self._pid == os.getpid():
+        if self._call is not None:
             self.close()
 
     def _start(self, operations: tuple[Any, ...], tag: str) -> bool:

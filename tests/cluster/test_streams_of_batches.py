@@ -259,10 +259,24 @@ def test_an_idle_stream_that_is_closed_ends(world: World) -> None:
 
 def test_a_fork_ends_without_touching_its_parents_streams(world: World) -> None:
     world.ask(b"a")
+    gc.collect()  # servers of other tests, too, would be taken apart in the child
     child = os.fork()
     if child == 0:
         world.streams._streams.clear()
         gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert world.ask(b"b") == b"b"
+    assert world.server.opened == 1
+
+
+def test_a_fork_that_closes_its_parents_streams_leaves_them_open(world: World) -> None:
+    world.ask(b"a")
+    gc.collect()
+    child = os.fork()
+    if child == 0:
+        for stream in world.streams._streams.values():
+            stream.wire.close()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert world.ask(b"b") == b"b"
