@@ -274,8 +274,9 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
     "fsck": [led(datanode_lost=PARTIAL), led("--quick")],
     "balance plan": [led()],
     "balance start": [led(steers=True)],
-    "balance pause": [led(steers=True)],
-    "balance resume": [led(steers=True)],
+    # What was started ends by itself when there is nothing left to move.
+    "balance pause": [led(steers=True, code=(0, 4))],
+    "balance resume": [led(steers=True, code=(0, 4))],
     "balance status": [led()],
     "gc status": [led()],
     "gc run": [led(steers=True), led("--dry-run", steers=True, waits=True)],
