@@ -267,7 +267,7 @@ def test_with_no_good_replica_left_there_is_an_error_and_never_a_wrong_byte(
 
 
 def test_at_the_end_everything_is_whole(cluster: LocalCluster, dfsctl: Dfsctl, fs: Client) -> None:
-    # A replica was seen that the leader called missing again after it was healed, until its node's next inventory.
+    # Under load the leader was seen to call a replica missing again that it had healed; why is not known yet.
     wait_for(lambda: dfsctl("verify", "-r", "/").code == 0, HEAL_SECONDS, "every replica is good")
     assert harmed(fs) == (0, 0)
     assert surprises(cluster) == []
